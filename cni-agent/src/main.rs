@@ -1,0 +1,2 @@
+//! `fairlead`: the agent and its command line.
+fn main() {}

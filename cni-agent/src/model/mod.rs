@@ -1,0 +1,9 @@
+//! Plain values without I/O.
+
+mod attachment;
+mod endpoint;
+mod node;
+
+pub use attachment::{AttachmentId, InvalidAttachment};
+pub use endpoint::{Addresses, Endpoint, Mac, PodRef};
+pub use node::Node;

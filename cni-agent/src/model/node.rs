@@ -1,0 +1,15 @@
+//! A node of the cluster.
+
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
+
+/// What the network needs to know of a node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Node {
+    pub name: String,
+    /// The node's own addresses (`status.addresses` of type InternalIP), at most one of each family.
+    pub addresses: Vec<IpAddr>,
+    /// `spec.podCIDRs`, at most one of each family, host bits zero.
+    pub pod_cidrs: Vec<IpNetwork>,
+}
