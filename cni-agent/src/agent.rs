@@ -1,0 +1,110 @@
+//! Composition root: builds each part, connects them, serves the socket, stops in order.
+
+use crate::{
+    cni::{CniError, protocol::CniCall},
+    config::{Config, NetworkConfig, PartName},
+    network::part::{self, NetworkSlot},
+    parts::{Part, PartStates, Shutdown, supervise},
+    query::{Query, Status},
+    server::{self, Handler},
+};
+use serde_json::Value;
+use std::{fs, os::fd::OwnedFd, sync::Arc, time::Instant};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// Runs the agent until SIGTERM or SIGINT. What is in the kernel stays: traffic goes on.
+///
+/// # Errors
+/// When the socket can't be had or signals can't be received.
+pub async fn run(config: Config) -> Result<(), String> {
+    let socket = config.socket.clone();
+    let listener =
+        server::listen(&socket).map_err(|e| format!("socket {}: {e}", socket.display()))?;
+    let (stop, shutdown) = Shutdown::new();
+    let (states, slot) = (PartStates::default(), NetworkSlot::default());
+    let mut parts = Vec::new();
+    if config.parts.contains(&PartName::Network) {
+        let (config, slot) = (config.network.clone(), slot.clone());
+        parts.push(Part {
+            name: PartName::Network,
+            start: Box::new(move |shutdown| {
+                Box::pin(part::run(config.clone(), slot.clone(), shutdown))
+            }),
+        });
+    }
+    let agent = Arc::new(Agent {
+        config: config.network,
+        slot,
+        states: states.clone(),
+        started: Instant::now(),
+    });
+    let serving = tokio::spawn(server::serve(listener, agent, shutdown.clone()));
+    let running = tokio::spawn(supervise(parts, states, shutdown));
+
+    let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("ending; the pods' traffic goes on without the agent");
+    stop.send_replace(true);
+    for task in [serving, running] {
+        if let Err(error) = task.await {
+            tracing::error!(%error, "a task ended badly");
+        }
+    }
+    // A call that comes now finds no socket, and the plugin spools its deletion.
+    if let Err(error) = fs::remove_file(&socket) {
+        tracing::debug!(%error, "the socket was gone already");
+    }
+    Ok(())
+}
+
+struct Agent {
+    config: NetworkConfig,
+    slot: NetworkSlot,
+    states: PartStates,
+    started: Instant,
+}
+
+impl Handler for Agent {
+    async fn cni(
+        self: Arc<Self>,
+        call: CniCall,
+        sandbox: Option<OwnedFd>,
+    ) -> Result<Value, CniError> {
+        part::cni(&self.slot, call, sandbox).await
+    }
+
+    async fn query(self: Arc<Self>, query: Query) -> Result<Value, CniError> {
+        let value = match query {
+            Query::Status => serde_json::to_value(self.status().await),
+            other => return part::query(&self.slot, other).await,
+        };
+        value.map_err(|e| CniError::internal(&e.to_string()))
+    }
+}
+
+impl Agent {
+    /// Answers even while the network part is down: that is when people ask.
+    async fn status(&self) -> Status {
+        let mut status = Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.config.node_name.clone(),
+            ready: false,
+            problems: Vec::new(),
+            parts: self.states.snapshot().await,
+            pod_cidrs: Vec::new(),
+            pod_mtu: 0,
+            uplinks: Vec::new(),
+            endpoints: 0,
+            nodes: 0,
+            uptime_secs: self.started.elapsed().as_secs(),
+            adoption: None,
+            paths: Vec::new(),
+        };
+        part::complete_status(&self.slot, &mut status).await;
+        status
+    }
+}

@@ -1,0 +1,144 @@
+//! The command line: `fairlead agent` runs the node, every other verb asks a running agent.
+
+mod agent;
+mod client;
+mod print;
+mod rows;
+
+use crate::{config::{AgentArgs, DEFAULT_SOCKET, Output}, query::Query};
+use clap::{CommandFactory, Parser, Subcommand};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Network, storage and devices of a Kubernetes node in one agent.
+///
+/// Run the agent with `fairlead agent --node-name NAME`; ask it with the other commands.
+#[derive(Parser)]
+#[command(name = "fairlead", version, propagate_version = true)]
+#[command(after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead drops -o json\n  fairlead debug maps")]
+struct Cli {
+    /// Unix socket of the agent to ask.
+    #[arg(long, global = true, env = "FAIRLEAD_SOCKET", default_value = DEFAULT_SOCKET)]
+    socket: PathBuf,
+
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run the node agent until it is told to end; the pods' traffic goes on without it.
+    Agent(Box<AgentArgs>),
+    /// Whether this node can serve, and what is in the way; exits with 1 while it can't.
+    Status(Print),
+    /// The pods' interfaces on this node.
+    #[command(subcommand, visible_alias = "ep")]
+    Endpoint(EndpointVerb),
+    /// The cluster's nodes and the way to each.
+    #[command(subcommand)]
+    Node(NodeVerb),
+    /// Addresses in use, cooling down and free, by podCIDR.
+    Ipam(Print),
+    /// Dropped packets by interface, pod and reason.
+    Drops(Print),
+    /// How to look beneath the agent.
+    #[command(subcommand)]
+    Debug(DebugVerb),
+    /// Print a completion script: `fairlead completion bash > /etc/bash_completion.d/fairlead`.
+    Completion {
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Subcommand)]
+enum EndpointVerb {
+    /// Every endpoint.
+    #[command(visible_alias = "ls")]
+    List(Print),
+    /// One endpoint, by number, address, pod (namespace/name), container id or interface.
+    Get {
+        endpoint: String,
+        #[command(flatten)]
+        print: Print,
+    },
+}
+
+#[derive(Subcommand)]
+enum NodeVerb {
+    /// Every node that the agent knows.
+    #[command(visible_alias = "ls")]
+    List(Print),
+}
+
+#[derive(Subcommand)]
+enum DebugVerb {
+    /// Where maps and links are pinned, and the bpftool command that shows each.
+    Maps(Print),
+}
+
+#[derive(clap::Args, Clone, Copy)]
+struct Print {
+    /// Form of the output.
+    #[arg(short, long, value_enum, default_value_t)]
+    output: Output,
+}
+
+/// Runs the command line and says how the process ends: 0 good, 1 not ready or not found, 2 wrong
+/// use or no agent.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.verb {
+        Verb::Agent(mut args) => {
+            // The global option names the same thing for the agent itself.
+            if args.socket.as_os_str() == DEFAULT_SOCKET {
+                args.socket = cli.socket;
+            }
+            return agent::run(*args);
+        }
+        Verb::Completion { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Status(p) => client::ask(&cli.socket, Query::Status)
+            .and_then(|status| rows::status(&status, p.output)),
+        Verb::Endpoint(EndpointVerb::List(p)) => client::ask(&cli.socket, Query::Endpoints)
+            .and_then(|list| rows::endpoints(&list, p.output)),
+        Verb::Endpoint(EndpointVerb::Get { endpoint, print }) => {
+            client::ask(&cli.socket, Query::Endpoints)
+                .and_then(|list| rows::endpoint(&list, &endpoint, print.output))
+        }
+        Verb::Node(NodeVerb::List(p)) => {
+            client::ask(&cli.socket, Query::Nodes).and_then(|list| rows::nodes(&list, p.output))
+        }
+        Verb::Ipam(p) => {
+            client::ask(&cli.socket, Query::Ipam).and_then(|list| rows::ipam(&list, p.output))
+        }
+        Verb::Drops(p) => {
+            client::ask(&cli.socket, Query::Drops).and_then(|list| rows::drops(&list, p.output))
+        }
+        Verb::Debug(DebugVerb::Maps(p)) => {
+            client::ask(&cli.socket, Query::Maps).and_then(|list| rows::pins(&list, p.output))
+        }
+    };
+    outcome.unwrap_or_else(|error| {
+        eprintln!("fairlead: {error}");
+        ExitCode::from(2)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_socket_may_stand_before_or_after_the_verb() {
+        for line in ["fairlead --socket /s status", "fairlead status --socket /s"] {
+            let cli = Cli::parse_from(line.split(' '));
+            assert_eq!(cli.socket, PathBuf::from("/s"), "{line}");
+        }
+    }
+}

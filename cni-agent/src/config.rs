@@ -1,0 +1,255 @@
+//! Options of `fairlead agent`, checked once into a [`Config`] that the parts take their share of.
+
+use crate::datapath::XdpMode;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
+
+/// Where agent and shim meet when nothing else is said.
+pub const DEFAULT_SOCKET: &str = "/run/fairlead/agent.sock";
+
+/// Options of `fairlead agent`; every one can also be set by the environment.
+#[derive(Args, Debug, Clone)]
+pub struct AgentArgs {
+    /// Name of this node: the `metadata.name` of its Node object.
+    #[arg(long, env = "FAIRLEAD_NODE_NAME")]
+    pub node_name: String,
+
+    /// Folder of Kubernetes manifests (Node, Pod, …) that say what should be; watched for changes.
+    #[arg(long, env = "FAIRLEAD_MANIFESTS", default_value = "/etc/fairlead/manifests")]
+    pub manifests: PathBuf,
+
+    /// Folder for what must survive a reboot: the store and the spool of deletions.
+    #[arg(long, env = "FAIRLEAD_STATE_DIR", default_value = "/var/lib/fairlead")]
+    pub state_dir: PathBuf,
+
+    /// Unix socket for the CNI plugin and for `fairlead status` and its like.
+    #[arg(long, env = "FAIRLEAD_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+
+    /// Folder on a BPF file system for the pinned maps and links.
+    #[arg(long, env = "FAIRLEAD_BPF_DIR", default_value = "/sys/fs/bpf/fairlead")]
+    pub bpf_dir: PathBuf,
+
+    /// Interface towards the other nodes [default: the one that holds the node's address].
+    #[arg(long, env = "FAIRLEAD_UPLINK", value_parser = interface_name)]
+    pub uplink: Option<String>,
+
+    /// MTU of the pods in bytes [default: the uplink's].
+    #[arg(long, env = "FAIRLEAD_MTU", value_parser = clap::value_parser!(u32).range(1280..=65535))]
+    pub mtu: Option<u32>,
+
+    /// XDP on the uplink: `auto` takes native mode where it pays and otherwise leaves it off.
+    #[arg(long, env = "FAIRLEAD_XDP", value_enum, default_value_t = XdpChoice::Auto)]
+    pub xdp: XdpChoice,
+
+    /// Replace the pods' addresses by the node's on their way out of the cluster.
+    #[arg(long, env = "FAIRLEAD_MASQUERADE", default_value_t = true, action = clap::ArgAction::Set)]
+    pub masquerade: bool,
+
+    /// Parts to run in this process, separated by commas.
+    #[arg(long, env = "FAIRLEAD_PARTS", value_enum, value_delimiter = ',', default_value = "network")]
+    pub parts: Vec<PartName>,
+
+    /// What to log: off, error, warn, info, debug, trace, or a filter such as `info,cni_agent=debug`.
+    #[arg(long, env = "FAIRLEAD_LOG_LEVEL", default_value = "info")]
+    pub log_level: String,
+
+    /// What the eBPF programs log, for debugging; fixed when they are loaded.
+    #[arg(long, env = "FAIRLEAD_EBPF_LOG_LEVEL", value_enum, default_value_t = EbpfLogLevel::Off)]
+    pub ebpf_log_level: EbpfLogLevel,
+}
+
+/// How XDP is used on the uplink.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum XdpChoice {
+    Auto,
+    Native,
+    Generic,
+    Off,
+}
+
+impl From<XdpChoice> for XdpMode {
+    fn from(choice: XdpChoice) -> Self {
+        match choice {
+            XdpChoice::Auto => Self::Auto,
+            XdpChoice::Native => Self::Native,
+            XdpChoice::Generic => Self::Generic,
+            XdpChoice::Off => Self::Off,
+        }
+    }
+}
+
+/// A part of the agent. Each fails, restarts and is watched on its own.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PartName {
+    /// CNI and the dataplane.
+    Network,
+}
+
+impl PartName {
+    /// The word used on the command line, in logs and in `fairlead status`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Network => "network",
+        }
+    }
+}
+
+/// Log level of the eBPF programs.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EbpfLogLevel {
+    Off,
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+impl EbpfLogLevel {
+    /// The number that the programs compare with (see `cni_ebpf_common::config`).
+    pub const fn number(self) -> u8 {
+        self as u8
+    }
+}
+
+/// The agent's options, checked.
+#[derive(Clone, Debug)]
+pub struct Config {
+    pub parts: BTreeSet<PartName>,
+    pub socket: PathBuf,
+    pub network: NetworkConfig,
+}
+
+/// What the network part is told.
+#[derive(Clone, Debug)]
+pub struct NetworkConfig {
+    pub node_name: String,
+    pub manifests: PathBuf,
+    pub state_dir: PathBuf,
+    pub bpf_dir: PathBuf,
+    pub uplink: Option<String>,
+    pub mtu: Option<u32>,
+    pub xdp: XdpMode,
+    pub masquerade: bool,
+    pub ebpf_log_level: EbpfLogLevel,
+}
+
+/// An option that can't be used, with the remedy.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConfigError {
+    #[error("--node-name is empty: give the name of this node's Node object, `hostname` for example")]
+    EmptyNodeName,
+    #[error("--{option} {path:?} is relative: give an absolute path, the agent may be started anywhere")]
+    RelativePath { option: &'static str, path: PathBuf },
+    #[error("--parts is empty: name at least one part, `network`")]
+    NoParts,
+}
+
+impl TryFrom<AgentArgs> for Config {
+    type Error = ConfigError;
+
+    fn try_from(args: AgentArgs) -> Result<Self, ConfigError> {
+        if args.node_name.trim().is_empty() {
+            return Err(ConfigError::EmptyNodeName);
+        }
+        for (option, path) in [
+            ("manifests", &args.manifests),
+            ("state-dir", &args.state_dir),
+            ("socket", &args.socket),
+            ("bpf-dir", &args.bpf_dir),
+        ] {
+            if !path.is_absolute() {
+                return Err(ConfigError::RelativePath { option, path: path.clone() });
+            }
+        }
+        let parts: BTreeSet<_> = args.parts.into_iter().collect();
+        if parts.is_empty() {
+            return Err(ConfigError::NoParts);
+        }
+        Ok(Self {
+            parts,
+            socket: args.socket,
+            network: NetworkConfig {
+                node_name: args.node_name,
+                manifests: args.manifests,
+                state_dir: args.state_dir,
+                bpf_dir: args.bpf_dir,
+                uplink: args.uplink,
+                mtu: args.mtu,
+                xdp: args.xdp.into(),
+                masquerade: args.masquerade,
+                ebpf_log_level: args.ebpf_log_level,
+            },
+        })
+    }
+}
+
+fn interface_name(text: &str) -> Result<String, String> {
+    let fits = (1..=15).contains(&text.len())
+        && !matches!(text, "." | "..")
+        && !text.contains(|c: char| c == '/' || c == ':' || c.is_whitespace());
+    if fits {
+        Ok(text.to_owned())
+    } else {
+        Err("an interface name has 1 to 15 bytes and no '/', ':' or white space".to_owned())
+    }
+}
+
+/// Which columns and which form a command prints.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// More columns.
+    Wide,
+    Json,
+    Yaml,
+}
+
+impl FromStr for Output {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        ValueEnum::from_str(text, true)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Cli {
+        #[command(flatten)]
+        args: AgentArgs,
+    }
+
+    fn config(options: &[&str]) -> Result<Config, ConfigError> {
+        let args = ["agent", "--node-name", "n1"].iter().chain(options);
+        Cli::parse_from(args).args.try_into()
+    }
+
+    #[test]
+    fn defaults_need_only_a_name() {
+        let config = config(&[]).unwrap();
+        assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
+        assert!(config.network.masquerade);
+        assert_eq!(config.parts, BTreeSet::from([PartName::Network]));
+    }
+
+    #[test]
+    fn a_relative_path_is_refused_by_the_option_s_name() {
+        let error = config(&["--state-dir", "state"]).unwrap_err();
+        assert!(error.to_string().starts_with("--state-dir"), "{error}");
+    }
+
+    #[test]
+    fn an_uplink_that_is_a_path_is_refused() {
+        assert!(interface_name("../eth0").is_err());
+        assert!(interface_name("eth0").is_ok());
+    }
+}

@@ -1,0 +1,155 @@
+//! ADD: wires an interface of a sandbox. The link comes up only after its programs and entries are
+//! in place and the addresses are durable; a step that fails undoes the ones before it.
+
+use super::{Network, desired::Desired, kernel::Kernel};
+use crate::{
+    cni::{CniError, args::CniArgs, netconf::NetConf},
+    model::{AttachmentId, Endpoint, Mac},
+    store::Reservation,
+};
+use sha2::{Digest, Sha256};
+use std::{net::IpAddr, os::fd::OwnedFd, sync::Arc};
+
+/// A validated ADD.
+#[derive(Debug)]
+pub struct AddRequest {
+    pub attachment: AttachmentId,
+    pub sandbox: Arc<OwnedFd>,
+    /// The sandbox's path, only shown.
+    pub sandbox_path: String,
+    pub conf: NetConf,
+    pub args: CniArgs,
+}
+
+impl<K: Kernel> Network<K> {
+    /// Wires the attachment and returns its endpoint. Repeated for the same sandbox, it returns
+    /// what the first call made.
+    ///
+    /// # Errors
+    /// 11 while the node can't serve yet, 7 for addresses that can't be had, 100 when no address
+    /// is left, 101 when the kernel refused a step.
+    pub async fn add(&self, request: &AddRequest) -> Result<Endpoint, CniError> {
+        let id = &request.attachment;
+        let _alone = self.locks.lock(id).await;
+        let desired = self.serving()?;
+        if let Some(endpoint) = self.book.get(id) {
+            if self.is_whole(&endpoint, &request.sandbox).await {
+                return Ok(endpoint);
+            }
+            // The same container id with another sandbox, or damaged by hand: made anew.
+            self.remove_endpoint(&endpoint).await?;
+        }
+        let wanted: Vec<IpAddr> = wanted_addresses(request);
+        let reservation = self.book.reserve(id, &wanted).map_err(|e| CniError::from(&e))?;
+        let endpoint = self.plan(request, &desired, &reservation);
+
+        // Durable and wired at the same time; the reply waits for both.
+        let (stored, wired) = tokio::join!(
+            self.book.commit_endpoint(reservation, endpoint.clone()),
+            self.wire(&endpoint, &request.sandbox)
+        );
+        let failure = match (stored, wired) {
+            (Ok(()), Ok(())) => return Ok(endpoint),
+            (Err(e), _) => CniError::from(&e),
+            (_, Err(e)) => e,
+        };
+        if let Err(undo) = self.remove_endpoint(&endpoint).await {
+            tracing::warn!(attachment = %id, error = %undo, "undo of a failed ADD is left to the next start or DEL");
+        }
+        Err(failure)
+    }
+
+    /// What the kernel holds beside the endpoints, once the node can serve.
+    ///
+    /// # Errors
+    /// 11 (try again later) with the reason and its remedy.
+    pub fn serving(&self) -> Result<Arc<Desired>, CniError> {
+        let view = self.view();
+        view.desired.ok_or_else(|| {
+            let reason = view.problems.first().cloned();
+            CniError::try_again("the node can't serve pods yet")
+                .with_details(reason.unwrap_or_else(|| "the agent is starting".to_owned()))
+        })
+    }
+
+    async fn is_whole(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> bool {
+        let differences = self.kernel.differences(endpoint, Some(sandbox.clone())).await;
+        differences.is_ok_and(|d| d.is_empty())
+    }
+
+    fn plan(&self, request: &AddRequest, desired: &Desired, reservation: &Reservation) -> Endpoint {
+        let attachment = request.attachment.clone();
+        let requested_mac = request.conf.runtime_config.mac.or(request.args.mac);
+        Endpoint {
+            id: reservation.id(),
+            network: request.conf.name.clone(),
+            pod: request.args.pod.clone(),
+            addresses: reservation.addresses(),
+            mac: requested_mac.unwrap_or_else(|| derived_mac(&attachment, b"pod")),
+            host_mac: derived_mac(&attachment, b"host"),
+            host_ifname: host_ifname(&attachment),
+            mtu: request.conf.mtu.unwrap_or(desired.pod_mtu),
+            sandbox: request.sandbox_path.clone(),
+            created_at: self.clock.unix_secs(),
+            attachment,
+        }
+    }
+
+    async fn wire(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> Result<(), CniError> {
+        let fault = |e| CniError::kernel(&e);
+        let ifindex = self.kernel.create(endpoint, sandbox.clone()).await.map_err(fault)?;
+        self.kernel.enforce(endpoint, ifindex).await.map_err(fault)?;
+        self.kernel.bring_up(endpoint, ifindex, sandbox.clone()).await.map_err(fault)
+    }
+}
+
+/// Addresses asked for by the capability `ips` or by `IP=` in `CNI_ARGS`.
+fn wanted_addresses(request: &AddRequest) -> Vec<IpAddr> {
+    let capability = &request.conf.runtime_config.ips;
+    if capability.is_empty() { request.args.ip.into_iter().collect() } else { capability.clone() }
+}
+
+/// Name of the host's end: 14 bytes, the same for the same attachment on every start.
+pub fn host_ifname(attachment: &AttachmentId) -> String {
+    let digest = digest(attachment, b"");
+    let hex: String = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
+    format!("fl{hex}")
+}
+
+/// A locally administered unicast MAC, the same for the same attachment.
+fn derived_mac(attachment: &AttachmentId, end: &[u8]) -> Mac {
+    let digest = digest(attachment, end);
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&digest[..6]);
+    mac[0] = (mac[0] & 0xfc) | 0x02;
+    Mac(mac)
+}
+
+fn digest(attachment: &AttachmentId, end: &[u8]) -> [u8; 32] {
+    let mut hash = Sha256::new();
+    hash.update(attachment.container_id());
+    hash.update([0]);
+    hash.update(attachment.ifname());
+    if !end.is_empty() {
+        hash.update([0]);
+        hash.update(end);
+    }
+    hash.finalize().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_macs_follow_from_the_attachment_alone() {
+        let one = AttachmentId::new("c1", "eth0").unwrap();
+        let two = AttachmentId::new("c1", "net1").unwrap();
+        assert_eq!(host_ifname(&one), host_ifname(&one.clone()));
+        assert_ne!(host_ifname(&one), host_ifname(&two));
+        assert_eq!(host_ifname(&one).len(), 14);
+        let mac = derived_mac(&one, b"pod");
+        assert_ne!(mac, derived_mac(&one, b"host"));
+        assert_eq!(mac.0[0] & 0x03, 0x02, "locally administered, unicast");
+    }
+}

@@ -1,0 +1,48 @@
+//! DEL: removes an attachment. Succeeds when the sandbox, the link or everything is gone already.
+
+use super::{Network, add::host_ifname, kernel::Kernel};
+use crate::{
+    cni::CniError,
+    model::{Addresses, AttachmentId, Endpoint, Mac},
+};
+
+impl<K: Kernel> Network<K> {
+    /// Removes the attachment; the addresses are free, durably, when this returns.
+    ///
+    /// # Errors
+    /// 5 when the store can't be written, 101 when the kernel refused; to be repeated.
+    pub async fn del(&self, attachment: &AttachmentId) -> Result<(), CniError> {
+        let _alone = self.locks.lock(attachment).await;
+        let endpoint = match self.book.get(attachment) {
+            Some(endpoint) => endpoint,
+            // An ADD that failed half-way may have left a link.
+            None => leftover(attachment),
+        };
+        self.remove_endpoint(&endpoint).await
+    }
+
+    /// Kernel first, so that no packet uses an address that is free; then the store. Goes on after
+    /// a failure and reports the first.
+    pub(super) async fn remove_endpoint(&self, endpoint: &Endpoint) -> Result<(), CniError> {
+        self.kernel.remove(endpoint).await.map_err(|e| CniError::kernel(&e))?;
+        self.book.remove(&endpoint.attachment).await.map_err(|e| CniError::from(&e))?;
+        Ok(())
+    }
+}
+
+/// What is known of an attachment that the store doesn't have: its link's name.
+fn leftover(attachment: &AttachmentId) -> Endpoint {
+    Endpoint {
+        attachment: attachment.clone(),
+        id: 0,
+        network: String::new(),
+        pod: None,
+        addresses: Addresses::default(),
+        mac: Mac([0; 6]),
+        host_mac: Mac([0; 6]),
+        host_ifname: host_ifname(attachment),
+        mtu: 0,
+        sandbox: String::new(),
+        created_at: 0,
+    }
+}

@@ -1,0 +1,87 @@
+//! The narrow rim between the network part's logic and the kernel: what Linux does in
+//! [`super::linux`], and a simulated kernel does in tests.
+
+use super::desired::{Desired, Uplink};
+use crate::model::Endpoint;
+use std::{fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+
+/// A step in the kernel that failed, already worded for people: what, where, why.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KernelError(pub String);
+
+impl fmt::Display for KernelError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for KernelError {}
+
+/// The host's end of a pod's link, as the kernel shows it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    pub name: String,
+    pub ifindex: u32,
+    /// `fairlead:<container id>/<interface>`.
+    pub alias: String,
+    pub up: bool,
+}
+
+/// What the network part asks of the kernel. Every call is idempotent.
+pub trait Kernel: Send + Sync + 'static {
+    /// Makes the pair with its peer in the sandbox, both ends configured, the host's end down, so
+    /// that no packet passes. Leaves nothing behind when it fails. Returns the host's ifindex.
+    fn create(
+        &self,
+        endpoint: &Endpoint,
+        sandbox: Arc<OwnedFd>,
+    ) -> impl Future<Output = Result<u32, KernelError>> + Send;
+
+    /// Puts programs and map entries of the endpoint in place, replacing what was there.
+    fn enforce(
+        &self,
+        endpoint: &Endpoint,
+        ifindex: u32,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// Takes the host's end up and returns when the pod can send.
+    fn bring_up(
+        &self,
+        endpoint: &Endpoint,
+        ifindex: u32,
+        sandbox: Arc<OwnedFd>,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// Stops every packet of the endpoint, removes its entries and programs, and has its link
+    /// removed soon. Succeeds when there is nothing to remove.
+    fn remove(&self, endpoint: &Endpoint) -> impl Future<Output = Result<(), KernelError>> + Send;
+
+    /// The links of ours that the kernel has, whatever the store says.
+    fn links(&self) -> impl Future<Output = Result<Vec<HostLink>, KernelError>> + Send;
+
+    /// Removes a link that no endpoint owns, and entries and pins that no endpoint of `living`
+    /// owns. Returns how many links were removed.
+    fn sweep(&self, living: &[Endpoint]) -> impl Future<Output = Result<usize, KernelError>> + Send;
+
+    /// What differs from the endpoint as it should be; the first difference comes first. Without a
+    /// sandbox only the host's side is compared.
+    fn differences(
+        &self,
+        endpoint: &Endpoint,
+        sandbox: Option<Arc<OwnedFd>>,
+    ) -> impl Future<Output = Result<Vec<String>, KernelError>> + Send;
+
+    /// The devices that hold the node's addresses, or the one that is named.
+    fn uplinks(
+        &self,
+        addresses: &[IpAddr],
+        named: Option<&str>,
+    ) -> impl Future<Output = Result<Vec<Uplink>, KernelError>> + Send;
+
+    /// Makes the kernel hold what is desired of nodes, routes and masquerading. Goes on after a
+    /// failure and returns every one.
+    fn apply(&self, desired: &Desired) -> impl Future<Output = Vec<KernelError>> + Send;
+
+    /// Returns when links, addresses or routes changed, so that `uplinks` may answer differently.
+    fn changed(&self) -> impl Future<Output = ()> + Send;
+}

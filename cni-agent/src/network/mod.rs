@@ -1,0 +1,77 @@
+//! The network part: endpoints, addresses, routes and programs of this node.
+//!
+//! [`Network`] holds what the operations share; each operation has a file: [`add`], [`del`],
+//! [`check`], [`gc`], [`start`] (read back and adopt) and [`reconcile`] (desired state → kernel).
+//! The kernel, the disk, the clock and the source of desired state are reached only through narrow
+//! rims, so that a simulation can stand in for each.
+
+pub mod add;
+pub mod check;
+pub mod del;
+pub mod desired;
+pub mod gc;
+pub mod kernel;
+pub mod linux;
+mod locks;
+pub mod part;
+pub mod queries;
+pub mod reconcile;
+#[cfg(test)]
+mod simulated;
+pub mod spool;
+pub mod start;
+#[cfg(test)]
+mod tests;
+
+use crate::{clock::Clock, config::NetworkConfig, query::Adoption, state::Cluster, store::Book};
+use desired::Desired;
+use kernel::Kernel;
+use locks::AttachmentLocks;
+use std::sync::{Arc, Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// What the network part's operations share.
+pub struct Network<K> {
+    pub config: NetworkConfig,
+    pub kernel: K,
+    pub book: Book,
+    pub clock: Arc<dyn Clock>,
+    /// The cluster as it should be.
+    pub cluster: watch::Receiver<Arc<Cluster>>,
+    view: Mutex<View>,
+    locks: AttachmentLocks,
+}
+
+/// What the reconciler last found and did.
+#[derive(Clone, Debug, Default)]
+pub struct View {
+    /// What the kernel holds beside the endpoints; none before the first success.
+    pub desired: Option<Arc<Desired>>,
+    /// Why the node can't serve, or what is not as it should be, each with its remedy.
+    pub problems: Vec<String>,
+    /// What the start found.
+    pub adoption: Option<Adoption>,
+}
+
+impl<K: Kernel> Network<K> {
+    /// Puts the rims together; nothing is touched before [`Network::start`].
+    pub fn new(
+        config: NetworkConfig,
+        kernel: K,
+        book: Book,
+        clock: Arc<dyn Clock>,
+        cluster: watch::Receiver<Arc<Cluster>>,
+    ) -> Self {
+        let (view, locks) = (Mutex::default(), AttachmentLocks::default());
+        Self { config, kernel, book, clock, cluster, view, locks }
+    }
+
+    /// What the reconciler last found and did.
+    pub fn view(&self) -> View {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change_view(&self, change: impl FnOnce(&mut View)) {
+        change(&mut self.view.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}

@@ -1,0 +1,80 @@
+//! Reconciliation: whenever the desired state or the machine's links change, compiles what the
+//! kernel should hold and has it written. A failure is retried; the last good state stays.
+
+use super::{
+    Network,
+    desired::{Desired, NotReady, compile, own_node, unreachable},
+    kernel::Kernel,
+};
+use crate::parts::Shutdown;
+use std::{sync::Arc, time::Duration};
+use tokio::time::sleep;
+
+/// Pause before a failed write is tried again; doubled at each failure in a row.
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+/// Longest pause.
+const LAST_RETRY: Duration = Duration::from_secs(15);
+
+impl<K: Kernel> Network<K> {
+    /// Reconciles until `shutdown`.
+    pub async fn reconcile_forever(&self, mut shutdown: Shutdown) {
+        let mut cluster = self.cluster.clone();
+        let mut retry = FIRST_RETRY;
+        loop {
+            cluster.mark_unchanged();
+            let whole = self.reconcile().await;
+            let again = async {
+                if whole { std::future::pending::<()>().await } else { sleep(retry).await }
+            };
+            tokio::select! {
+                // A closed channel ends with the source, that is with this part.
+                changed = cluster.changed() => if changed.is_err() { return },
+                () = self.kernel.changed() => {}
+                () = again => {}
+                () = shutdown.requested() => return,
+            }
+            retry = if whole { FIRST_RETRY } else { (retry * 2).min(LAST_RETRY) };
+        }
+    }
+
+    /// One pass. Returns whether the kernel holds everything that is desired.
+    pub async fn reconcile(&self) -> bool {
+        let cluster = self.cluster.borrow().clone();
+        let compiled = async {
+            let own = own_node(&cluster, &self.config.node_name)
+                .map_err(|e: NotReady| vec![e.to_string()])?;
+            let found = self.kernel.uplinks(&own.addresses, self.config.uplink.as_deref()).await;
+            let uplinks = found.map_err(|e| vec![e.to_string()])?;
+            let problems = unreachable(&cluster, own, &uplinks);
+            let desired =
+                compile(&cluster, own, uplinks, self.config.mtu, self.config.masquerade)
+                    .map_err(|e| vec![e.to_string()])?;
+            Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
+        };
+        match compiled.await {
+            // Not serving (yet, or for now): what the kernel holds stays as it is.
+            Err(problems) => {
+                self.change_view(|view| view.problems = problems);
+                false
+            }
+            Ok((desired, mut problems)) => {
+                self.book.set_prefixes(&desired.local);
+                let failures = self.kernel.apply(&desired).await;
+                let whole = failures.is_empty();
+                problems.extend(failures.iter().map(ToString::to_string));
+                for problem in &problems {
+                    tracing::warn!(%problem, revision = cluster.revision, "not as it should be");
+                }
+                let desired = Arc::new(desired);
+                self.change_view(|view| {
+                    // Once it served, a node goes on serving beside a partial failure.
+                    if whole || view.desired.is_some() {
+                        view.desired = Some(desired);
+                    }
+                    view.problems = problems;
+                });
+                whole
+            }
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! A kernel in memory for tests of the network part: it keeps what it is asked for, fails where it
+//! is told to, and knows the rules that must hold at every step.
+
+use super::{
+    desired::{Desired, Uplink},
+    kernel::{HostLink, Kernel, KernelError},
+};
+use crate::model::Endpoint;
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::OwnedFd,
+    sync::{Arc, Mutex},
+};
+
+/// What the simulated kernel holds.
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) links: BTreeMap<String, HostLink>,
+    /// Endpoints with programs and entries, by host interface.
+    pub(super) enforced: BTreeMap<String, Endpoint>,
+    pub(super) applied: Option<Desired>,
+    pub(super) uplinks: Vec<Uplink>,
+    /// Calls left until one fails; none: no failure.
+    pub(super) fail_in: Option<u32>,
+    next_ifindex: u32,
+    /// Every call, in order.
+    pub(super) calls: Vec<String>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Simulated(pub(super) Arc<Mutex<State>>);
+
+impl Simulated {
+    fn call<T>(&self, name: &str, act: impl FnOnce(&mut State) -> T) -> Result<T, KernelError> {
+        let mut state = self.0.lock().unwrap();
+        state.calls.push(name.to_owned());
+        match state.fail_in.as_mut() {
+            Some(0) => {
+                state.fail_in = None;
+                return Err(KernelError(format!("{name} refused")));
+            }
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        Ok(act(&mut state))
+    }
+}
+
+impl Kernel for Simulated {
+    async fn create(&self, endpoint: &Endpoint, _: Arc<OwnedFd>) -> Result<u32, KernelError> {
+        self.call("create", |state| {
+            state.next_ifindex += 1;
+            let link = HostLink {
+                name: endpoint.host_ifname.clone(),
+                ifindex: 10 + state.next_ifindex,
+                alias: format!("fairlead:{}", endpoint.attachment),
+                up: false,
+            };
+            let ifindex = link.ifindex;
+            let before = state.links.insert(endpoint.host_ifname.clone(), link);
+            assert!(before.is_none(), "a second link for {}", endpoint.attachment);
+            ifindex
+        })
+    }
+
+    async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
+        self.call("enforce", |state| {
+            assert_eq!(state.links[&endpoint.host_ifname].ifindex, ifindex);
+            state.enforced.insert(endpoint.host_ifname.clone(), endpoint.clone());
+        })
+    }
+
+    async fn bring_up(
+        &self,
+        endpoint: &Endpoint,
+        _: u32,
+        _: Arc<OwnedFd>,
+    ) -> Result<(), KernelError> {
+        self.call("bring_up", |state| {
+            let enforced = state.enforced.contains_key(&endpoint.host_ifname);
+            assert!(enforced, "up before it is enforced");
+            state.links.get_mut(&endpoint.host_ifname).unwrap().up = true;
+        })
+    }
+
+    async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        self.call("remove", |state| {
+            state.enforced.remove(&endpoint.host_ifname);
+            state.links.remove(&endpoint.host_ifname);
+        })
+    }
+
+    async fn links(&self) -> Result<Vec<HostLink>, KernelError> {
+        self.call("links", |state| state.links.values().cloned().collect())
+    }
+
+    async fn sweep(&self, living: &[Endpoint]) -> Result<usize, KernelError> {
+        self.call("sweep", |state| {
+            let before = state.links.len();
+            let lives = |name: &str| living.iter().any(|e| e.host_ifname == name);
+            state.links.retain(|name, _| lives(name));
+            state.enforced.retain(|name, _| lives(name));
+            before - state.links.len()
+        })
+    }
+
+    async fn differences(
+        &self,
+        endpoint: &Endpoint,
+        _: Option<Arc<OwnedFd>>,
+    ) -> Result<Vec<String>, KernelError> {
+        self.call("differences", |state| {
+            let mut differences = Vec::new();
+            if !state.links.get(&endpoint.host_ifname).is_some_and(|l| l.up) {
+                differences.push(format!("link {} is missing or down", endpoint.host_ifname));
+            }
+            if state.enforced.get(&endpoint.host_ifname) != Some(endpoint) {
+                differences.push(format!("map entries of {} differ", endpoint.host_ifname));
+            }
+            differences
+        })
+    }
+
+    async fn uplinks(&self, _: &[IpAddr], _: Option<&str>) -> Result<Vec<Uplink>, KernelError> {
+        self.call("uplinks", |state| state.uplinks.clone())
+    }
+
+    async fn apply(&self, desired: &Desired) -> Vec<KernelError> {
+        self.call("apply", |state| state.applied = Some(desired.clone())).err().into_iter().collect()
+    }
+
+    async fn changed(&self) {
+        std::future::pending().await
+    }
+}

@@ -1,0 +1,227 @@
+//! The network part on a simulated kernel: every step may fail, nothing may stay half done.
+
+use super::{Network, add::AddRequest, desired::Uplink, simulated::Simulated};
+use crate::{
+    clock::ManualClock,
+    cni::{args::CniArgs, netconf::NetConf},
+    config::{EbpfLogLevel, NetworkConfig},
+    datapath::XdpMode,
+    model::{AttachmentId, Node},
+    state::Cluster,
+    store::{Book, Store},
+};
+use serde_json::json;
+use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
+use tokio::sync::watch;
+
+fn node(name: &str, number: u8) -> Node {
+    Node {
+        name: name.to_owned(),
+        addresses: vec![format!("172.31.250.{number}").parse().unwrap()],
+        pod_cidrs: vec![format!("100.11.{number}.0/29").parse().unwrap()],
+    }
+}
+
+fn cluster() -> Cluster {
+    let mut cluster = Cluster { revision: 1, ..Cluster::default() };
+    for node in [node("n1", 1), node("n2", 2)] {
+        cluster.nodes.insert(node.name.clone(), node);
+    }
+    cluster
+}
+
+struct Bench {
+    network: Network<Simulated>,
+    kernel: Simulated,
+    _cluster: watch::Sender<Arc<Cluster>>,
+}
+
+fn bench(kernel: Simulated, store: Store) -> Bench {
+    let config = NetworkConfig {
+        node_name: "n1".to_owned(),
+        manifests: PathBuf::new(),
+        state_dir: PathBuf::new(),
+        bpf_dir: PathBuf::new(),
+        uplink: None,
+        mtu: None,
+        xdp: XdpMode::Off,
+        masquerade: true,
+        ebpf_log_level: EbpfLogLevel::Off,
+    };
+    let clock = Arc::new(ManualClock::default());
+    let book = Book::open(store, clock.clone()).unwrap();
+    let (sender, receiver) = watch::channel(Arc::new(cluster()));
+    let uplink = Uplink {
+        name: "eth0".to_owned(),
+        ifindex: 2,
+        mtu: 1500,
+        addresses: vec!["172.31.250.1".parse().unwrap()],
+    };
+    kernel.0.lock().unwrap().uplinks = vec![uplink];
+    let network = Network::new(config, kernel.clone(), book, clock, receiver);
+    Bench { network, kernel, _cluster: sender }
+}
+
+async fn ready() -> Bench {
+    let bench = bench(Simulated::default(), Store::in_memory().unwrap());
+    bench.network.start().await.unwrap();
+    assert!(bench.network.reconcile().await);
+    bench
+}
+
+fn id(name: &str) -> AttachmentId {
+    AttachmentId::new(name, "eth0").unwrap()
+}
+
+fn request(name: &str) -> AddRequest {
+    let conf = json!({"cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni"});
+    AddRequest {
+        attachment: id(name),
+        sandbox: Arc::new(OwnedFd::from(std::fs::File::open("/dev/null").unwrap())),
+        sandbox_path: format!("/run/netns/{name}"),
+        conf: NetConf::parse(&conf).unwrap(),
+        args: CniArgs::parse("").unwrap(),
+    }
+}
+
+#[tokio::test]
+async fn add_before_the_node_can_serve_is_told_to_try_again() {
+    let bench = bench(Simulated::default(), Store::in_memory().unwrap());
+    let error = bench.network.add(&request("c1")).await.unwrap_err();
+    assert_eq!(error.code, 11);
+    assert!(bench.kernel.0.lock().unwrap().links.is_empty());
+}
+
+#[tokio::test]
+async fn add_twice_returns_the_same_endpoint() {
+    let bench = ready().await;
+    let first = bench.network.add(&request("c1")).await.unwrap();
+    assert_eq!(bench.network.add(&request("c1")).await.unwrap(), first);
+    assert_eq!(bench.network.book.list().len(), 1);
+}
+
+#[tokio::test]
+async fn a_step_that_fails_leaves_nothing_whichever_it_is() {
+    // ADD asks the kernel three times: create, enforce, bring_up.
+    for step in 0..3 {
+        let bench = ready().await;
+        bench.kernel.0.lock().unwrap().fail_in = Some(step);
+        let error = bench.network.add(&request("c1")).await.unwrap_err();
+        assert!(error.code >= 100, "{error}");
+        let state = bench.kernel.0.lock().unwrap();
+        assert!(state.links.is_empty() && state.enforced.is_empty(), "step {step}");
+        drop(state);
+        assert!(bench.network.book.list().is_empty(), "step {step}");
+        assert_eq!(bench.network.ipam_rows()[0].used, 0, "step {step}");
+    }
+}
+
+#[tokio::test]
+async fn del_of_an_unknown_attachment_succeeds_and_removes_a_leftover_link() {
+    let bench = ready().await;
+    bench.network.del(&id("nobody")).await.unwrap();
+    bench.network.add(&request("c1")).await.unwrap();
+    bench.network.del(&id("c1")).await.unwrap();
+    bench.network.del(&id("c1")).await.unwrap();
+    assert!(bench.kernel.0.lock().unwrap().links.is_empty());
+}
+
+#[tokio::test]
+async fn exhaustion_says_how_many_addresses_are_in_use() {
+    let bench = ready().await;
+    let mut made = 0;
+    let error = loop {
+        match bench.network.add(&request(&format!("c{made}"))).await {
+            Ok(_) => made += 1,
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(made, 6, "a /29 without its first and last address");
+    let text = format!("{error}");
+    assert!(text.contains('6') && text.contains("100.11.1.0/29"), "{text}");
+}
+
+#[tokio::test]
+async fn gc_keeps_what_is_valid_and_other_networks() {
+    let bench = ready().await;
+    for name in ["c1", "c2"] {
+        bench.network.add(&request(name)).await.unwrap();
+    }
+    let mut other = request("c3");
+    other.conf.name = "storage".to_owned();
+    bench.network.add(&other).await.unwrap();
+    let removed = bench.network.gc("pods", &[id("c2")].into()).await.unwrap();
+    assert_eq!(removed, [id("c1")]);
+    assert_eq!(bench.network.book.list().len(), 2);
+}
+
+#[tokio::test]
+async fn check_names_the_first_difference() {
+    let bench = ready().await;
+    let request = request("c1");
+    let endpoint = bench.network.add(&request).await.unwrap();
+    let result = crate::cni::result::added(&endpoint, &request.conf).unwrap();
+    let previous = crate::cni::result::PrevResult::parse(&result, "1.1.0").unwrap();
+    let check = || bench.network.check(&request.attachment, None, &previous);
+    check().await.unwrap();
+    bench.kernel.0.lock().unwrap().links.get_mut(&endpoint.host_ifname).unwrap().up = false;
+    let error = check().await.unwrap_err();
+    assert!(error.to_string().contains("missing or down"), "{error}");
+    let unknown = bench.network.check(&id("c2"), None, &previous).await.unwrap_err();
+    assert_eq!(unknown.code, 3);
+}
+
+#[tokio::test]
+async fn a_restart_adopts_the_living_and_frees_the_dead() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let kernel = Simulated::default();
+    let (alive, dead) = {
+        let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+        bench.network.start().await.unwrap();
+        bench.network.reconcile().await;
+        let alive = bench.network.add(&request("alive")).await.unwrap();
+        let dead = bench.network.add(&request("dead")).await.unwrap();
+        (alive, dead)
+    };
+    {
+        let mut state = kernel.0.lock().unwrap();
+        // Its sandbox ended while no agent ran; and an ADD was cut short before the store knew it.
+        state.links.remove(&dead.host_ifname);
+        let mut orphan = state.links[&alive.host_ifname].clone();
+        orphan.name = "fl00000000ffff".to_owned();
+        state.links.insert(orphan.name.clone(), orphan);
+    }
+    let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+    let adoption = bench.network.start().await.unwrap();
+    assert_eq!((adoption.adopted, adoption.orphan_links), (1, 1));
+    assert_eq!(adoption.freed, ["dead/eth0"]);
+    assert_eq!(bench.network.book.list(), [alive]);
+    assert_eq!(kernel.0.lock().unwrap().links.len(), 1);
+}
+
+#[tokio::test]
+async fn spooled_deletions_are_done_once_and_a_broken_file_is_kept() {
+    let bench = ready().await;
+    bench.network.add(&request("c1")).await.unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let good = json!({"version": 1, "containerId": "c1", "ifname": "eth0", "network": "pods", "at": 1});
+    std::fs::write(folder.path().join("a.json"), good.to_string()).unwrap();
+    std::fs::write(folder.path().join("b.json"), "{").unwrap();
+    std::fs::write(folder.path().join("c.tmp"), "").unwrap();
+    assert_eq!(bench.network.replay(folder.path()).await, (1, 1));
+    assert!(bench.network.book.list().is_empty());
+    assert!(!folder.path().join("a.json").exists());
+    assert!(folder.path().join("b.json").exists());
+}
+
+#[tokio::test]
+async fn the_kernel_is_told_of_the_other_node_and_of_what_is_inside() {
+    let bench = ready().await;
+    let applied = bench.kernel.0.lock().unwrap().applied.clone().unwrap();
+    assert_eq!(applied.remote.len(), 1);
+    assert_eq!(applied.remote[0].next_hop.to_string(), "172.31.250.2");
+    let masquerade = applied.masquerade.unwrap();
+    let inside: Vec<_> = masquerade.inside.iter().map(ToString::to_string).collect();
+    assert_eq!(inside, ["100.11.1.0/29", "100.11.2.0/29", "172.31.250.1/32", "172.31.250.2/32"]);
+}

@@ -1,0 +1,136 @@
+//! What `fairlead status` and its like ask the agent, and what they get: plain values, written by
+//! the agent and read by the command line, as JSON in the shim protocol.
+
+use crate::{model::Endpoint, network::desired::Uplink, parts::PartState};
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, net::IpAddr};
+
+/// A question to the agent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Query {
+    Status,
+    Endpoints,
+    Nodes,
+    Ipam,
+    Drops,
+    Maps,
+}
+
+/// How the agent is.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub version: String,
+    pub node: String,
+    /// Whether ADD would succeed now.
+    pub ready: bool,
+    /// What keeps it from being ready or from being whole, each with its remedy.
+    pub problems: Vec<String>,
+    pub parts: BTreeMap<String, PartState>,
+    pub pod_cidrs: Vec<IpNetwork>,
+    pub pod_mtu: u32,
+    pub uplinks: Vec<UplinkStatus>,
+    pub endpoints: usize,
+    pub nodes: usize,
+    /// Seconds since the agent started.
+    pub uptime_secs: u64,
+    /// What the start found and did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adoption: Option<Adoption>,
+    /// Packets by the way they took, since the maps were made.
+    pub paths: Vec<PathRow>,
+}
+
+/// An uplink and how XDP is attached to it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UplinkStatus {
+    pub name: String,
+    pub ifindex: u32,
+    pub mtu: u32,
+    pub addresses: Vec<IpAddr>,
+    pub xdp: String,
+}
+
+impl UplinkStatus {
+    /// The device with the mode that XDP has on it.
+    pub fn new(uplink: &Uplink, xdp: String) -> Self {
+        let Uplink { name, ifindex, mtu, addresses } = uplink.clone();
+        Self { name, ifindex, mtu, addresses, xdp }
+    }
+}
+
+/// What a start found: living pods are adopted without touching their traffic, the rest is freed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Adoption {
+    pub adopted: usize,
+    /// Endpoints whose sandbox is gone, or that were never finished.
+    pub freed: Vec<String>,
+    /// Links of ours that no endpoint owned.
+    pub orphan_links: usize,
+    /// Deletions that were asked for while the agent was down.
+    pub replayed_deletions: usize,
+}
+
+/// Packets of one path.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PathRow {
+    pub path: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A local endpoint.
+pub type EndpointRow = Endpoint;
+
+/// A node and the way there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeRow {
+    pub name: String,
+    pub local: bool,
+    pub addresses: Vec<IpAddr>,
+    pub pod_cidrs: Vec<IpNetwork>,
+    /// Uplink by which it is reached; absent for this node and for one without a way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub uplink: Option<String>,
+}
+
+/// Use of one podCIDR.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct IpamRow {
+    pub prefix: IpNetwork,
+    /// Addresses that can be given to pods.
+    pub total: u128,
+    pub used: u128,
+    /// Released of late: given out again only when nothing else is free.
+    pub cooling: u128,
+}
+
+/// Packets dropped on one interface for one reason.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DropRow {
+    pub reason: String,
+    pub ifindex: u32,
+    pub interface: String,
+    /// The pod behind the interface, or the sandbox where no pod is known; empty for an uplink.
+    pub endpoint: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+/// A pinned object and the command that shows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PinRow {
+    pub name: String,
+    /// `map` or `link`.
+    pub kind: String,
+    pub path: String,
+    pub command: String,
+}

@@ -1,0 +1,156 @@
+//! The agent's Unix socket: calls of the CNI plugin and questions of the command line, one request
+//! and one response per connection. Only root may ask.
+
+use crate::{
+    cni::{
+        CniError,
+        frame::{read_frame, read_frame_with_fd, write_frame},
+        protocol::{CniCall, Request, Response},
+    },
+    parts::Shutdown,
+    query::Query,
+};
+use serde_json::Value;
+use std::{
+    fs, io,
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    net::{UnixListener, UnixStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+/// Most requests worked on at once; further ones wait in the listen queue.
+const MAX_REQUESTS: usize = 256;
+/// Longest wait for a peer to send its request or to take the answer.
+const PEER_PATIENCE: Duration = Duration::from_secs(10);
+/// Longest that a CNI call may take, whatever it asks for.
+const LONGEST_CALL: Duration = Duration::from_secs(300);
+
+/// What answers the requests.
+pub trait Handler: Send + Sync + 'static {
+    /// A CNI command with the sandbox that the plugin opened.
+    fn cni(
+        self: Arc<Self>,
+        call: CniCall,
+        sandbox: Option<OwnedFd>,
+    ) -> impl Future<Output = Result<Value, CniError>> + Send;
+
+    /// A question of the command line.
+    fn query(self: Arc<Self>, query: Query) -> impl Future<Output = Result<Value, CniError>> + Send;
+}
+
+/// Binds the socket, for root alone; replaces one that a dead agent left.
+///
+/// # Errors
+/// When another agent listens there, or the folder can't be written.
+pub fn listen(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if std::os::unix::net::UnixStream::connect(path).is_ok() {
+        return Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another agent listens there: stop it first, or give this one another --socket",
+        ));
+    }
+    // Bound under another name and moved into place, so that no moment has a path without a
+    // listener or with permissions for everybody.
+    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    remove_if_there(&fresh)?;
+    let listener = UnixListener::bind(&fresh)?;
+    fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
+    fs::rename(&fresh, path)?;
+    Ok(listener)
+}
+
+fn remove_if_there(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),
+        _ => Ok(()),
+    }
+}
+
+/// Serves until `shutdown`; requests under way are finished by their own tasks.
+pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>, mut shutdown: Shutdown) {
+    let places = Arc::new(Semaphore::new(MAX_REQUESTS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.requested() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                tracing::warn!(%error, "a connection could not be accepted");
+                // Out of descriptors, say: give the requests under way time to end.
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let handler = handler.clone();
+        tokio::spawn(async move {
+            if let Err(error) = serve_one(stream, handler).await {
+                tracing::debug!(%error, "a connection ended early");
+            }
+            drop(place);
+        });
+    }
+    // What is under way ends before the agent does.
+    let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
+    let _ended = timeout(LONGEST_CALL, places.acquire_many(all)).await.is_ok();
+}
+
+async fn serve_one(mut stream: UnixStream, handler: Arc<impl Handler>) -> io::Result<()> {
+    let peer = stream.peer_cred()?;
+    if peer.uid() != 0 {
+        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused: only root may ask the agent");
+        let refusal = CniError::forbidden("only root may ask the agent");
+        return write_frame(&mut stream, &Response::from(Err(refusal))).await;
+    }
+    let received = timeout(PEER_PATIENCE, read_frame_with_fd::<Request>(&mut stream)).await?;
+    let response = match received {
+        Err(fault) => Response::from(Err(fault.into_cni()?)),
+        Ok((Request::Query { query }, _)) => Response::from(handler.query(query).await),
+        Ok((Request::Cni(call), sandbox)) => Response::from(answer(call, sandbox, handler).await),
+    };
+    timeout(PEER_PATIENCE, write_frame(&mut stream, &response)).await?
+}
+
+/// The call runs in a task of its own, so that it is finished or undone even when the peer gives
+/// up: nothing stays half made.
+async fn answer(
+    call: CniCall,
+    sandbox: Option<OwnedFd>,
+    handler: Arc<impl Handler>,
+) -> Result<Value, CniError> {
+    let patience = Duration::from_millis(call.deadline_ms).min(LONGEST_CALL);
+    let task = tokio::spawn(handler.cni(call, sandbox));
+    match timeout(patience, task).await {
+        Ok(Ok(answer)) => answer,
+        Ok(Err(panic)) => Err(CniError::internal(&panic.to_string())),
+        Err(_late) => Err(CniError::try_again("the agent needs longer than the deadline")),
+    }
+}
+
+/// Asks the agent at `socket`.
+///
+/// # Errors
+/// Says what to do when no agent answers.
+pub async fn query(socket: &Path, query: Query) -> Result<Value, String> {
+    let no_agent = |e: io::Error| {
+        format!(
+            "no agent answers at {} ({e}): start it with `fairlead agent --node-name NAME`, or name its socket with --socket",
+            socket.display()
+        )
+    };
+    let mut stream = UnixStream::connect(socket).await.map_err(no_agent)?;
+    write_frame(&mut stream, &Request::Query { query }).await.map_err(no_agent)?;
+    let response: Response = read_frame(&mut stream).await.map_err(|e| e.to_string())?;
+    response.into_result().map_err(|e| e.to_string())
+}
