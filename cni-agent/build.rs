@@ -2,7 +2,10 @@
 //! `cargo build` gives a complete agent.
 
 #[path = "../xtask/src/ebpf_object.rs"]
-#[expect(unreachable_pub, reason = "shared with xtask, where it is part of a crate")]
+#[expect(
+    unreachable_pub,
+    reason = "shared with xtask, where it is part of a crate"
+)]
 mod ebpf_object;
 
 use std::{env, fs, path::Path};
@@ -37,7 +40,12 @@ fn run() -> Result<(), String> {
     // A copy, so that the embedded bytes change only when this script runs again.
     let object = ebpf_object::build(workspace)?;
     let copy = Path::new(&variable("OUT_DIR")?).join("fairlead-ebpf");
-    fs::copy(&object, &copy)
-        .map_err(|e| format!("cannot copy {} to {}: {e}", object.display(), copy.display()))?;
+    fs::copy(&object, &copy).map_err(|e| {
+        format!(
+            "cannot copy {} to {}: {e}",
+            object.display(),
+            copy.display()
+        )
+    })?;
     Ok(())
 }

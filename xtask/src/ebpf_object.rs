@@ -26,14 +26,26 @@ const OBJECT: &str = "fairlead-ebpf";
 pub fn build(workspace: &Path) -> Result<PathBuf, String> {
     let sysroot = nightly_sysroot()?;
     let linker_folder = find_linker()?;
-    let target = if cfg!(target_endian = "big") { "bpfeb" } else { "bpfel" };
+    let target = if cfg!(target_endian = "big") {
+        "bpfeb"
+    } else {
+        "bpfel"
+    };
     let target = format!("{target}-unknown-none");
     let target_dir = workspace.join("target/ebpf");
 
     let mut cargo = nightly("cargo");
     cargo
         .current_dir(workspace)
-        .args(["build", "--locked", "--release", "--package", "cni-ebpf", "--bin", OBJECT])
+        .args([
+            "build",
+            "--locked",
+            "--release",
+            "--package",
+            "cni-ebpf",
+            "--bin",
+            OBJECT,
+        ])
         .args(["-Z", "build-std=core", "--target", &target, "--target-dir"])
         .arg(&target_dir)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags())
@@ -41,8 +53,12 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
         .stdout(Stdio::null()); // a build script's stdout belongs to the outer cargo
     // The workspace's release profile is made for the agent. BTF needs the debug information, and
     // bpf-linker does the whole program's optimisation itself.
-    for (key, value) in [("DEBUG", "2"), ("STRIP", "none"), ("LTO", "off"), ("CODEGEN_UNITS", "1")]
-    {
+    for (key, value) in [
+        ("DEBUG", "2"),
+        ("STRIP", "none"),
+        ("LTO", "off"),
+        ("CODEGEN_UNITS", "1"),
+    ] {
         cargo.env(format!("CARGO_PROFILE_RELEASE_{key}"), value);
     }
     if let Some(library) = cached_library(&sysroot)? {
@@ -57,9 +73,13 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
         cargo.env("PATH", path);
     }
 
-    let status = cargo.status().map_err(|e| format!("cannot run rustup: {e}"))?;
+    let status = cargo
+        .status()
+        .map_err(|e| format!("cannot run rustup: {e}"))?;
     if !status.success() {
-        return Err(format!("the eBPF programs did not compile (cargo: {status})"));
+        return Err(format!(
+            "the eBPF programs did not compile (cargo: {status})"
+        ));
     }
     let object = target_dir.join(&target).join("release").join(OBJECT);
     if !object.is_file() {
@@ -71,7 +91,11 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
 /// Where `cargo xtask setup` puts what a build needs: `$FAIRLEAD_CACHE`, else
 /// `$XDG_CACHE_HOME/fairlead`, else `~/.cache/fairlead`.
 pub fn cache() -> Result<PathBuf, String> {
-    let set = |name| env::var_os(name).filter(|v| !v.is_empty()).map(PathBuf::from);
+    let set = |name| {
+        env::var_os(name)
+            .filter(|v| !v.is_empty())
+            .map(PathBuf::from)
+    };
     set("FAIRLEAD_CACHE")
         .or_else(|| set("XDG_CACHE_HOME").map(|p| p.join("fairlead")))
         .or_else(|| set("HOME").map(|p| p.join(".cache/fairlead")))
@@ -104,8 +128,16 @@ fn is_of_an_outer_cargo(name: &str) -> bool {
     if KEPT.iter().any(|kept| name.starts_with(kept)) {
         return false;
     }
-    const BUILD_SCRIPT: [&str; 8] =
-        ["OUT_DIR", "TARGET", "HOST", "NUM_JOBS", "OPT_LEVEL", "PROFILE", "DEBUG", "TARGET_DIR"];
+    const BUILD_SCRIPT: [&str; 8] = [
+        "OUT_DIR",
+        "TARGET",
+        "HOST",
+        "NUM_JOBS",
+        "OPT_LEVEL",
+        "PROFILE",
+        "DEBUG",
+        "TARGET_DIR",
+    ];
     name.starts_with("CARGO")
         || name.starts_with("RUSTC")
         || name.starts_with("RUSTDOC")
@@ -135,7 +167,9 @@ fn nightly_sysroot() -> Result<PathBuf, String> {
     if !output.status.success() {
         return Err(missing(&String::from_utf8_lossy(&output.stderr).trim()));
     }
-    Ok(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()))
+    Ok(PathBuf::from(
+        String::from_utf8_lossy(&output.stdout).trim(),
+    ))
 }
 
 /// The standard library's source from the cache, or `None` when the tool chain has its own.
