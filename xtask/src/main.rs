@@ -1,1 +1,5 @@
+//! Fairlead's chores: `cargo xtask <verb>`.
+
+mod lab;
+
 fn main() {}
