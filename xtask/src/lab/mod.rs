@@ -7,6 +7,7 @@
 //! then `reference` (what we compare with) and `probe` (what is measured).
 
 mod agent;
+mod missing;
 mod netns;
 mod node;
 mod plugin;
@@ -23,6 +24,7 @@ pub(crate) mod reference;
 mod tests;
 
 pub(crate) use agent::Agent;
+pub(crate) use missing::{Missing, in_path, missing};
 pub(crate) use netns::NetNs;
 pub(crate) use node::{Node, UPLINK};
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
