@@ -1,0 +1,97 @@
+//! The chart: for each figure the ratio of each path to its limit, with its interval.
+
+use super::{
+    figures::Figure,
+    report::{Series, compare},
+};
+use anyhow::{Context, Result};
+use plotters::prelude::*;
+use std::path::Path;
+
+/// Width of a panel, height of a row in it and of its frame, in pixels.
+const PANEL: (u32, u32, u32) = (760, 26, 80);
+
+/// Draws the ratios as an SVG file.
+///
+/// # Errors
+/// Those of drawing and of the file system.
+pub(super) fn draw(file: &Path, all: &[Series]) -> Result<()> {
+    let rows = all.iter().filter(|series| !series.limit).count();
+    let panels = Figure::ALL.len();
+    let height = u32::try_from(rows)? * PANEL.1 + PANEL.2;
+    let size = (PANEL.0 * 2, height * u32::try_from(panels.div_ceil(2))?);
+    let root = SVGBackend::new(file, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, figure) in root
+        .split_evenly((panels.div_ceil(2), 2))
+        .iter()
+        .zip(Figure::ALL)
+    {
+        panel(area, all, figure).with_context(|| format!("drawing {}", figure.title()))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn panel(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    all: &[Series],
+    figure: Figure,
+) -> Result<()> {
+    let compared = compare(all, figure);
+    let ends = || {
+        compared
+            .iter()
+            .flat_map(|one| [one.ratio.low, one.ratio.high])
+    };
+    let low = ends().filter(|end| end.is_finite()).fold(0.9, f64::min) - 0.05;
+    let high = ends().filter(|end| end.is_finite()).fold(1.1, f64::max) + 0.05;
+    let names: Vec<_> = compared.iter().map(|one| one.series.path.clone()).collect();
+    let rows = compared.len() as f64;
+
+    let better = if figure.more_is_better() {
+        "right"
+    } else {
+        "left"
+    };
+    let caption = format!(
+        "{} — ratio to the limit, {better} is better",
+        figure.title()
+    );
+    let mut chart = ChartBuilder::on(area)
+        .caption(caption, ("sans-serif", 15))
+        .margin(8)
+        .x_label_area_size(24)
+        .y_label_area_size(210)
+        .build_cartesian_2d(low..high, (-0.5..rows - 0.5).step(0.5))?;
+    let name = |at: &f64| match at.fract() == 0.0 && *at >= 0.0 {
+        true => names
+            .get(names.len() - 1 - *at as usize)
+            .cloned()
+            .unwrap_or_default(),
+        false => String::new(),
+    };
+    chart
+        .configure_mesh()
+        .disable_y_mesh()
+        .y_labels(names.len() * 2 + 1)
+        .y_label_formatter(&name)
+        .label_style(("sans-serif", 12))
+        .draw()?;
+    chart.draw_series(LineSeries::new(
+        [(1.0, -0.5), (1.0, rows - 0.5)],
+        BLACK.mix(0.5),
+    ))?;
+    for (index, one) in compared.iter().rev().enumerate() {
+        let y = index as f64;
+        let color = if one.series.path.starts_with("Fairlead") {
+            BLUE
+        } else {
+            RGBColor(110, 110, 110)
+        };
+        let interval = [(one.ratio.low, y), (one.ratio.high, y)];
+        chart.draw_series(LineSeries::new(interval, color.stroke_width(3)))?;
+        chart.draw_series([Circle::new((one.ratio.value, y), 4, color.filled())])?;
+    }
+    Ok(())
+}

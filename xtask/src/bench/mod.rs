@@ -1,0 +1,163 @@
+//! `cargo xtask bench`: every path side by side in one run, made for noisy machines.
+//!
+//! Short runs in alternating order (A B C, C B A, …), both ends on cores of their own, each path
+//! compared round by round with the limit of its place, 95 % intervals by bootstrap, and "no
+//! difference" where the interval contains 1. The raw figures are kept.
+
+mod chart;
+mod cni;
+mod figures;
+mod paths;
+mod report;
+mod stats;
+pub(crate) mod worker;
+
+use crate::lab::{self, Session};
+use anyhow::{Context, Result, bail, ensure};
+use figures::LOADS;
+use paths::{CORES, Paths};
+use report::Series;
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::PathBuf,
+    time::{Duration, Instant, SystemTime},
+};
+
+/// Measure every path, CNI calls and memory, and compare with the limits and the aims.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Rounds; each measures every path and figure once.
+    #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=200))]
+    rounds: u32,
+    /// Milliseconds of one run.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(50..=5000))]
+    millis: u64,
+    /// ADDs and DELs of each kind.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(8..=200))]
+    calls: u32,
+    /// Also measure Fairlead with these modes of --xdp, for example native,generic.
+    #[arg(long, value_delimiter = ',', num_args = 1..=4)]
+    xdp: Vec<String>,
+    /// A smoke run: 3 rounds of 100 ms, 16 calls. Too short to judge by.
+    #[arg(long, conflicts_with_all = ["rounds", "millis", "calls"])]
+    quick: bool,
+}
+
+/// Runs the bench.
+///
+/// # Errors
+/// When something is missing or a path fails. An aim that is not met is a result, not an error.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let (rounds, millis, calls) = match args.quick {
+        true => (3, 100, 16),
+        false => (args.rounds, args.millis, args.calls),
+    };
+    let missing = lab::missing();
+    if !missing.is_empty() {
+        let list: Vec<_> = missing.iter().map(|one| format!("  - {one}")).collect();
+        bail!(
+            "this machine cannot run the bench yet:\n{}",
+            list.join("\n")
+        );
+    }
+    let cores = std::thread::available_parallelism()?.get();
+    ensure!(
+        cores > CORES.1,
+        "the two ends need a core each, and there is {cores}"
+    );
+    let (binaries, plugins) = (
+        PathBuf::from("target/fairlead"),
+        PathBuf::from("/opt/cni/bin"),
+    );
+
+    let dir = result_dir()?;
+    let start = Instant::now();
+    let say = |what: &str| println!("[{:6.1} s] {what}", start.elapsed().as_secs_f64());
+    let session = Session::start()?;
+    say("making labs, agents and pods");
+    let mut paths = Paths::new(&session, &binaries, &plugins, &args.xdp)?;
+    let time = Duration::from_millis(millis);
+    let series = measure(&mut paths, rounds, time, &say)?;
+    drop(paths);
+    say(&format!(
+        "{calls} ADDs and DELs, 1 and 8 at a time, in turns with the reference"
+    ));
+    let cni = cni::measure(&session, &binaries, &plugins, usize::try_from(calls)?)?;
+    say("done");
+
+    report::write(&dir, &series, Some(&cni), time)?;
+    chart::draw(&dir.join("chart.svg"), &series)?;
+    println!("\n{}", report::path_tables(&series));
+    println!("CNI calls\n\n{}", report::cni_table(&cni));
+    println!("Aims\n\n{}", report::aims(&series, Some(&cni)));
+    println!("{METHOD}");
+    println!("Raw figures, summary and chart: {}", dir.display());
+    Ok(())
+}
+
+/// How the figures came about, printed below them.
+const METHOD: &str = "\
+Limit: a bare veth pair on the same node, host ↔ host (uplinks joined by one veth pair) to the
+other. Each ratio is the median over the rounds of path/limit within a round; 95 % interval by
+bootstrap over the rounds. Loading end on core 0, serving end on core 1, IPv4. CPU: what the
+scheduler accounts to both ends and to ksoftirqd; other processes of the machine are not in it.
+CNI calls: from before the exec to the parsed answer. Shim: peak (VmHWM) while it waits for the
+agent.";
+
+/// `target/bench/<seconds since 1970>`.
+fn result_dir() -> Result<PathBuf> {
+    let now = SystemTime::now()
+        .duration_since(SystemTime::UNIX_EPOCH)?
+        .as_secs();
+    let dir = PathBuf::from("target/bench").join(now.to_string());
+    fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// All rounds of all loads over all paths.
+fn measure(
+    paths: &mut Paths,
+    rounds: u32,
+    time: Duration,
+    say: &dyn Fn(&str),
+) -> Result<Vec<Series>> {
+    let mut series: Vec<_> = paths
+        .list
+        .iter()
+        .map(|path| Series {
+            path: path.key.clone(),
+            place: path.place,
+            limit: path.limit,
+            ours: path.ours,
+            values: BTreeMap::new(),
+        })
+        .collect();
+    for round in 0..rounds {
+        let runs = LOADS.len() * paths.list.len();
+        say(&format!(
+            "round {} of {rounds}, {runs} runs of {} ms",
+            round + 1,
+            time.as_millis()
+        ));
+        for (load, figures) in LOADS {
+            let mut order: Vec<_> = (0..paths.list.len()).collect();
+            if round % 2 == 1 {
+                order.reverse();
+            }
+            for index in order {
+                let run = paths
+                    .run(index, load, time)
+                    .with_context(|| format!("{load:?} over {}", series[index].path))?;
+                for &figure in figures {
+                    series[index]
+                        .values
+                        .entry(figure)
+                        .or_default()
+                        .push(figure.of(&run));
+                }
+            }
+        }
+    }
+    Ok(series)
+}

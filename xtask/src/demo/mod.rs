@@ -1,0 +1,233 @@
+//! `cargo xtask demo`: the product at work on one machine, from nothing to a table of who talks
+//! to whom.
+
+mod compare;
+mod matrix;
+mod show;
+
+use crate::{
+    lab::{self, Agent, Lab, LabOptions, Plugin, Pod, Session, Underlay, probe::Server},
+    table::Table,
+};
+use anyhow::{Context, Result, bail, ensure};
+use matrix::Matrix;
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Instant,
+};
+
+/// Pods of a demo at most: all pairs are probed.
+const MOST_PODS: usize = 64;
+
+/// Nodes as network namespaces, an agent in each, pods by real CNI calls, all pairs talking.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Number of nodes.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=16))]
+    nodes: u8,
+    /// Pods on each node.
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=32))]
+    pods: u8,
+    /// Leave everything running until Ctrl-C, and say how to explore it.
+    #[arg(long)]
+    keep: bool,
+    /// Seconds for the comparison with kernel routing; 0 leaves it out.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(0..=600))]
+    seconds: u32,
+    /// Only remove what a killed demo, test or bench left behind.
+    #[arg(long)]
+    down: bool,
+}
+
+/// Prints what happens, with the time since the start.
+struct Progress(Instant);
+
+impl Progress {
+    fn say(&self, what: &str) {
+        println!("[{:6.1} s] {what}", self.0.elapsed().as_secs_f64());
+    }
+}
+
+/// Runs the demo.
+///
+/// # Errors
+/// When something is missing or fails, or one pair does not talk.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.down {
+        let swept = lab::sweep()?;
+        println!("removed {} left by killed runs {swept:?}", swept.len());
+        return Ok(());
+    }
+    let total = usize::from(args.nodes) * usize::from(args.pods);
+    ensure!(
+        total <= MOST_PODS,
+        "{total} pods in all; the demo takes at most {MOST_PODS}"
+    );
+    let progress = Progress(Instant::now());
+    progress.say("looking at rights, kernel and commands");
+    let missing = lab::missing();
+    if !missing.is_empty() {
+        let list: Vec<_> = missing.iter().map(|one| format!("  - {one}")).collect();
+        bail!("this machine cannot run the demo yet:\n{}", list.join("\n"));
+    }
+    progress.say("building (the first time takes some minutes)");
+    let binaries = binaries()?;
+    let session = Session::start()?;
+    demo(args, &progress, &session, &binaries)
+}
+
+/// Folder of the built `fairlead` and `fairlead-cni`.
+fn binaries() -> Result<PathBuf> {
+    Ok(PathBuf::from("target/fairlead").canonicalize()?)
+}
+
+fn demo(args: &Args, progress: &Progress, session: &Arc<Session>, binaries: &Path) -> Result<()> {
+    progress.say(&format!("making {} nodes on an underlay", args.nodes));
+    let options = LabOptions {
+        name: "demo",
+        nodes: args.nodes,
+        underlay: Underlay::Bridge,
+    };
+    let lab = Lab::new(session, options)?;
+    progress.say("starting an agent on each node");
+    let fairlead = binaries.join("fairlead");
+    let agents = start_agents(&lab, &fairlead)?;
+    progress.say(&format!(
+        "adding {} pods on each node by fairlead-cni ADD",
+        args.pods
+    ));
+    let pods = add_pods(&lab, binaries, args.pods)?;
+    let _servers = pods
+        .iter()
+        .map(|pod| Server::start(&pod.ns))
+        .collect::<Result<Vec<_>>>()?;
+
+    progress.say("probing all pairs: ICMP, TCP and UDP, IPv4 and IPv6");
+    let matrix = Matrix::run(&lab, &pods)?;
+    let failures = matrix.failures();
+    let comparison = match args.seconds {
+        0 => None,
+        _ if !failures.is_empty() || pods.len() < 2 => None,
+        seconds => {
+            progress.say("measuring next to plain kernel routing, in turns");
+            Some(compare::compare(
+                session,
+                &lab,
+                &pods,
+                usize::from(args.pods),
+                seconds,
+            )?)
+        }
+    };
+    progress.say("reading the maps, forging a packet");
+    let maps = show::maps(&lab, &lab.nodes[0])?;
+    let spoofed = match pods.as_slice() {
+        [from, .., to] => Some(show::spoof(&lab.nodes[0], &agents[0], from, to)?),
+        _ => None,
+    };
+
+    section(
+        "Pods, and what CNI ADD answered",
+        &pod_table(&lab, &pods, args.pods),
+    );
+    let checks = matrix.checks();
+    section(
+        "Who talks to whom (ok: ICMP, TCP and UDP, each by IPv4 and IPv6)",
+        &matrix.table(),
+    );
+    println!("  {} of {checks} checks passed", checks - failures.len());
+    for failure in &failures {
+        println!("  FAILED {failure}");
+    }
+    if let Some(table) = comparison {
+        section(
+            "Beside plain kernel routing (medians; cargo xtask bench measures properly)",
+            &table,
+        );
+    }
+    section("The maps of n1", &maps);
+    if let Some(drops) = spoofed {
+        section(
+            "n1p1 forged its source address: nothing got out, and the reason is counted",
+            &drops,
+        );
+    }
+    if args.keep {
+        section("Explore", &show::exploring(&lab, &pods, &fairlead)?);
+    }
+    section("Where to look next", &show::next_steps(session, args.keep));
+    if args.keep {
+        session.keep_until_signal(i32::from(!failures.is_empty()));
+    }
+    ensure!(
+        failures.is_empty(),
+        "{} of {checks} checks failed",
+        failures.len()
+    );
+    Ok(())
+}
+
+fn section(title: &str, body: &impl std::fmt::Display) {
+    println!("\n{title}\n\n{body}");
+}
+
+/// Starts all agents, then waits for each: they come up side by side.
+fn start_agents(lab: &Lab, fairlead: &Path) -> Result<Vec<Agent>> {
+    let mut agents = lab
+        .nodes
+        .iter()
+        .map(|node| Agent::spawn(lab, node, fairlead, &[]))
+        .collect::<Result<Vec<_>>>()?;
+    for (agent, node) in agents.iter_mut().zip(&lab.nodes) {
+        agent
+            .wait_ready()
+            .with_context(|| format!("the agent of {}", node.name))?;
+    }
+    Ok(agents)
+}
+
+/// Pods in the order of the nodes.
+fn add_pods(lab: &Lab, binaries: &Path, per_node: u8) -> Result<Vec<Pod>> {
+    let mut pods = Vec::new();
+    for node in &lab.nodes {
+        let plugin = Plugin {
+            path: binaries.to_owned(),
+            config: node.cni_config("1.1.0"),
+        };
+        for number in 1..=per_node {
+            pods.push(Pod::add(node, &plugin, &format!("{}p{number}", node.name))?);
+        }
+    }
+    Ok(pods)
+}
+
+fn delete_pods(lab: &Lab, binaries: &Path, pods: Vec<Pod>, per_node: usize) -> Result<()> {
+    for (index, pod) in pods.into_iter().enumerate() {
+        let node = &lab.nodes[index / per_node];
+        let plugin = Plugin {
+            path: binaries.to_owned(),
+            config: node.cni_config("1.1.0"),
+        };
+        pod.delete(node, &plugin)?;
+    }
+    Ok(())
+}
+
+fn pod_table(lab: &Lab, pods: &[Pod], per_node: u8) -> Table {
+    let mut table = Table::new(5, &["pod", "node", "IPv4", "IPv6", "network namespace"]);
+    let nodes = lab
+        .nodes
+        .iter()
+        .flat_map(|node| (0..per_node).map(move |_| node));
+    for (pod, node) in pods.iter().zip(nodes) {
+        table.row([
+            pod.name.clone(),
+            node.name.clone(),
+            pod.v4.to_string(),
+            pod.v6.to_string(),
+            pod.ns.name().to_owned(),
+        ]);
+    }
+    table
+}
