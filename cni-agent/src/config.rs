@@ -1,6 +1,6 @@
 //! Options of `fairlead agent`, checked once into a [`Config`] that the parts take their share of.
 
-use crate::datapath::XdpMode;
+use crate::datapath::{LogLevel, XdpMode};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
@@ -108,10 +108,16 @@ pub enum EbpfLogLevel {
     Trace,
 }
 
-impl EbpfLogLevel {
-    /// The number that the programs compare with (see `cni_ebpf_common::config`).
-    pub const fn number(self) -> u8 {
-        self as u8
+impl From<EbpfLogLevel> for LogLevel {
+    fn from(level: EbpfLogLevel) -> Self {
+        match level {
+            EbpfLogLevel::Off => Self::Off,
+            EbpfLogLevel::Error => Self::Error,
+            EbpfLogLevel::Warn => Self::Warn,
+            EbpfLogLevel::Info => Self::Info,
+            EbpfLogLevel::Debug => Self::Debug,
+            EbpfLogLevel::Trace => Self::Trace,
+        }
     }
 }
 

@@ -5,6 +5,7 @@ use super::{Network, desired::Desired, kernel::Kernel};
 use crate::{
     cni::{CniError, args::CniArgs, netconf::NetConf},
     model::{AttachmentId, Endpoint, Mac},
+    netlink::link::host_ifname,
     store::Reservation,
 };
 use sha2::{Digest, Sha256};
@@ -97,9 +98,9 @@ impl<K: Kernel> Network<K> {
 
     async fn wire(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> Result<(), CniError> {
         let fault = |e| CniError::kernel(&e);
-        let ifindex = self.kernel.create(endpoint, sandbox.clone()).await.map_err(fault)?;
-        self.kernel.enforce(endpoint, ifindex).await.map_err(fault)?;
-        self.kernel.bring_up(endpoint, ifindex, sandbox.clone()).await.map_err(fault)
+        let link = self.kernel.create(endpoint, sandbox.clone()).await.map_err(fault)?;
+        self.kernel.enforce(endpoint, link.host_ifindex).await.map_err(fault)?;
+        self.kernel.bring_up(endpoint, link, sandbox.clone()).await.map_err(fault)
     }
 }
 
@@ -109,32 +110,19 @@ fn wanted_addresses(request: &AddRequest) -> Vec<IpAddr> {
     if capability.is_empty() { request.args.ip.into_iter().collect() } else { capability.clone() }
 }
 
-/// Name of the host's end: 14 bytes, the same for the same attachment on every start.
-pub fn host_ifname(attachment: &AttachmentId) -> String {
-    let digest = digest(attachment, b"");
-    let hex: String = digest[..6].iter().map(|b| format!("{b:02x}")).collect();
-    format!("fl{hex}")
-}
-
 /// A locally administered unicast MAC, the same for the same attachment.
 fn derived_mac(attachment: &AttachmentId, end: &[u8]) -> Mac {
-    let digest = digest(attachment, end);
-    let mut mac = [0; 6];
-    mac.copy_from_slice(&digest[..6]);
-    mac[0] = (mac[0] & 0xfc) | 0x02;
-    Mac(mac)
-}
-
-fn digest(attachment: &AttachmentId, end: &[u8]) -> [u8; 32] {
     let mut hash = Sha256::new();
     hash.update(attachment.container_id());
     hash.update([0]);
     hash.update(attachment.ifname());
-    if !end.is_empty() {
-        hash.update([0]);
-        hash.update(end);
-    }
-    hash.finalize().into()
+    hash.update([0]);
+    hash.update(end);
+    let digest = hash.finalize();
+    let mut mac = [0; 6];
+    mac.copy_from_slice(&digest[..6]);
+    mac[0] = (mac[0] & 0xfc) | 0x02;
+    Mac(mac)
 }
 
 #[cfg(test)]
@@ -145,9 +133,7 @@ mod tests {
     fn names_and_macs_follow_from_the_attachment_alone() {
         let one = AttachmentId::new("c1", "eth0").unwrap();
         let two = AttachmentId::new("c1", "net1").unwrap();
-        assert_eq!(host_ifname(&one), host_ifname(&one.clone()));
         assert_ne!(host_ifname(&one), host_ifname(&two));
-        assert_eq!(host_ifname(&one).len(), 14);
         let mac = derived_mac(&one, b"pod");
         assert_ne!(mac, derived_mac(&one, b"host"));
         assert_eq!(mac.0[0] & 0x03, 0x02, "locally administered, unicast");

@@ -1,9 +1,10 @@
 //! DEL: removes an attachment. Succeeds when the sandbox, the link or everything is gone already.
 
-use super::{Network, add::host_ifname, kernel::Kernel};
+use super::{Network, kernel::Kernel};
 use crate::{
     cni::CniError,
     model::{Addresses, AttachmentId, Endpoint, Mac},
+    netlink::link::host_ifname,
 };
 
 impl<K: Kernel> Network<K> {

@@ -27,15 +27,22 @@ pub struct HostLink {
     pub up: bool,
 }
 
+/// The two ends of a new link, each by its number in its own namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NewLink {
+    pub host_ifindex: u32,
+    pub pod_ifindex: u32,
+}
+
 /// What the network part asks of the kernel. Every call is idempotent.
 pub trait Kernel: Send + Sync + 'static {
     /// Makes the pair with its peer in the sandbox, both ends configured, the host's end down, so
-    /// that no packet passes. Leaves nothing behind when it fails. Returns the host's ifindex.
+    /// that no packet passes. Leaves nothing behind when it fails.
     fn create(
         &self,
         endpoint: &Endpoint,
         sandbox: Arc<OwnedFd>,
-    ) -> impl Future<Output = Result<u32, KernelError>> + Send;
+    ) -> impl Future<Output = Result<NewLink, KernelError>> + Send;
 
     /// Puts programs and map entries of the endpoint in place, replacing what was there.
     fn enforce(
@@ -48,7 +55,7 @@ pub trait Kernel: Send + Sync + 'static {
     fn bring_up(
         &self,
         endpoint: &Endpoint,
-        ifindex: u32,
+        link: NewLink,
         sandbox: Arc<OwnedFd>,
     ) -> impl Future<Output = Result<(), KernelError>> + Send;
 

@@ -3,7 +3,7 @@
 
 use super::{
     desired::{Desired, Uplink},
-    kernel::{HostLink, Kernel, KernelError},
+    kernel::{HostLink, Kernel, KernelError, NewLink},
 };
 use crate::model::Endpoint;
 use std::{
@@ -48,7 +48,7 @@ impl Simulated {
 }
 
 impl Kernel for Simulated {
-    async fn create(&self, endpoint: &Endpoint, _: Arc<OwnedFd>) -> Result<u32, KernelError> {
+    async fn create(&self, endpoint: &Endpoint, _: Arc<OwnedFd>) -> Result<NewLink, KernelError> {
         self.call("create", |state| {
             state.next_ifindex += 1;
             let link = HostLink {
@@ -57,10 +57,10 @@ impl Kernel for Simulated {
                 alias: format!("fairlead:{}", endpoint.attachment),
                 up: false,
             };
-            let ifindex = link.ifindex;
+            let new = NewLink { host_ifindex: link.ifindex, pod_ifindex: 2 };
             let before = state.links.insert(endpoint.host_ifname.clone(), link);
             assert!(before.is_none(), "a second link for {}", endpoint.attachment);
-            ifindex
+            new
         })
     }
 
@@ -74,7 +74,7 @@ impl Kernel for Simulated {
     async fn bring_up(
         &self,
         endpoint: &Endpoint,
-        _: u32,
+        _: NewLink,
         _: Arc<OwnedFd>,
     ) -> Result<(), KernelError> {
         self.call("bring_up", |state| {

@@ -1,0 +1,464 @@
+//! The kernel as the network part sees it, on Linux: `netlink` and `datapath` joined.
+
+use super::{
+    desired::{Desired, Uplink},
+    kernel::{HostLink, Kernel, KernelError, NewLink},
+};
+use crate::{
+    config::NetworkConfig,
+    datapath::{
+        Datapath, DatapathConfig, DropRow as CountedDrop, NodeRoute as MapRoute, Via, XdpMode,
+        endpoint_rows,
+    },
+    model::Endpoint,
+    netlink::{
+        NetlinkError,
+        link::{self, LinkIds, LinkPlan, OwnLink},
+        masquerade, route, sysctl,
+        uplink::{self, Changes},
+    },
+    query::{DropRow, PathRow, PinRow},
+};
+use std::{
+    collections::BTreeMap,
+    net::IpAddr,
+    os::fd::{AsFd, OwnedFd},
+    sync::{Arc, Mutex, PoisonError},
+};
+use tokio::{sync::Notify, task::JoinHandle};
+
+/// Links, routes, masquerade, programs and maps of this node.
+pub struct Linux {
+    datapath: Arc<Datapath>,
+    xdp: XdpMode,
+    /// Uplinks that have our programs, with the mode that XDP got.
+    attached: Mutex<BTreeMap<String, (u32, XdpMode)>>,
+    changes: tokio::sync::Mutex<Option<Changes>>,
+    dying: Arc<Notify>,
+    reaper: JoinHandle<()>,
+    log_reader: Option<JoinHandle<()>>,
+}
+
+impl Drop for Linux {
+    fn drop(&mut self) {
+        self.reaper.abort();
+        if let Some(reader) = &self.log_reader {
+            reader.abort();
+        }
+    }
+}
+
+fn fault(error: impl std::fmt::Display) -> KernelError {
+    KernelError(error.to_string())
+}
+
+impl Linux {
+    /// Loads the programs, re-using what is pinned.
+    ///
+    /// # Errors
+    /// Worded for people: what the kernel or the machine lacks.
+    pub async fn open(config: &NetworkConfig) -> Result<Self, KernelError> {
+        let log_level = config.ebpf_log_level.into();
+        let load = DatapathConfig { bpf_dir: config.bpf_dir.clone(), log_level };
+        let datapath = blocking(move || Datapath::load(&load)).await?;
+        let log_reader = (log_level != crate::datapath::LogLevel::Off)
+            .then(|| datapath.log_reader().map(|reader| tokio::spawn(reader.run())))
+            .transpose()
+            .map_err(fault)?;
+        let dying = Arc::new(Notify::new());
+        // What a killed agent marked is deleted first.
+        dying.notify_one();
+        Ok(Self {
+            datapath: Arc::new(datapath),
+            xdp: config.xdp,
+            attached: Mutex::default(),
+            changes: tokio::sync::Mutex::new(Some(uplink::changes().map_err(fault)?)),
+            reaper: tokio::spawn(reap_forever(dying.clone())),
+            dying,
+            log_reader,
+        })
+    }
+
+    /// The mode that XDP has on an uplink.
+    pub fn xdp_on(&self, uplink: &str) -> String {
+        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        match attached.get(uplink) {
+            Some((_, XdpMode::Native)) => "native",
+            Some((_, XdpMode::Generic)) => "generic",
+            _ => "off",
+        }
+        .to_owned()
+    }
+
+    /// Drops by interface and reason, named by the endpoints they belong to.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub async fn drop_rows(&self, endpoints: &[Endpoint]) -> Result<Vec<DropRow>, KernelError> {
+        let datapath = self.datapath.clone();
+        let (drops, rows) =
+            blocking(move || Ok::<_, crate::datapath::DatapathError>((datapath.drops()?, datapath.endpoints()?)))
+                .await?;
+        let by_id: BTreeMap<u32, &Endpoint> = endpoints.iter().map(|e| (e.id, e)).collect();
+        let by_ifindex: BTreeMap<u32, &Endpoint> = rows
+            .iter()
+            .filter_map(|(ifindex, row)| Some((*ifindex, *by_id.get(&row.id)?)))
+            .collect();
+        let uplinks: BTreeMap<u32, String> = {
+            let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            attached.iter().map(|(name, (ifindex, _))| (*ifindex, name.clone())).collect()
+        };
+        Ok(drops.iter().map(|drop| named(drop, &by_ifindex, &uplinks)).collect())
+    }
+
+    /// Packets by the way they took.
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub async fn path_rows(&self) -> Result<Vec<PathRow>, KernelError> {
+        let datapath = self.datapath.clone();
+        let paths = blocking(move || datapath.paths()).await?;
+        let row = |(path, counter): &(crate::datapath::PacketPath, crate::datapath::Counter)| PathRow {
+            path: path.name().to_owned(),
+            packets: counter.packets,
+            bytes: counter.bytes,
+        };
+        Ok(paths.iter().map(row).collect())
+    }
+
+    /// Pinned maps and links with the bpftool command for each.
+    ///
+    /// # Errors
+    /// When a pin can't be read.
+    pub fn pin_rows(&self) -> Result<Vec<PinRow>, KernelError> {
+        let maps = self.datapath.pinned().into_iter().map(|map| {
+            let path = map.path.display().to_string();
+            PinRow {
+                name: map.name.to_owned(),
+                kind: "map".to_owned(),
+                command: format!("bpftool map dump pinned {path}"),
+                path,
+            }
+        });
+        let links = self.datapath.attachments().map_err(fault)?.into_iter().map(|attachment| PinRow {
+            name: format!("{}.{}", attachment.ifname, attachment.program),
+            kind: "link".to_owned(),
+            command: format!("bpftool prog show id {}", attachment.program_id),
+            path: attachment.pin.display().to_string(),
+        });
+        Ok(maps.chain(links).collect())
+    }
+
+    /// Programs on the uplinks that are desired, and on no other.
+    async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Vec<KernelError> {
+        let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
+        let stale: Vec<String> = {
+            let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+            let is_wanted = |name: &String| wanted.iter().any(|u| &u.name == name);
+            attached.keys().filter(|name| !is_wanted(name)).cloned().collect()
+        };
+        let work = move || {
+            let mut done = Vec::new();
+            let mut failures = Vec::new();
+            for uplink in wanted {
+                match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
+                    Ok(mode) => done.push((uplink.name, (uplink.ifindex, mode))),
+                    Err(error) => failures.push(fault(error)),
+                }
+            }
+            for name in &stale {
+                if let Err(error) = datapath.detach_uplink(name) {
+                    failures.push(fault(error));
+                }
+            }
+            Ok::<_, KernelError>((done, failures))
+        };
+        match blocking(work).await {
+            Ok((done, failures)) => {
+                let attached = done.into_iter().collect();
+                *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = attached;
+                failures
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    async fn sync_nodes(&self, desired: &Desired) -> Result<(), KernelError> {
+        let local = desired.local.iter().map(|cidr| MapRoute { cidr: *cidr, via: Via::Local });
+        let remote = desired.remote.iter().map(|r| MapRoute {
+            cidr: r.cidr,
+            via: Via::Node { next_hop: r.next_hop, ifindex: r.ifindex, mtu: r.mtu },
+        });
+        let routes: Vec<_> = local.chain(remote).collect();
+        let datapath = self.datapath.clone();
+        let change = blocking(move || datapath.sync_nodes(&routes)).await?;
+        match change.refused.len() {
+            0 => Ok(()),
+            more => Err(KernelError(format!(
+                "the map nodes is full: {more} podCIDRs are reached by the kernel's routes instead, {} first",
+                change.refused[0]
+            ))),
+        }
+    }
+}
+
+impl Kernel for Linux {
+    async fn create(
+        &self,
+        endpoint: &Endpoint,
+        sandbox: Arc<OwnedFd>,
+    ) -> Result<NewLink, KernelError> {
+        let ids = link::create_endpoint(&plan(endpoint), sandbox.as_fd()).await.map_err(fault)?;
+        Ok(NewLink { host_ifindex: ids.host_ifindex, pod_ifindex: ids.pod_ifindex })
+    }
+
+    async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
+        let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
+        blocking(move || {
+            // Rows first: at a restart the new programs find them at once.
+            datapath.upsert_endpoint(&endpoint, ifindex)?;
+            datapath.attach_endpoint(&endpoint.host_ifname, ifindex)
+        })
+        .await
+    }
+
+    async fn bring_up(
+        &self,
+        endpoint: &Endpoint,
+        link: NewLink,
+        sandbox: Arc<OwnedFd>,
+    ) -> Result<(), KernelError> {
+        let ids = LinkIds { host_ifindex: link.host_ifindex, pod_ifindex: link.pod_ifindex };
+        link::bring_up(&plan(endpoint), ids, sandbox.as_fd()).await.map_err(fault)
+    }
+
+    async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        let own = OwnLink {
+            host_ifname: endpoint.host_ifname.clone(),
+            alias: link::alias(&endpoint.attachment),
+        };
+        link::mark_dying(&[own]).await.map_err(fault)?;
+        let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
+        blocking(move || {
+            datapath.remove_endpoint(&endpoint)?;
+            datapath.detach_endpoint(&endpoint.host_ifname)
+        })
+        .await?;
+        self.dying.notify_one();
+        Ok(())
+    }
+
+    async fn links(&self) -> Result<Vec<HostLink>, KernelError> {
+        let links = link::list_host_links().await.map_err(fault)?;
+        let living = links.into_iter().filter(|link| !link.dying);
+        Ok(living
+            .map(|l| HostLink { name: l.name, ifindex: l.ifindex, alias: l.alias, up: l.up })
+            .collect())
+    }
+
+    async fn sweep(&self, living: &[Endpoint]) -> Result<usize, KernelError> {
+        let lives = |name: &str| living.iter().any(|e| e.host_ifname == name);
+        let orphans: Vec<OwnLink> = self
+            .links()
+            .await?
+            .into_iter()
+            .filter(|link| !lives(&link.name))
+            .map(|link| OwnLink { host_ifname: link.name, alias: link.alias })
+            .collect();
+        let swept = link::mark_dying(&orphans).await.map_err(fault)?;
+        let (datapath, living) = (self.datapath.clone(), living.to_vec());
+        blocking(move || {
+            let names: Vec<&str> = living.iter().map(|e| e.host_ifname.as_str()).collect();
+            datapath.retain_endpoint_rows(&living.iter().map(|e| e.id).collect())?;
+            datapath.retain_endpoints(&names).map(|_| ())
+        })
+        .await?;
+        self.dying.notify_one();
+        Ok(swept)
+    }
+
+    async fn differences(
+        &self,
+        endpoint: &Endpoint,
+        sandbox: Option<Arc<OwnedFd>>,
+    ) -> Result<Vec<String>, KernelError> {
+        let mut differences = Vec::new();
+        if let Some(sandbox) = sandbox {
+            let found = link::inspect(&plan(endpoint), sandbox.as_fd()).await.map_err(fault)?;
+            differences.extend(found.iter().map(ToString::to_string));
+        }
+        let links = self.links().await?;
+        let Some(link) = links.iter().find(|link| link.name == endpoint.host_ifname) else {
+            differences.push(format!("link {} on the node: expected, not found", endpoint.host_ifname));
+            return Ok(differences);
+        };
+        let (datapath, endpoint, ifindex) = (self.datapath.clone(), endpoint.clone(), link.ifindex);
+        let in_maps = blocking(move || in_maps(&datapath, &endpoint, ifindex)).await?;
+        differences.extend(in_maps);
+        Ok(differences)
+    }
+
+    async fn uplinks(
+        &self,
+        addresses: &[IpAddr],
+        named: Option<&str>,
+    ) -> Result<Vec<Uplink>, KernelError> {
+        let found = match named {
+            Some(name) => vec![uplink::find_uplink_named(name).await.map_err(fault)?],
+            None => match uplink::find_uplinks(addresses).await {
+                Err(NetlinkError::NoUplink { .. }) => Vec::new(),
+                found => found.map_err(fault)?,
+            },
+        };
+        let own = |all: &[ipnetwork::IpNetwork]| {
+            addresses.iter().filter(|a| all.iter().any(|p| p.ip() == **a)).copied().collect()
+        };
+        let uplinks = found.into_iter().map(|found| Uplink {
+            addresses: own(&found.addresses),
+            name: found.name,
+            ifindex: found.ifindex,
+            mtu: found.mtu,
+        });
+        Ok(uplinks.collect())
+    }
+
+    async fn apply(&self, desired: &Desired) -> Vec<KernelError> {
+        let mut failures = Vec::new();
+        let mut note = |result: Result<(), KernelError>| failures.extend(result.err());
+        let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
+        note(blocking(move || sysctl::prepare_host(&names)).await.map(|_| ()));
+        // Routes before the maps: what the programs leave to the kernel finds its way at once.
+        let routes: Vec<route::NodeRoute> = desired
+            .remote
+            .iter()
+            .map(|r| route::NodeRoute {
+                cidr: r.cidr,
+                via: r.next_hop,
+                ifindex: r.ifindex,
+                src: Some(r.source),
+            })
+            .collect();
+        note(route::sync_node_routes(&routes, &desired.local).await.map(|_| ()).map_err(fault));
+        note(self.sync_nodes(desired).await);
+        let masqueraded = match &desired.masquerade {
+            Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside).await.map(|_| ()),
+            None => masquerade::remove().await.map(|_| ()),
+        };
+        note(masqueraded.map_err(fault));
+        failures.extend(self.attach_uplinks(&desired.uplinks).await);
+        failures
+    }
+
+    async fn changed(&self) {
+        let mut changes = self.changes.lock().await;
+        loop {
+            if let Some(subscription) = changes.as_mut() {
+                match subscription.next().await {
+                    Ok(_) => return,
+                    Err(error) => tracing::warn!(%error, "news of links are subscribed to anew"),
+                }
+            }
+            match uplink::changes() {
+                Ok(subscription) => {
+                    *changes = Some(subscription);
+                    // Something may have been missed.
+                    return;
+                }
+                Err(error) => {
+                    *changes = None;
+                    tracing::warn!(%error, "no news of links for now");
+                    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+                }
+            }
+        }
+    }
+}
+
+/// System calls that wait for locks of the kernel, off the async threads.
+async fn blocking<T, E>(
+    work: impl FnOnce() -> Result<T, E> + Send + 'static,
+) -> Result<T, KernelError>
+where
+    T: Send + 'static,
+    E: std::fmt::Display + Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result.map_err(fault),
+        Err(panic) => Err(fault(panic)),
+    }
+}
+
+/// Deletes marked links, all that have come together by one request.
+async fn reap_forever(dying: Arc<Notify>) {
+    loop {
+        dying.notified().await;
+        if let Err(error) = link::reap().await {
+            tracing::warn!(%error, "marked links stay until the next deletion or start");
+        }
+    }
+}
+
+fn plan(endpoint: &Endpoint) -> LinkPlan {
+    LinkPlan {
+        ifname: endpoint.attachment.ifname().to_owned(),
+        host_ifname: endpoint.host_ifname.clone(),
+        alias: link::alias(&endpoint.attachment),
+        mac: endpoint.mac,
+        host_mac: endpoint.host_mac,
+        addresses: endpoint.addresses,
+        mtu: endpoint.mtu,
+    }
+}
+
+/// What of an endpoint is not in the maps as it should be, and which program is not attached.
+fn in_maps(
+    datapath: &Datapath,
+    endpoint: &Endpoint,
+    ifindex: u32,
+) -> Result<Vec<String>, crate::datapath::DatapathError> {
+    let wanted = endpoint_rows(endpoint, ifindex);
+    let mut differences = Vec::new();
+    let row = datapath.endpoints()?.into_iter().find(|(index, _)| *index == ifindex);
+    if row.map(|(_, row)| row) != Some(wanted.row) {
+        differences.push(format!("map endpoints, interface {ifindex}: expected {:?}, found {row:?}", wanted.row));
+    }
+    let addresses = datapath.addresses()?;
+    for address in endpoint.addresses.iter() {
+        let found = addresses.iter().find(|(a, _)| *a == address).map(|(_, row)| row);
+        if found.is_none_or(|row| row.ifindex != ifindex || row.id != endpoint.id) {
+            differences.push(format!("map endpoint_addrs, {address}: expected interface {ifindex}, found {found:?}"));
+        }
+    }
+    let attached = datapath.attachments()?;
+    for program in ["from_pod", "to_pod"] {
+        let there = attached.iter().any(|a| {
+            a.ifname == endpoint.host_ifname && a.program == program && a.ifindex == ifindex
+        });
+        if !there {
+            differences.push(format!("program {program} on {}: expected, not attached", endpoint.host_ifname));
+        }
+    }
+    Ok(differences)
+}
+
+fn named(
+    drop: &CountedDrop,
+    endpoints: &BTreeMap<u32, &Endpoint>,
+    uplinks: &BTreeMap<u32, String>,
+) -> DropRow {
+    let endpoint = endpoints.get(&drop.ifindex);
+    let interface = endpoint.map(|e| e.host_ifname.clone());
+    let interface = interface.or_else(|| uplinks.get(&drop.ifindex).cloned());
+    let pod = endpoint.map(|e| match &e.pod {
+        Some(pod) => pod.to_string(),
+        None => e.attachment.to_string(),
+    });
+    DropRow {
+        reason: drop.reason.name().to_owned(),
+        ifindex: drop.ifindex,
+        interface: interface.unwrap_or_default(),
+        endpoint: pod.unwrap_or_default(),
+        packets: drop.packets,
+        bytes: drop.bytes,
+    }
+}
