@@ -97,8 +97,8 @@ pub(crate) fn missing() -> Vec<Missing> {
     }
     if root && in_path("ip") && in_path("unshare") {
         for (kind, args) in [
-            ("veth", "link add a type veth peer name b"),
-            ("bridge", "link add a type bridge"),
+            ("veth", "link add try0 type veth peer name try1"),
+            ("bridge", "link add try0 type bridge"),
         ] {
             need(
                 in_new_namespace(&format!("ip {args}")),
