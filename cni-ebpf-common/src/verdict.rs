@@ -51,6 +51,8 @@ numbered! {
         NotForEndpoint = 12 => "not_for_endpoint",
         /// The kernel refused to rewrite or redirect the packet.
         Redirect = 13 => "redirect",
+        /// The pod sent to a MAC that is not its gateway's.
+        DestinationMac = 14 => "destination_mac",
     }
 }
 

@@ -3,6 +3,8 @@
 mod bench;
 mod demo;
 mod lab;
+#[cfg(test)]
+mod scenarios;
 mod table;
 
 use clap::Parser;

@@ -1,0 +1,388 @@
+//! Puts programs on interfaces by pinned links. A pinned link is taken over and its program
+//! replaced in place: there is no instant without a program.
+
+use super::{
+    DatapathError, XdpMode,
+    kernel::{self, LinkState},
+    loader::{self, FROM_POD, FROM_UPLINK, TO_POD, XDP_UPLINK},
+    pins::{self, Pins},
+};
+use aya::{
+    Ebpf,
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::{FdLink, LinkError, PinnedLink},
+        tc::{SchedClassifierLink, TcAttachOptions},
+        xdp::{self, XdpLink},
+    },
+};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+use tracing::{debug, warn};
+
+/// Pins of `xdp_uplink`: the name tells the mode, which the kernel does not.
+const XDP_NATIVE: &str = "xdp_uplink_native";
+const XDP_GENERIC: &str = "xdp_uplink_generic";
+
+/// One program on one interface, as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attachment {
+    /// The interface's name when it was attached.
+    pub ifname: String,
+    /// 0 when the interface is gone and the pin is stale.
+    pub ifindex: u32,
+    /// Name of the pin: the program's, for XDP with the mode.
+    pub program: String,
+    pub program_id: u32,
+    pub link_id: u32,
+    pub pin: PathBuf,
+}
+
+/// Where on an interface a tcx program goes.
+#[derive(Clone, Copy)]
+struct Hook {
+    program: &'static str,
+    direction: TcAttachType,
+}
+
+const ENDPOINT_HOOKS: [Hook; 2] = [
+    Hook {
+        program: FROM_POD,
+        direction: TcAttachType::Ingress,
+    },
+    Hook {
+        program: TO_POD,
+        direction: TcAttachType::Egress,
+    },
+];
+const UPLINK_HOOK: Hook = Hook {
+    program: FROM_UPLINK,
+    direction: TcAttachType::Ingress,
+};
+
+/// An interface by name and number; both must fit the kernel's.
+#[derive(Clone, Copy)]
+pub(super) struct Interface<'a> {
+    pub(super) ifname: &'a str,
+    pub(super) ifindex: u32,
+}
+
+impl Interface<'_> {
+    /// Attaching goes by name: it must not be another interface's by now.
+    fn check(&self) -> Result<(), DatapathError> {
+        let ifname = || self.ifname.to_owned();
+        match index_of(self.ifname).map_err(|source| DatapathError::Socket { source })? {
+            None => Err(DatapathError::NoInterface { ifname: ifname() }),
+            Some(found) if found != self.ifindex => Err(DatapathError::OtherInterface {
+                ifname: ifname(),
+                expected: self.ifindex,
+                found,
+            }),
+            Some(_) => Ok(()),
+        }
+    }
+}
+
+/// Attaches both programs of a pod's host-side interface.
+pub(super) fn endpoint(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: Interface<'_>,
+) -> Result<(), DatapathError> {
+    interface.check()?;
+    for hook in ENDPOINT_HOOKS {
+        tcx(
+            loader::classifier(ebpf, hook.program)?,
+            pins,
+            interface,
+            hook,
+        )?;
+    }
+    Ok(())
+}
+
+/// Attaches the programs of an uplink; returns the mode of XDP.
+pub(super) fn uplink(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: Interface<'_>,
+    mode: XdpMode,
+) -> Result<XdpMode, DatapathError> {
+    interface.check()?;
+    tcx(
+        loader::classifier(ebpf, FROM_UPLINK)?,
+        pins,
+        interface,
+        UPLINK_HOOK,
+    )?;
+    let (native, generic) = (xdp::XdpMode::Driver, xdp::XdpMode::Skb);
+    let program = loader::xdp(ebpf, XDP_UPLINK)?;
+    let (wanted, other) = match mode {
+        XdpMode::Off => {
+            remove_link(&pins.interface(interface.ifname).join(XDP_NATIVE))?;
+            remove_link(&pins.interface(interface.ifname).join(XDP_GENERIC))?;
+            return Ok(XdpMode::Off);
+        }
+        XdpMode::Generic => ((XDP_GENERIC, generic, XdpMode::Generic), XDP_NATIVE),
+        XdpMode::Native | XdpMode::Auto => ((XDP_NATIVE, native, XdpMode::Native), XDP_GENERIC),
+    };
+    // The kernel takes one mode at a time.
+    let other_pin = pins.interface(interface.ifname).join(other);
+    if mode == XdpMode::Auto && adopt_xdp(program, &other_pin, interface)? {
+        return Ok(XdpMode::Generic);
+    }
+    remove_link(&other_pin)?;
+    let (pin, flag, chosen) = wanted;
+    match attach_xdp(program, pins, interface, (pin, flag)) {
+        Ok(()) => Ok(chosen),
+        Err(fault @ DatapathError::Attach { .. }) if mode == XdpMode::Auto => {
+            debug!(
+                ifname = interface.ifname,
+                "no native XDP, taking generic: {fault}"
+            );
+            attach_xdp(program, pins, interface, (XDP_GENERIC, generic))?;
+            Ok(XdpMode::Generic)
+        }
+        Err(fault) => Err(fault),
+    }
+}
+
+/// The number of an interface of the calling thread's network namespace. Not from /sys, which
+/// shows the namespace it was mounted in.
+fn index_of(ifname: &str) -> io::Result<Option<u32>> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, netdevice, socket_with};
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    match netdevice::name_to_index(&socket, ifname) {
+        Ok(ifindex) => Ok(Some(ifindex)),
+        Err(rustix::io::Errno::NODEV) => Ok(None),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn tcx(
+    program: &mut SchedClassifier,
+    pins: &Pins,
+    interface: Interface<'_>,
+    hook: Hook,
+) -> Result<(), DatapathError> {
+    let pin = pins.link(interface.ifname, hook.program)?;
+    let attach = |source| DatapathError::Attach {
+        program: hook.program,
+        ifname: interface.ifname.to_owned(),
+        source,
+    };
+    if adoptable(&pin, interface)? {
+        let link = open(&pin)?;
+        let link = SchedClassifierLink::try_from(link).map_err(|source| DatapathError::Link {
+            path: pin.clone(),
+            source,
+        })?;
+        let id = program.attach_to_link(link).map_err(attach)?;
+        // The pin holds the link; only our descriptor is closed.
+        drop(program.take_link(id).map_err(attach)?);
+    } else {
+        remove_link(&pin)?;
+        let last = TcAttachOptions::TcxOrder(LinkOrder::default());
+        let id = program
+            .attach_with_options(interface.ifname, hook.direction, last)
+            .map_err(attach)?;
+        let link = FdLink::try_from(program.take_link(id).map_err(attach)?);
+        pin_link(link, &pin, hook.program, interface)?;
+    }
+    verify_tcx(program, interface, hook)
+}
+
+/// Asks the interface, not the link: a link may belong to an interface of the same number in
+/// another namespace.
+fn verify_tcx(
+    program: &SchedClassifier,
+    interface: Interface<'_>,
+    hook: Hook,
+) -> Result<(), DatapathError> {
+    let ifname = || interface.ifname.to_owned();
+    let attach = |source| DatapathError::Attach {
+        program: hook.program,
+        ifname: ifname(),
+        source,
+    };
+    let ours = program.info().map_err(attach)?.id();
+    let (_, there) =
+        SchedClassifier::query_tcx(interface.ifname, hook.direction).map_err(attach)?;
+    if there.iter().any(|info| info.id() == ours) {
+        Ok(())
+    } else {
+        Err(DatapathError::NotAttached {
+            program: hook.program,
+            ifname: ifname(),
+        })
+    }
+}
+
+fn attach_xdp(
+    program: &mut xdp::Xdp,
+    pins: &Pins,
+    interface: Interface<'_>,
+    (name, mode): (&str, xdp::XdpMode),
+) -> Result<(), DatapathError> {
+    let pin = pins.link(interface.ifname, name)?;
+    if adopt_xdp(program, &pin, interface)? {
+        return Ok(());
+    }
+    remove_link(&pin)?;
+    let attach = |source| DatapathError::Attach {
+        program: XDP_UPLINK,
+        ifname: interface.ifname.to_owned(),
+        source,
+    };
+    let id = program
+        .attach_to_if_index(interface.ifindex, mode)
+        .map_err(attach)?;
+    let link = FdLink::try_from(program.take_link(id).map_err(attach)?);
+    pin_link(link, &pin, XDP_UPLINK, interface)
+}
+
+/// Takes over a pinned XDP link; false when there is none for this interface.
+fn adopt_xdp(
+    program: &mut xdp::Xdp,
+    pin: &Path,
+    interface: Interface<'_>,
+) -> Result<bool, DatapathError> {
+    if !adoptable(pin, interface)? {
+        return Ok(false);
+    }
+    let attach = |source| DatapathError::Attach {
+        program: XDP_UPLINK,
+        ifname: interface.ifname.to_owned(),
+        source,
+    };
+    let link = XdpLink::try_from(open(pin)?).map_err(|source| DatapathError::Link {
+        path: pin.to_owned(),
+        source,
+    })?;
+    let id = program.attach_to_link(link).map_err(attach)?;
+    drop(program.take_link(id).map_err(attach)?);
+    Ok(true)
+}
+
+/// Whether there is a pinned link and it is on this very interface.
+fn adoptable(pin: &Path, interface: Interface<'_>) -> Result<bool, DatapathError> {
+    let Some(state) = state(pin)? else {
+        return Ok(false);
+    };
+    if state.ifindex != interface.ifindex {
+        warn!(
+            ifname = interface.ifname,
+            pin = %pin.display(),
+            "the pinned link is on interface {}, not {}: replacing it",
+            state.ifindex,
+            interface.ifindex
+        );
+    }
+    Ok(state.ifindex == interface.ifindex)
+}
+
+fn state(pin: &Path) -> Result<Option<LinkState>, DatapathError> {
+    match kernel::link_state(pin) {
+        Ok(state) => Ok(Some(state)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(DatapathError::Pin {
+            action: "read",
+            path: pin.to_owned(),
+            source,
+        }),
+    }
+}
+
+fn open(pin: &Path) -> Result<FdLink, DatapathError> {
+    let link = PinnedLink::from_pin(pin).map_err(|source| DatapathError::Link {
+        path: pin.to_owned(),
+        source,
+    })?;
+    Ok(FdLink::from(link))
+}
+
+fn pin_link(
+    link: Result<FdLink, LinkError>,
+    pin: &Path,
+    program: &'static str,
+    interface: Interface<'_>,
+) -> Result<(), DatapathError> {
+    let link = link.map_err(|_| DatapathError::NoLink {
+        program,
+        ifname: interface.ifname.to_owned(),
+    })?;
+    link.pin(pin)
+        .map(drop)
+        .map_err(|source| DatapathError::PinLink {
+            path: pin.to_owned(),
+            source,
+        })
+}
+
+/// Detaches what an interface has and removes its pins; returns the index it was on.
+pub(super) fn detach(pins: &Pins, ifname: &str) -> Result<Option<u32>, DatapathError> {
+    let mut ifindex = None;
+    for program in pins.programs(ifname)? {
+        let pin = pins.interface(ifname).join(program);
+        ifindex = ifindex
+            .or(state(&pin)?.map(|s| s.ifindex))
+            .filter(|i| *i != 0);
+        remove_link(&pin)?;
+    }
+    pins::remove(&pins.interface(ifname))?;
+    Ok(ifindex)
+}
+
+/// Detaches at once, then removes the pin.
+fn remove_link(pin: &Path) -> Result<(), DatapathError> {
+    match kernel::detach(pin) {
+        Ok(()) => {}
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        // The interface is gone and took the attachment along; the pin is what is left.
+        Err(e) => debug!(pin = %pin.display(), "the link was not attached any more: {e}"),
+    }
+    pins::remove(pin)
+}
+
+/// Everything that is attached, by interface and program.
+pub(super) fn list(pins: &Pins) -> Result<Vec<Attachment>, DatapathError> {
+    let mut list = Vec::new();
+    for ifname in pins.interfaces()? {
+        for program in pins.programs(&ifname)? {
+            let pin = pins.interface(&ifname).join(&program);
+            if let Some(LinkState {
+                link_id,
+                program_id,
+                ifindex,
+            }) = state(&pin)?
+            {
+                let ifname = ifname.clone();
+                list.push(Attachment {
+                    ifname,
+                    ifindex,
+                    program,
+                    program_id,
+                    link_id,
+                    pin,
+                });
+            }
+        }
+    }
+    Ok(list)
+}
+
+/// Whether the pins of an interface are those of an endpoint.
+pub(super) fn is_endpoint(pins: &Pins, ifname: &str) -> Result<bool, DatapathError> {
+    let programs = pins.programs(ifname)?;
+    Ok(programs.is_empty()
+        || programs
+            .iter()
+            .any(|p| ENDPOINT_HOOKS.iter().any(|h| h.program == p)))
+}

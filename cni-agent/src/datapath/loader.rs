@@ -1,0 +1,140 @@
+//! Loads the embedded object: maps re-used from their pins or made and pinned, programs verified.
+
+use super::{DatapathError, LogLevel, maps::Maps, pins::Pins};
+use aya::{
+    Ebpf, EbpfLoader, include_bytes_aligned,
+    maps::{MapInfo, MapType},
+    programs::{SchedClassifier, Xdp},
+};
+use cni_ebpf_common::{
+    config::LOG_LEVEL,
+    endpoint::{
+        Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
+    },
+    node::{MAX_NODES, Node, NodeKey},
+    verdict::{Counter, DropKey, DropReason, MAX_DROPS, Path},
+};
+
+static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead-ebpf"));
+
+/// The shape of a pinned map.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shape {
+    pub(super) name: &'static str,
+    pub(super) kind: MapType,
+    pub(super) key: usize,
+    pub(super) value: usize,
+    pub(super) rows: u32,
+}
+
+const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
+    Shape {
+        name,
+        kind,
+        key: size_of::<K>(),
+        value: size_of::<V>(),
+        rows,
+    }
+}
+
+/// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
+pub(super) const SHAPES: [Shape; 6] = [
+    shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
+    shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
+    shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
+    shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
+    shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, DropReason::LEN),
+    shape::<u32, Counter>("paths", MapType::PerCpuArray, Path::LEN),
+];
+
+/// Names of the programs, as their pins and `bpftool prog` show them.
+pub(super) const FROM_POD: &str = "from_pod";
+pub(super) const TO_POD: &str = "to_pod";
+pub(super) const FROM_UPLINK: &str = "from_uplink";
+pub(super) const XDP_UPLINK: &str = "xdp_uplink";
+
+/// What was loaded: programs that the kernel has verified and typed maps.
+pub(super) struct Loaded {
+    pub(super) ebpf: Ebpf,
+    pub(super) maps: Maps,
+}
+
+/// Loads with maps re-used from their pins.
+pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathError> {
+    for shape in &SHAPES {
+        check_pinned(pins, shape)?;
+    }
+    let level = log_level as u8;
+    let mut loader = EbpfLoader::new();
+    // The programs use nothing of the kernel's own types.
+    loader.btf(None).override_global(LOG_LEVEL, &level, true);
+    for shape in &SHAPES {
+        loader.map_pin_path(shape.name, pins.map(shape.name));
+    }
+    let mut ebpf = loader.load(OBJECT)?;
+    for program in [FROM_POD, TO_POD, FROM_UPLINK] {
+        let loaded = classifier(&mut ebpf, program)?.load();
+        loaded.map_err(|source| DatapathError::Program { program, source })?;
+    }
+    let loaded = xdp(&mut ebpf, XDP_UPLINK)?.load();
+    loaded.map_err(|source| DatapathError::Program {
+        program: XDP_UPLINK,
+        source,
+    })?;
+    let maps = Maps::take(&mut ebpf)?;
+    Ok(Loaded { ebpf, maps })
+}
+
+/// A tcx program of the object.
+pub(super) fn classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let program = ebpf.program_mut(name).and_then(|p| p.try_into().ok());
+    program.ok_or(DatapathError::Missing {
+        kind: "tcx program",
+        name,
+    })
+}
+
+/// An XDP program of the object.
+pub(super) fn xdp<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut Xdp, DatapathError> {
+    let program = ebpf.program_mut(name).and_then(|p| p.try_into().ok());
+    program.ok_or(DatapathError::Missing {
+        kind: "XDP program",
+        name,
+    })
+}
+
+/// A map of another shape under our name would be read as something it is not.
+fn check_pinned(pins: &Pins, shape: &Shape) -> Result<(), DatapathError> {
+    let path = pins.map(shape.name);
+    if !path.exists() {
+        return Ok(());
+    }
+    let info = MapInfo::from_pin(&path).map_err(|source| DatapathError::Map {
+        action: "open",
+        map: shape.name,
+        source,
+    })?;
+    let kind = info.map_type().unwrap_or(MapType::Unspecified);
+    for (property, found, expected) in [
+        ("type", kind as u32, shape.kind as u32),
+        ("key size", info.key_size(), shape.key as u32),
+        ("value size", info.value_size(), shape.value as u32),
+        ("size", info.max_entries(), shape.rows),
+    ] {
+        if found != expected {
+            return Err(DatapathError::MapShape {
+                path,
+                property,
+                found,
+                expected,
+            });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,313 @@
+//! The kernel's side of the network: programs, maps, links. RIM: everything here is a system call
+//! on something pinned in a bpf file system, which outlives the agent; the agent only ever replaces
+//! programs in place and writes rows, so traffic goes on while it starts, stops or is gone.
+//!
+//! Start with [`Datapath::load`]. All of it takes microseconds, except for loading (tens of
+//! milliseconds); none of it waits for a peer.
+
+mod attach;
+mod counters;
+mod error;
+mod kernel;
+mod loader;
+mod logs;
+mod maps;
+mod pins;
+mod rows;
+
+pub use attach::Attachment;
+pub use cni_ebpf_common::{
+    endpoint::{Endpoint as EndpointRow, EndpointAddr as AddressRow},
+    verdict::{Counter, DropReason, Path as PacketPath},
+};
+pub use counters::DropRow;
+pub use error::DatapathError;
+pub use logs::LogReader;
+pub use maps::NodesChange;
+pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
+
+use crate::model;
+use attach::Interface;
+use loader::Loaded;
+use pins::Pins;
+use std::{
+    collections::BTreeSet,
+    fmt,
+    net::IpAddr,
+    path::PathBuf,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// What the programs log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum LogLevel {
+    /// Nothing, at no cost: the verifier removes the code.
+    #[default]
+    Off = 0,
+    Error = 1,
+    Warn = 2,
+    Info = 3,
+    /// Each drop.
+    Debug = 4,
+    /// Also packets that go to the kernel's stack.
+    Trace = 5,
+}
+
+/// How XDP is attached to an uplink.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum XdpMode {
+    /// In the driver where it can, else generic.
+    #[default]
+    Auto,
+    /// In the driver, or not at all.
+    Native,
+    /// In the kernel's stack, behind the driver.
+    Generic,
+    /// Not at all; `from_uplink` refuses forged sources of packets to pods as well.
+    Off,
+}
+
+/// Where and how to load.
+#[derive(Clone, Debug)]
+pub struct DatapathConfig {
+    /// Folder of the pins, on a bpf file system.
+    pub bpf_dir: PathBuf,
+    pub log_level: LogLevel,
+}
+
+/// A pinned map.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PinnedMap {
+    pub name: &'static str,
+    pub path: PathBuf,
+    /// Most rows.
+    pub size: u32,
+}
+
+/// Loaded programs and open maps. Shared by reference between tasks.
+pub struct Datapath {
+    pins: Pins,
+    loaded: Mutex<Loaded>,
+}
+
+impl fmt::Debug for Datapath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Datapath")
+            .field("pins", &self.pins)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Datapath {
+    /// Loads the embedded programs. Maps that are pinned are used again with what they hold; links
+    /// go on with the programs they have until they are attached anew. Mounts /sys/fs/bpf if the
+    /// folder lies there and nothing is mounted.
+    ///
+    /// # Errors
+    /// No bpf file system, pinned maps of another layout, or a kernel that refuses the programs.
+    pub fn load(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        let pins = Pins::prepare(&config.bpf_dir)?;
+        let loaded = loader::load(&pins, config.log_level)?;
+        Ok(Self {
+            pins,
+            loaded: Mutex::new(loaded),
+        })
+    }
+
+    /// Puts `from_pod` and `to_pod` on a pod's host-side interface, or replaces them in place.
+    /// From then on an interface without rows lets nothing pass.
+    ///
+    /// # Errors
+    /// The interface is missing or another one, or the kernel refuses.
+    pub fn attach_endpoint(&self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
+        attach::endpoint(
+            &mut self.lock().ebpf,
+            &self.pins,
+            Interface { ifname, ifindex },
+        )
+    }
+
+    /// Takes the programs off an endpoint's interface, removes their pins and the interface's
+    /// counters. Does nothing when there are none.
+    ///
+    /// # Errors
+    /// A pin can't be removed.
+    pub fn detach_endpoint(&self, ifname: &str) -> Result<(), DatapathError> {
+        self.detach(ifname)
+    }
+
+    /// Puts `from_uplink` and, unless off, `xdp_uplink` on an uplink, or replaces them in place.
+    /// Returns the mode of XDP that was taken: never `Auto`.
+    ///
+    /// # Errors
+    /// As [`Self::attach_endpoint`]; `Native` where the driver has no XDP.
+    pub fn attach_uplink(
+        &self,
+        ifname: &str,
+        ifindex: u32,
+        xdp: XdpMode,
+    ) -> Result<XdpMode, DatapathError> {
+        attach::uplink(
+            &mut self.lock().ebpf,
+            &self.pins,
+            Interface { ifname, ifindex },
+            xdp,
+        )
+    }
+
+    /// Takes the programs off an uplink, as [`Self::detach_endpoint`].
+    ///
+    /// # Errors
+    /// A pin can't be removed.
+    pub fn detach_uplink(&self, ifname: &str) -> Result<(), DatapathError> {
+        self.detach(ifname)
+    }
+
+    fn detach(&self, ifname: &str) -> Result<(), DatapathError> {
+        let mut loaded = self.lock();
+        if let Some(ifindex) = attach::detach(&self.pins, ifname)? {
+            loaded.maps.forget_drops(ifindex)?;
+        }
+        Ok(())
+    }
+
+    /// Detaches every endpoint's interface that is not named; returns those that were.
+    ///
+    /// # Errors
+    /// A pin can't be removed; those before it are gone.
+    pub fn retain_endpoints(&self, keep: &[&str]) -> Result<Vec<String>, DatapathError> {
+        let mut removed = Vec::new();
+        for ifname in self.pins.interfaces()? {
+            if !keep.contains(&ifname.as_str()) && attach::is_endpoint(&self.pins, &ifname)? {
+                self.detach(&ifname)?;
+                removed.push(ifname);
+            }
+        }
+        Ok(removed)
+    }
+
+    /// What is attached where, read back from the kernel.
+    ///
+    /// # Errors
+    /// A pin can't be read.
+    pub fn attachments(&self) -> Result<Vec<Attachment>, DatapathError> {
+        attach::list(&self.pins)
+    }
+
+    /// Writes the rows of an endpoint whose host-side interface has this index, or replaces them.
+    ///
+    /// # Errors
+    /// [`DatapathError::MapFull`] when no room is left: then no row of a new endpoint stays.
+    pub fn upsert_endpoint(
+        &self,
+        endpoint: &model::Endpoint,
+        ifindex: u32,
+    ) -> Result<(), DatapathError> {
+        self.lock()
+            .maps
+            .upsert_endpoint(&rows::endpoint_rows(endpoint, ifindex))
+    }
+
+    /// Removes the rows of an endpoint and the counters of its interface. Does nothing when there
+    /// are none, and leaves rows alone that another endpoint has by now.
+    ///
+    /// # Errors
+    /// A map can't be read or written.
+    pub fn remove_endpoint(&self, endpoint: &model::Endpoint) -> Result<(), DatapathError> {
+        let addresses: Vec<_> = endpoint.addresses.iter().collect();
+        self.lock().maps.remove_endpoint(endpoint.id, &addresses)
+    }
+
+    /// Removes the rows of every endpoint whose number is not named; returns the numbers of those
+    /// that were.
+    ///
+    /// # Errors
+    /// A map can't be read or written.
+    pub fn retain_endpoint_rows(
+        &self,
+        keep: &BTreeSet<u32>,
+    ) -> Result<BTreeSet<u32>, DatapathError> {
+        self.lock().maps.retain_endpoints(keep)
+    }
+
+    /// Rows of `endpoints` with the index of the host-side interface.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn endpoints(&self) -> Result<Vec<(u32, EndpointRow)>, DatapathError> {
+        self.lock().maps.endpoints()
+    }
+
+    /// Rows of `endpoint_addrs`.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn addresses(&self) -> Result<Vec<(IpAddr, AddressRow)>, DatapathError> {
+        self.lock().maps.addresses()
+    }
+
+    /// Makes `nodes` hold these podCIDRs and no others: what is new or changed first, what is to
+    /// go last. podCIDRs without room are left out and named in the answer.
+    ///
+    /// # Errors
+    /// The map can't be read or written.
+    pub fn sync_nodes(&self, desired: &[NodeRoute]) -> Result<NodesChange, DatapathError> {
+        self.lock().maps.sync_nodes(desired)
+    }
+
+    /// Rows of `nodes`, by podCIDR.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn nodes(&self) -> Result<Vec<NodeRoute>, DatapathError> {
+        self.lock().maps.nodes()
+    }
+
+    /// Drops by interface and reason.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn drops(&self) -> Result<Vec<DropRow>, DatapathError> {
+        self.lock().maps.drops()
+    }
+
+    /// Drops by reason since the maps were made, also of interfaces that are gone.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn drop_totals(&self) -> Result<Vec<(DropReason, Counter)>, DatapathError> {
+        self.lock().maps.drop_totals()
+    }
+
+    /// Packets by the way they took.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn paths(&self) -> Result<Vec<(PacketPath, Counter)>, DatapathError> {
+        self.lock().maps.paths()
+    }
+
+    /// The pinned maps, for `bpftool map dump pinned`.
+    pub fn pinned(&self) -> Vec<PinnedMap> {
+        let map = |shape: &loader::Shape| PinnedMap {
+            name: shape.name,
+            path: self.pins.map(shape.name),
+            size: shape.rows,
+        };
+        loader::SHAPES.iter().map(map).collect()
+    }
+
+    /// The programs' log. Call once, when the log level is above off.
+    ///
+    /// # Errors
+    /// The log was taken before.
+    pub fn log_reader(&self) -> Result<LogReader, DatapathError> {
+        LogReader::take(&mut self.lock().ebpf)
+    }
+
+    /// A panic while the lock was held leaves nothing half done that the kernel does not know.
+    fn lock(&self) -> MutexGuard<'_, Loaded> {
+        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,33 @@
+//! Last step to a local pod: straight into its namespace.
+
+use crate::{forward, kernel, maps, packet, packet::Packet, rewrite};
+use aya_ebpf::programs::TcContext;
+use cni_ebpf_common::{
+    endpoint::EndpointAddr,
+    verdict::{DropReason, Path},
+};
+
+/// Hands the packet to the pod. What a router must answer (an expired TTL) or interpret (IPv4
+/// options) goes to the kernel's stack, which knows the way to the pod as well.
+///
+/// # Errors
+/// [`DropReason::Redirect`]: the kernel refused.
+#[inline(always)]
+pub fn to_endpoint(
+    ctx: &TcContext,
+    packet: &Packet,
+    to: &EndpointAddr,
+    path: Path,
+) -> Result<i32, DropReason> {
+    if packet.ttl <= 1 || packet.has_options() {
+        return Ok(match path {
+            Path::PodToPod => forward::to_stack(ctx),
+            _ => forward::PASS,
+        });
+    }
+    rewrite::decrement_ttl(ctx, packet)?;
+    rewrite::macs(ctx, to)?;
+    let (bytes, packets) = packet::size(ctx);
+    maps::count_path(path, bytes, packets);
+    kernel::redirect_peer(to.ifindex)
+}

@@ -1,0 +1,102 @@
+//! Path: a packet leaving a local pod (tcx ingress of the pod's host-side interface). First
+//! whether the pod may send it, then where it goes.
+
+use crate::{
+    address::{Ip, Mac},
+    deliver, drop, forward, maps, neighbor,
+    packet::{self, Addressed, Packet, Parsed},
+    upper::{self, Upper},
+};
+use aya_ebpf::programs::TcContext;
+use cni_ebpf_common::{
+    endpoint::Endpoint,
+    node::Node,
+    verdict::{DropReason, Path},
+};
+
+/// Judges and sends on one packet.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
+    let endpoint = maps::endpoint(packet::ifindex(ctx)).ok_or(DropReason::UnknownEndpoint)?;
+    let ethernet = packet::head::<{ packet::ETH_LEN }>(ctx).ok_or(DropReason::Malformed)?;
+    if ethernet.mac::<6>() != Mac::from_bytes(endpoint.mac) {
+        return Err(DropReason::SourceMac);
+    }
+    let packet = match packet::parse(ctx)? {
+        Parsed::Ip(packet) => packet,
+        Parsed::Arp => return neighbor::answer_arp(ctx, endpoint),
+        Parsed::Other => return Err(DropReason::EtherType),
+    };
+    let upper = upper::find(ctx, &packet)?;
+    if let Some(verdict) = neighbor::icmpv6(ctx, &packet, upper, endpoint)? {
+        return Ok(verdict);
+    }
+    refuse_server(ctx, &packet, upper)?;
+    check_addresses(ctx, &packet, endpoint)?;
+    route(ctx, &packet)
+}
+
+/// A pod must not hand out addresses to others.
+#[inline(always)]
+fn refuse_server(ctx: &TcContext, packet: &Packet, upper: Option<Upper>) -> Result<(), DropReason> {
+    const UDP: u8 = 17;
+    let Some(Upper { protocol: UDP, at }) = upper else {
+        return Ok(());
+    };
+    let ports = packet::load::<u32>(ctx, at)
+        .map(u32::from_be)
+        .ok_or(DropReason::Malformed)?;
+    let server = if packet.v4 {
+        67 << 16 | 68
+    } else {
+        547 << 16 | 546
+    };
+    if ports == server {
+        Err(DropReason::DhcpServer)
+    } else {
+        Ok(())
+    }
+}
+
+#[inline(always)]
+fn check_addresses(
+    ctx: &TcContext,
+    packet: &Packet,
+    endpoint: &Endpoint,
+) -> Result<(), DropReason> {
+    let own = Ip::from_addr(if packet.v4 {
+        &endpoint.ipv4
+    } else {
+        &endpoint.ipv6
+    });
+    // "No address" is all zeros in the map, as is IPv6's unspecified address.
+    if packet.src != own || own == Ip::UNSPECIFIED {
+        return Err(DropReason::SourceAddress);
+    }
+    if packet.dst.is_group() {
+        return Err(DropReason::Multicast);
+    }
+    match packet::addressed(ctx) {
+        Addressed::Host => Ok(()),
+        Addressed::Group => Err(DropReason::Multicast),
+        Addressed::Other => Err(DropReason::DestinationMac),
+    }
+}
+
+#[inline(always)]
+fn route(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
+    if let Some(local) = maps::endpoint_addr(packet.dst) {
+        return deliver::to_endpoint(ctx, packet, local, Path::PodToPod);
+    }
+    match maps::node(packet.dst) {
+        Some(node) if node.flags & Node::LOCAL == 0 => forward::to_node(ctx, packet, node),
+        Some(_) => {
+            drop::count(ctx, DropReason::NoEndpoint);
+            Ok(forward::to_stack(ctx))
+        }
+        None => Ok(forward::to_stack(ctx)),
+    }
+}

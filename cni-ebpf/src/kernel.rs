@@ -1,0 +1,135 @@
+//! The kernel's helpers as safe functions: each takes values, none a packet pointer.
+#![expect(unsafe_code, reason = "calls of kernel helpers")]
+
+use crate::address::Ip;
+use aya_ebpf::{
+    EbpfContext as _,
+    bindings::{
+        BPF_F_RECOMPUTE_CSUM, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+    },
+    helpers::{
+        bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
+        bpf_skb_change_type, generated::bpf_skb_store_bytes,
+    },
+    programs::TcContext,
+};
+use cni_ebpf_common::verdict::DropReason;
+use core::{mem::size_of, ptr};
+
+const PACKET_HOST: u32 = 0;
+const AF_INET: u32 = 2;
+const AF_INET6: u32 = 10;
+
+/// Gives the packet to the namespace behind a veth's host end, as if it had arrived there.
+/// Kernel 5.10.
+#[inline(always)]
+pub fn redirect_peer(ifindex: u32) -> Result<i32, DropReason> {
+    // SAFETY: takes two integers.
+    redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
+}
+
+/// Sends the packet by an interface to a neighbour, whose MAC the kernel finds. Kernel 5.10.
+#[inline(always)]
+pub fn redirect_neighbor(ifindex: u32, next_hop: Ip) -> Result<i32, DropReason> {
+    let mut params = if next_hop.is_v4() {
+        bpf_redir_neigh {
+            nh_family: AF_INET,
+            // The whole union is set: the kernel reads all of it.
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: [next_hop.v4(), 0, 0, 0],
+            },
+        }
+    } else {
+        let [high, low] = next_hop.words();
+        let half = |word: u64, i: usize| {
+            let bytes = word.to_ne_bytes();
+            u32::from_ne_bytes([bytes[i], bytes[i + 1], bytes[i + 2], bytes[i + 3]])
+        };
+        bpf_redir_neigh {
+            nh_family: AF_INET6,
+            __bindgen_anon_1: bpf_redir_neigh__bindgen_ty_1 {
+                ipv6_nh: [half(high, 0), half(high, 4), half(low, 0), half(low, 4)],
+            },
+        }
+    };
+    // SAFETY: the parameters live on the stack during the call, and their size is given.
+    redirected(unsafe {
+        bpf_redirect_neigh(
+            ifindex,
+            &raw mut params,
+            size_of::<bpf_redir_neigh>() as i32,
+            0,
+        )
+    })
+}
+
+#[inline(always)]
+fn redirected(action: i64) -> Result<i32, DropReason> {
+    if action == TC_ACT_REDIRECT as i64 {
+        Ok(action as i32)
+    } else {
+        Err(DropReason::Redirect)
+    }
+}
+
+/// Whether each segment of a large buffer, encapsulated or not, fits an interface. Kernel 5.12.
+#[inline(always)]
+pub fn segments_fit(ctx: &TcContext, ifindex: u32) -> bool {
+    let mut mtu = 0;
+    // SAFETY: the out parameter lives on the stack during the call.
+    let result = unsafe {
+        bpf_check_mtu(
+            ctx.as_ptr(),
+            ifindex,
+            &raw mut mtu,
+            0,
+            BPF_MTU_CHK_SEGS.into(),
+        )
+    };
+    result == 0
+}
+
+/// Writes one byte and corrects a checksum that the device has computed over the packet.
+#[inline(always)]
+pub fn store_byte(ctx: &TcContext, at: u32, value: u8) -> Result<(), DropReason> {
+    // SAFETY: the byte lives on the stack during the call; the kernel checks the offset.
+    let result = unsafe {
+        bpf_skb_store_bytes(
+            ctx.skb.skb,
+            at,
+            ptr::from_ref(&value).cast(),
+            1,
+            BPF_F_RECOMPUTE_CSUM.into(),
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Redirect)
+    }
+}
+
+/// Makes the packet this long.
+#[inline(always)]
+pub fn resize(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
+    // SAFETY: the context is the program's own.
+    let result = unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Redirect)
+    }
+}
+
+/// Says that the packet is addressed to its receiver: it was a broadcast before.
+#[inline(always)]
+pub fn address_to_receiver(ctx: &TcContext) -> Result<(), DropReason> {
+    // SAFETY: the context is the program's own.
+    let result = unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Redirect)
+    }
+}

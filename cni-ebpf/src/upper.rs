@@ -1,0 +1,66 @@
+//! Finds the upper-layer header behind IPv6's extension headers.
+
+use crate::packet::{self, Packet};
+use aya_ebpf::programs::TcContext;
+use cni_ebpf_common::verdict::DropReason;
+
+/// Extension headers that are walked; honest packets have one or two.
+const MOST_EXTENSIONS: usize = 6;
+
+/// An upper-layer header.
+#[derive(Clone, Copy)]
+pub struct Upper {
+    /// Protocol number.
+    pub protocol: u8,
+    /// Offset from the start of the frame.
+    pub at: u32,
+}
+
+/// The upper-layer header, `None` in a later fragment.
+///
+/// # Errors
+/// [`DropReason::Malformed`]: the chain of headers leaves the packet or is longer than any honest
+/// one (RFC 7112 wants it whole in the first fragment), so nobody could say what it carries.
+#[inline(always)]
+pub fn find(ctx: &TcContext, packet: &Packet) -> Result<Option<Upper>, DropReason> {
+    let mut upper = Upper {
+        protocol: packet.next,
+        at: packet.payload_at,
+    };
+    if packet.v4 {
+        return Ok((!packet.later_fragment).then_some(upper));
+    }
+    for _ in 0..MOST_EXTENSIONS {
+        let unit = match upper.protocol {
+            // Hop-by-hop, routing, destination options, mobility, host identity, shim6.
+            0 | 43 | 60 | 135 | 139 | 140 => 8,
+            // Authentication counts in words.
+            51 => 4,
+            // Fragment: fixed length, holds the offset where others hold options.
+            44 => {
+                let word = load::<u16>(ctx, packet, upper.at + 2)?;
+                if u16::from_be(word) & 0xfff8 != 0 {
+                    return Ok(None);
+                }
+                0
+            }
+            _ => return Ok(Some(upper)),
+        };
+        let [next, len] = load::<u16>(ctx, packet, upper.at)?.to_ne_bytes();
+        upper.protocol = next;
+        upper.at += match unit {
+            0 => 8,
+            4 => (u32::from(len) + 2) * 4,
+            _ => (u32::from(len) + 1) * 8,
+        };
+    }
+    Err(DropReason::Malformed)
+}
+
+#[inline(always)]
+fn load<T: packet::Field>(ctx: &TcContext, packet: &Packet, at: u32) -> Result<T, DropReason> {
+    if at + size_of::<T>() as u32 > packet.end {
+        return Err(DropReason::Malformed);
+    }
+    packet::load(ctx, at).ok_or(DropReason::Malformed)
+}

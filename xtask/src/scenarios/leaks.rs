@@ -1,0 +1,174 @@
+//! What comes and goes leaves nothing, whatever happens in between.
+
+use super::Scene;
+use crate::lab::{Action, Call, NetNs, Underlay};
+use anyhow::Result;
+use std::{
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicUsize, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Links are removed after their DEL is answered; this is how long that may take.
+const SETTLE: Duration = Duration::from_secs(20);
+
+/// Waits until the node holds exactly what it held before, and fails with the difference.
+pub(super) fn until_same(scene: &Scene, index: usize, before: &[String]) {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let now = scene.holdings(index);
+        if now == before {
+            return;
+        }
+        if Instant::now() > deadline {
+            let more: Vec<_> = now.iter().filter(|l| !before.contains(l)).collect();
+            let less: Vec<_> = before.iter().filter(|l| !now.contains(l)).collect();
+            panic!("left behind: {more:#?}\nlost: {less:#?}\nlog: {}", scene.agent(index).log_tail());
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
+struct Sandbox {
+    id: String,
+    path: PathBuf,
+    _ns: NetNs,
+}
+
+fn sandboxes(scene: &Scene, count: usize) -> Vec<Sandbox> {
+    (0..count)
+        .map(|number| {
+            let ns = NetNs::new(scene.lab.session(), &format!("s-p{number}")).unwrap();
+            Sandbox { id: ns.name().to_owned(), path: ns.path().to_owned(), _ns: ns }
+        })
+        .collect()
+}
+
+/// Calls the plugin for each sandbox, `lanes` at a time, and returns the answers in order.
+fn call_all(scene: &Scene, action: Action, sandboxes: &[Sandbox], lanes: usize) -> Vec<Result<()>> {
+    let next = AtomicUsize::new(0);
+    let node = scene.node(0);
+    let answers = thread::scope(|scope| {
+        let lane = || {
+            node.ns.enter()?;
+            let mut answers = Vec::new();
+            loop {
+                let index = next.fetch_add(1, Ordering::Relaxed);
+                let Some(sandbox) = sandboxes.get(index) else { return Ok(answers) };
+                let call = Call {
+                    container_id: &sandbox.id,
+                    netns: &sandbox.path,
+                    ifname: "eth0",
+                    args: String::new(),
+                };
+                let answer = scene.plugins[0].call(action, &call, None);
+                answers.push((index, answer.map(|_| ())));
+            }
+        };
+        let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
+        let ended = lanes.into_iter().map(|lane| lane.join().expect("a lane panicked"));
+        ended.collect::<Result<Vec<_>>>()
+    });
+    let mut answers: Vec<_> = answers.unwrap().into_iter().flatten().collect();
+    answers.sort_by_key(|(index, _)| *index);
+    answers.into_iter().map(|(_, answer)| answer).collect()
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn two_hundred_adds_and_dels_eight_at_a_time_leave_nothing() {
+    let scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    let sandboxes = sandboxes(&scene, 200);
+    for answer in call_all(&scene, Action::Add, &sandboxes, 8) {
+        answer.unwrap();
+    }
+    let listed = scene.ask(0, &["endpoint", "list"]);
+    let endpoints = listed.as_array().unwrap();
+    assert_eq!(endpoints.len(), 200);
+    let mut addresses: Vec<_> = endpoints.iter().map(|e| e["addresses"]["v4"].to_string()).collect();
+    addresses.sort();
+    addresses.dedup();
+    assert_eq!(addresses.len(), 200, "an address was handed out twice");
+    for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
+        answer.unwrap();
+    }
+    until_same(&scene, 0, &before);
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn fifty_kills_of_the_agent_at_random_instants_leave_nothing() {
+    let mut scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    let sandboxes = sandboxes(&scene, 8);
+    // A fixed sequence of pauses: a failure can be seen again.
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
+    for round in 0..50 {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        let agent = scene.take_agent(0);
+        let pause = Duration::from_micros(random % 60_000);
+        thread::scope(|scope| {
+            let calls = scope.spawn(|| {
+                // Some fail with "try again": the runtime then asks for DEL, as we do below.
+                let adds = call_all(&scene, Action::Add, &sandboxes, 8);
+                adds.iter().filter(|a| a.is_ok()).count()
+            });
+            thread::sleep(pause);
+            agent.kill().unwrap();
+            calls.join().unwrap()
+        });
+        // Half of the rounds delete while no agent runs, half beside its start.
+        if round % 2 == 0 {
+            for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
+                answer.unwrap();
+            }
+        }
+        scene.restart(0);
+        for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
+            answer.unwrap();
+        }
+    }
+    until_same(&scene, 0, &before);
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn deletions_while_the_agent_is_down_are_done_when_it_is_back() {
+    let mut scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    let sandboxes = sandboxes(&scene, 20);
+    for answer in call_all(&scene, Action::Add, &sandboxes, 8) {
+        answer.unwrap();
+    }
+    scene.take_agent(0).kill().unwrap();
+    for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
+        answer.unwrap();
+    }
+    assert_eq!(spooled(&scene), 20);
+    scene.restart(0);
+    until_same(&scene, 0, &before);
+    assert_eq!(spooled(&scene), 0);
+}
+
+fn spooled(scene: &Scene) -> usize {
+    let folder: &Path = &scene.node(0).spool();
+    super::names_in(folder).len()
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn pods_that_ended_while_the_agent_was_down_are_freed_at_its_start() {
+    let mut scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    let pods = [scene.pod(0, "a"), scene.pod(0, "b")];
+    scene.take_agent(0).kill().unwrap();
+    drop(pods);
+    scene.restart(0);
+    until_same(&scene, 0, &before);
+    let status = scene.ask(0, &["status"]);
+    assert_eq!(status["adoption"]["freed"].as_array().unwrap().len(), 2, "{status}");
+}

@@ -1,0 +1,161 @@
+//! The whole path as a runtime uses it: the real plugin, the real agent, real packets between
+//! nodes made of network namespaces. Run by `cargo xtask test`, which builds the binaries first.
+
+mod leaks;
+mod packets;
+mod restarts;
+mod wiring;
+
+use crate::lab::{Agent, Call, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay};
+use anyhow::{Context, Result};
+use serde_json::Value;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::Arc,
+};
+
+/// Nodes with a ready agent each, and the plugin of each.
+struct Scene {
+    lab: Lab,
+    agents: Vec<Option<Agent>>,
+    plugins: Vec<Plugin>,
+    binaries: PathBuf,
+    _session: Arc<Session>,
+}
+
+impl Scene {
+    fn new(nodes: u8, underlay: Underlay) -> Self {
+        let session = Session::start().unwrap();
+        let lab = Lab::new(&session, LabOptions { name: "s", nodes, underlay }).unwrap();
+        let binaries = binaries();
+        let plugins = lab
+            .nodes
+            .iter()
+            .map(|node| Plugin { path: binaries.clone(), config: node.cni_config("1.1.0") })
+            .collect();
+        let mut scene = Self { lab, agents: Vec::new(), plugins, binaries, _session: session };
+        for index in 0..scene.lab.nodes.len() {
+            let agent = scene.start_agent(index);
+            scene.agents.push(Some(agent));
+        }
+        scene
+    }
+
+    fn fairlead(&self) -> PathBuf {
+        self.binaries.join("fairlead")
+    }
+
+    fn start_agent(&self, index: usize) -> Agent {
+        Agent::start(&self.lab, &self.lab.nodes[index], &self.fairlead(), &[]).unwrap()
+    }
+
+    fn node(&self, index: usize) -> &Node {
+        &self.lab.nodes[index]
+    }
+
+    fn agent(&self, index: usize) -> &Agent {
+        self.agents[index].as_ref().expect("the agent runs")
+    }
+
+    fn take_agent(&mut self, index: usize) -> Agent {
+        self.agents[index].take().expect("the agent runs")
+    }
+
+    fn restart(&mut self, index: usize) {
+        self.agents[index] = Some(self.start_agent(index));
+    }
+
+    fn pod(&self, index: usize, name: &str) -> Pod {
+        Pod::add(self.node(index), &self.plugins[index], name).unwrap()
+    }
+
+    /// What a client command answers, as JSON.
+    fn ask(&self, index: usize, words: &[&str]) -> Value {
+        let output = self.agent(index).client(&[words, &["-o", "json"]].concat()).unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{words:?}: {e}: {output:?}"))
+    }
+
+    /// Rows of a pinned map, by bpftool.
+    fn map(&self, index: usize, name: &str) -> Vec<Value> {
+        let path = self.lab.bpf_dir(self.node(index)).join("v1/maps").join(name);
+        let output = Command::new("bpftool")
+            .args(["-j", "map", "dump", "pinned"])
+            .arg(&path)
+            .output()
+            .unwrap();
+        serde_json::from_slice(&output.stdout)
+            .unwrap_or_else(|e| panic!("{}: {e}: {output:?}", path.display()))
+    }
+
+    /// Packets dropped for a reason on a node.
+    fn drops(&self, index: usize, reason: &str) -> u64 {
+        let rows = self.ask(index, &["drops"]);
+        let rows = rows.as_array().unwrap();
+        let of_reason = rows.iter().filter(|row| row["reason"] == reason);
+        of_reason.map(|row| row["packets"].as_u64().unwrap()).sum()
+    }
+
+    /// Everything of ours that a node holds: links, addresses, routes, neighbours, map rows, store
+    /// rows, pins, spooled files.
+    fn holdings(&self, index: usize) -> Vec<String> {
+        let node = self.node(index);
+        let ip = |words: &[&str]| {
+            let output = Command::new("ip").args(["-n", node.ns.name()]).args(words).output();
+            String::from_utf8(output.unwrap().stdout).unwrap()
+        };
+        let mut held: Vec<String> = Vec::new();
+        for words in [
+            &["-o", "link"][..],
+            &["-o", "address"],
+            &["route", "show", "table", "all"],
+            &["-6", "route", "show", "table", "all"],
+            &["neigh", "show", "nud", "permanent"],
+        ] {
+            // Interfaces' numbers and counters differ between pods that come and go; of what is
+            // left, everything counts.
+            let lines = ip(words);
+            held.extend(lines.lines().filter(|l| !l.contains("lo:")).map(|line| without_index(line)));
+        }
+        for map in ["endpoints", "endpoint_addrs", "drops", "nodes"] {
+            held.push(format!("{map}: {} rows", self.map(index, map).len()));
+        }
+        held.push(format!("endpoints: {}", self.ask(index, &["endpoint", "list"])));
+        let used: Vec<_> = self.ask(index, &["ipam"]).as_array().unwrap().iter()
+            .map(|pool| pool["used"].clone()).collect();
+        held.push(format!("addresses used: {used:?}"));
+        held.extend(names_in(&self.lab.bpf_dir(node).join("v1/links")));
+        held.extend(names_in(&node.spool()));
+        held.sort();
+        held
+    }
+}
+
+/// A line of `ip -o link` without the interface's number, which is never used twice, and the
+/// state of queues that comes and goes.
+fn without_index(line: &str) -> String {
+    match line.split_once(": ") {
+        Some((index, rest)) if index.bytes().all(|b| b.is_ascii_digit()) => rest.to_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+fn names_in(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+/// The folder that `cargo xtask build` fills.
+fn binaries() -> PathBuf {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fairlead");
+    let folder = std::env::var_os("FAIRLEAD_BINARIES").map_or(folder, PathBuf::from);
+    let found = folder.canonicalize().with_context(|| format!("{}", folder.display()));
+    found.expect("the binaries are there: cargo xtask build")
+}
+
+/// One call of the plugin about an attachment that no [`Pod`] stands for.
+fn call(node: &Node, plugin: &Plugin, action: crate::lab::Action, id: &str, netns: &Path) -> Result<Value> {
+    let call = Call { container_id: id, netns, ifname: "eth0", args: String::new() };
+    node.ns.run(|| plugin.call(action, &call, None))
+}

@@ -1,0 +1,126 @@
+//! What packets must survive, and what must not get out.
+
+use super::Scene;
+use crate::lab::{Pod, Underlay, probe::{Proto, Server, ping, transfer, udp_echo}};
+use std::net::IpAddr;
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn transfers_of_every_size_arrive_intact_on_both_paths() {
+    let scene = Scene::new(2, Underlay::Bridge);
+    let pods = [scene.pod(0, "a"), scene.pod(0, "b"), scene.pod(1, "c")];
+    let _servers: Vec<_> = pods.iter().map(|pod| Server::start(&pod.ns).unwrap()).collect();
+    for to in &pods[1..] {
+        for v6 in [false, true] {
+            for size in [0, 1, 1_447, 65_536, 10_000_000, 1 << 30] {
+                let target = to.addr(v6);
+                let done = pods[0].ns.run(|| transfer(target, size)).unwrap();
+                assert_eq!(done.bytes, size, "to {target}");
+            }
+        }
+    }
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn path_mtu_discovery_and_fragments_work_through_a_narrow_path() {
+    let scene = Scene::new(2, Underlay::Routers { mtu: 1300 });
+    let (a, b) = (scene.pod(0, "a"), scene.pod(1, "b"));
+    let _server = Server::start(&b.ns).unwrap();
+    for v6 in [false, true] {
+        let target = b.addr(v6);
+        a.ns.run(|| transfer(target, 1_000_000)).unwrap();
+        // The first datagram finds out the path's MTU and may be lost with the ICMP error.
+        let first = a.ns.run(|| udp_echo(target, 8_000));
+        if first.is_err() {
+            a.ns.run(|| udp_echo(target, 8_000)).unwrap();
+        }
+        a.ns.run(|| ping(target, 4_000)).unwrap();
+    }
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn an_expired_ttl_and_a_closed_port_and_a_missing_pod_are_answered() {
+    let scene = Scene::new(2, Underlay::Bridge);
+    let (a, b) = (scene.pod(0, "a"), scene.pod(1, "b"));
+    for v6 in [false, true] {
+        // Nobody listens: the pod's own kernel says so, across both nodes.
+        let closed = std::net::SocketAddr::new(b.addr(v6), 9);
+        let error = a.ns.run(|| Ok(std::net::TcpStream::connect(closed))).unwrap().unwrap_err();
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{closed}");
+    }
+    // An address of the podCIDR that no pod has, here and there.
+    let before = scene.drops(0, "no_endpoint");
+    for missing in ["100.11.1.250", "fd00:100:11:1::dead"] {
+        let missing: IpAddr = missing.parse().unwrap();
+        let address = std::net::SocketAddr::new(missing, 9);
+        let error = a.ns.run(|| Ok(std::net::TcpStream::connect(address))).unwrap().unwrap_err();
+        let kind = error.kind();
+        let told = matches!(kind, std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable);
+        assert!(told, "{missing}: {error}");
+    }
+    assert!(scene.drops(0, "no_endpoint") >= before + 2);
+    for v6 in [false, true] {
+        assert!(hops(&a, b.addr(v6)) >= 2, "two routers between pods of two nodes");
+    }
+}
+
+/// Routers on the way, counted by raising the TTL until the target answers.
+fn hops(from: &Pod, to: IpAddr) -> u32 {
+    for ttl in 1..=8_u32 {
+        let option = if to.is_ipv4() { "-4" } else { "-6" };
+        let mut ping = std::process::Command::new("ping");
+        ping.args([option, "-n", "-c", "1", "-W", "2", "-t", &ttl.to_string(), &to.to_string()]);
+        if from.ns.output(&mut ping).unwrap().status.success() {
+            return ttl - 1;
+        }
+    }
+    panic!("{to} does not answer within 8 hops");
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn a_forged_source_gets_nothing_out_and_the_counter_names_it() {
+    let scene = Scene::new(2, Underlay::Bridge);
+    let (a, b) = (scene.pod(0, "a"), scene.pod(1, "b"));
+    let _server = Server::start(&b.ns).unwrap();
+    for v6 in [false, true] {
+        let target = b.addr(v6);
+        a.ns.run(|| Proto::Udp.check(target)).unwrap();
+    }
+    // Another address on the pod's own interface.
+    a.ns.ip("address add 100.11.1.99/32 dev eth0\naddress add fd00:100:11:1::99/128 dev eth0 nodad").unwrap();
+    for (own, target) in [("100.11.1.99", b.addr(false)), ("fd00:100:11:1::99", b.addr(true))] {
+        let before = scene.drops(0, "source_address");
+        let sent = a.ns.run(|| {
+            let socket = std::net::UdpSocket::bind((own.parse::<IpAddr>()?, 0))?;
+            for _ in 0..5 {
+                socket.send_to(b"forged", (target, 7))?;
+            }
+            Ok(())
+        });
+        sent.unwrap();
+        assert_eq!(scene.drops(0, "source_address") - before, 5, "{own}");
+    }
+    // Another MAC; the change takes the permanent neighbour away.
+    let gateway = a.result["interfaces"][0]["mac"].as_str().unwrap();
+    a.ns.ip(&format!(
+        "link set dev eth0 address 02:00:00:00:00:09\n\
+         route replace 169.254.1.1/32 dev eth0 scope link\n\
+         neigh replace 169.254.1.1 lladdr {gateway} dev eth0 nud permanent\n\
+         route replace default via 169.254.1.1 dev eth0"
+    ))
+    .unwrap();
+    let (before, target) = (scene.drops(0, "source_mac"), b.addr(false));
+    a.ns.run(|| {
+        let socket = std::net::UdpSocket::bind((IpAddr::from(a.v4), 0))?;
+        socket.send_to(b"forged", (target, 7))?;
+        Ok(())
+    })
+    .unwrap();
+    assert!(scene.drops(0, "source_mac") > before);
+    let rows = scene.ask(0, &["drops"]);
+    let row = rows.as_array().unwrap().iter().find(|r| r["reason"] == "source_mac").unwrap();
+    assert_eq!(row["endpoint"], "default/a", "{row}");
+}
