@@ -131,7 +131,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether a program is in `PATH`.
-pub(crate) fn in_path(program: &str) -> bool {
+fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
