@@ -105,27 +105,41 @@ fn demo(args: &Args, progress: &Progress, session: &Arc<Session>, binaries: &Pat
 
     progress.say("probing all pairs: ICMP, TCP and UDP, IPv4 and IPv6");
     let matrix = Matrix::run(&lab, &pods)?;
-    let failures = matrix.failures();
-    let comparison = match args.seconds {
-        0 => None,
-        _ if !failures.is_empty() || pods.len() < 2 => None,
-        seconds => {
-            progress.say("measuring next to plain kernel routing, in turns");
-            Some(compare::compare(
-                session,
-                &lab,
-                &pods,
-                usize::from(args.pods),
-                seconds,
-            )?)
+    let mut failures = matrix.failures();
+    let failed_checks = failures.len();
+    // What fails from here on is told below the tables, which are worth seeing all the same.
+    let mut attempt = |what: &str, result: Result<String>| match result {
+        Ok(text) => text,
+        Err(error) => {
+            failures.push(format!("{what}: {error:#}"));
+            "  failed, see below\n".to_owned()
         }
     };
+    let mut sections = Vec::new();
+    let per_node = usize::from(args.pods);
+    if args.seconds > 0 && failed_checks == 0 && pods.len() > 1 {
+        progress.say("measuring next to plain kernel routing, in turns");
+        let compared = compare::compare(session, &lab, &pods, per_node, args.seconds);
+        let text = attempt("comparison", compared.map(|table| table.to_string()));
+        sections.push((
+            "Beside plain kernel routing (cargo xtask bench measures properly)",
+            text,
+        ));
+    }
     progress.say("reading the maps, forging a packet");
-    let maps = show::maps(&lab, &lab.nodes[0])?;
-    let spoofed = match pods.as_slice() {
-        [from, .., to] => Some(show::spoof(&lab.nodes[0], &agents[0], from, to)?),
-        _ => None,
-    };
+    sections.push((
+        "The maps of n1",
+        attempt("maps", show::maps(&lab, &lab.nodes[0])),
+    ));
+    if let [from, .., to] = pods.as_slice() {
+        let title = "n1p1 forged its source address: nothing got out, and the reason is counted";
+        let drops = show::spoof(&lab.nodes[0], &agents[0], from, to);
+        sections.push((title, attempt("forged packet", drops)));
+    }
+    if args.keep {
+        sections.push(("Explore", show::exploring(&lab, &pods, &fairlead)?));
+    }
+    sections.push(("Where to look next", show::next_steps(session, args.keep)));
 
     section(
         "Pods, and what CNI ADD answered",
@@ -136,36 +150,31 @@ fn demo(args: &Args, progress: &Progress, session: &Arc<Session>, binaries: &Pat
         "Who talks to whom (ok: ICMP, TCP and UDP, each by IPv4 and IPv6)",
         &matrix.table(),
     );
-    println!("  {} of {checks} checks passed", checks - failures.len());
-    for failure in &failures {
-        println!("  FAILED {failure}");
-    }
-    if let Some(table) = comparison {
-        section(
-            "Beside plain kernel routing (medians; cargo xtask bench measures properly)",
-            &table,
-        );
-    }
-    section("The maps of n1", &maps);
-    if let Some(drops) = spoofed {
-        section(
-            "n1p1 forged its source address: nothing got out, and the reason is counted",
-            &drops,
-        );
+    println!("  {} of {checks} checks passed", checks - failed_checks);
+    for (title, body) in &sections {
+        section(title, body);
     }
     if args.keep {
-        section("Explore", &show::exploring(&lab, &pods, &fairlead)?);
-    }
-    section("Where to look next", &show::next_steps(session, args.keep));
-    if args.keep {
+        tell(&failures);
         session.keep_until_signal(i32::from(!failures.is_empty()));
     }
+    progress.say("deleting the pods by CNI DEL, and everything else");
+    if let Err(error) = delete_pods(&lab, binaries, pods, per_node) {
+        failures.push(format!("CNI DEL: {error:#}"));
+    }
+    tell(&failures);
     ensure!(
         failures.is_empty(),
-        "{} of {checks} checks failed",
+        "the demo found {} failures, listed above",
         failures.len()
     );
     Ok(())
+}
+
+fn tell(failures: &[String]) {
+    for failure in failures {
+        println!("  FAILED {failure}");
+    }
 }
 
 fn section(title: &str, body: &impl std::fmt::Display) {
@@ -202,6 +211,7 @@ fn add_pods(lab: &Lab, binaries: &Path, per_node: u8) -> Result<Vec<Pod>> {
     Ok(pods)
 }
 
+/// DEL of every pod, as a runtime does it before it removes the sandbox.
 fn delete_pods(lab: &Lab, binaries: &Path, pods: Vec<Pod>, per_node: usize) -> Result<()> {
     for (index, pod) in pods.into_iter().enumerate() {
         let node = &lab.nodes[index / per_node];

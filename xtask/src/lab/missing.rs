@@ -97,8 +97,8 @@ pub(crate) fn missing() -> Vec<Missing> {
     }
     if root && in_path("ip") && in_path("unshare") {
         for (kind, args) in [
-            ("veth", "link add a type veth peer name b"),
-            ("bridge", "link add a type bridge"),
+            ("veth", "link add try0 type veth peer name try1"),
+            ("bridge", "link add try0 type bridge"),
         ] {
             need(
                 in_new_namespace(&format!("ip {args}")),
@@ -131,7 +131,7 @@ fn version(release: &str) -> Option<(u32, u32)> {
 }
 
 /// Whether a program is in `PATH`.
-pub(crate) fn in_path(program: &str) -> bool {
+fn in_path(program: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }

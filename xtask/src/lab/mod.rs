@@ -6,6 +6,15 @@
 //! [`Session`] (ownership and clean-up), [`Lab`], [`Node`], [`Agent`], [`Plugin`] and [`Pod`],
 //! then `reference` (what we compare with) and `probe` (what is measured).
 
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "some parts serve the scenarios only, which are tests"
+    )
+)]
+
 mod agent;
 mod missing;
 mod netns;
@@ -24,7 +33,7 @@ pub(crate) mod reference;
 mod tests;
 
 pub(crate) use agent::Agent;
-pub(crate) use missing::{Missing, in_path, missing};
+pub(crate) use missing::missing;
 pub(crate) use netns::NetNs;
 pub(crate) use node::{Node, UPLINK};
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
@@ -59,7 +68,7 @@ pub(crate) struct Lab {
     pub(crate) nodes: Vec<Node>,
     dir: PathBuf,
     /// Bridges and routers between the nodes, kept for as long as the nodes.
-    between: Vec<NetNs>,
+    _between: Vec<NetNs>,
     session: Arc<Session>,
 }
 
@@ -97,7 +106,7 @@ impl Lab {
         Ok(Self {
             nodes,
             dir,
-            between,
+            _between: between,
             session: Arc::clone(session),
         })
     }
@@ -105,11 +114,6 @@ impl Lab {
     /// The run that owns the lab.
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
-    }
-
-    /// Bridges and routers between the nodes.
-    pub(crate) fn between(&self) -> &[NetNs] {
-        &self.between
     }
 
     /// The folder with the Kubernetes objects, which all agents watch.

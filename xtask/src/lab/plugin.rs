@@ -22,7 +22,6 @@ pub(crate) enum Action {
     Check,
     Gc,
     Status,
-    Version,
 }
 
 impl Action {
@@ -34,7 +33,6 @@ impl Action {
             Self::Check => "CHECK",
             Self::Gc => "GC",
             Self::Status => "STATUS",
-            Self::Version => "VERSION",
         }
     }
 }

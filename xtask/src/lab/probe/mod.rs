@@ -11,8 +11,8 @@ mod udp;
 
 pub(crate) use icmp::ping;
 pub(crate) use server::{Port, Server};
-pub(crate) use steady::{Kind as SteadyKind, Steady, SteadyReport};
-pub(crate) use tcp::{Transfer, transfer};
+pub(crate) use steady::{Kind as SteadyKind, Steady};
+pub(crate) use tcp::transfer;
 pub(crate) use udp::echo as udp_echo;
 
 use anyhow::Result;

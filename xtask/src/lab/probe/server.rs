@@ -75,6 +75,8 @@ impl Server {
             thread::spawn(move || accept(&listener, &stop, threads, serve));
         }
         let udp = UdpSocket::from(socket(Port::Echo, SocketType::DGRAM)?);
+        // A late turn of this thread on a busy machine must not look like loss.
+        sockopt::set_socket_recv_buffer_size_force(&udp, 4 << 20)?;
         thread::spawn(move || udp_echo(&udp, &stop));
         let sink = UdpSocket::from(socket(Port::Discard, SocketType::DGRAM)?);
         let still_running = Arc::clone(&running);

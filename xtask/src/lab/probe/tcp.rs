@@ -6,7 +6,7 @@ use std::{
     io::{ErrorKind, Read, Write},
     net::{IpAddr, Shutdown, SocketAddr, TcpStream},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// A transfer that stands still for this long has failed.
@@ -15,10 +15,8 @@ const STALL_LIMIT: Duration = Duration::from_secs(20);
 /// What a transfer did.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Transfer {
-    /// Bytes sent, and received back.
+    /// Bytes sent, and received back unchanged.
     pub(crate) bytes: u64,
-    /// From before the connect to the last byte.
-    pub(crate) elapsed: Duration,
 }
 
 /// Connects to the echo port, sends `size` bytes and compares what comes back.
@@ -26,7 +24,6 @@ pub(crate) struct Transfer {
 /// # Errors
 /// When the connection fails or stands still, or a byte differs, lacks or is too many.
 pub(crate) fn transfer(target: IpAddr, size: u64) -> Result<Transfer> {
-    let start = Instant::now();
     let mut reader = connect(target, Port::Echo)?;
     reader.set_read_timeout(Some(STALL_LIMIT))?;
     reader.set_write_timeout(Some(STALL_LIMIT))?;
@@ -52,10 +49,7 @@ pub(crate) fn transfer(target: IpAddr, size: u64) -> Result<Transfer> {
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
     let bytes = received?;
     sent?;
-    Ok(Transfer {
-        bytes,
-        elapsed: start.elapsed(),
-    })
+    Ok(Transfer { bytes })
 }
 
 /// Connects within [`ANSWER_LIMIT`].
