@@ -3,3 +3,4 @@
 //! kernel holds), `cni` (what the container runtime asks), `agent` (how it is put together), `cli`.
 
 pub mod model;
+pub mod netlink;

@@ -32,7 +32,9 @@ pub enum InvalidAttachment {
     EmptyContainerId,
     #[error("CNI_CONTAINERID has {0} bytes, at most {max} are taken", max = AttachmentId::MAX_CONTAINER_ID)]
     LongContainerId(usize),
-    #[error("CNI_CONTAINERID must begin with a letter or digit and hold only letters, digits, '_', '.' and '-'")]
+    #[error(
+        "CNI_CONTAINERID must begin with a letter or digit and hold only letters, digits, '_', '.' and '-'"
+    )]
     ContainerIdCharacters,
     #[error("CNI_IFNAME is empty; the runtime must set it, eth0 for example")]
     EmptyIfname,
@@ -66,11 +68,16 @@ impl AttachmentId {
             return Err(InvalidAttachment::LongIfname(ifname.len()));
         }
         if matches!(ifname, "." | "..")
-            || ifname.chars().any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
+            || ifname
+                .chars()
+                .any(|c| c == '/' || c == ':' || c.is_whitespace() || c.is_control())
         {
             return Err(InvalidAttachment::IfnameCharacters);
         }
-        Ok(Self { container_id: container_id.to_owned(), ifname: ifname.to_owned() })
+        Ok(Self {
+            container_id: container_id.to_owned(),
+            ifname: ifname.to_owned(),
+        })
     }
 
     /// `CNI_CONTAINERID`.
@@ -107,12 +114,28 @@ mod tests {
         check("a1_b.c-d", "eth0", None);
         check(&"a".repeat(128), &"e".repeat(15), None);
         check("", "eth0", Some(InvalidAttachment::EmptyContainerId));
-        check(&"a".repeat(129), "eth0", Some(InvalidAttachment::LongContainerId(129)));
-        check("../etc", "eth0", Some(InvalidAttachment::ContainerIdCharacters));
-        check("a/b", "eth0", Some(InvalidAttachment::ContainerIdCharacters));
+        check(
+            &"a".repeat(129),
+            "eth0",
+            Some(InvalidAttachment::LongContainerId(129)),
+        );
+        check(
+            "../etc",
+            "eth0",
+            Some(InvalidAttachment::ContainerIdCharacters),
+        );
+        check(
+            "a/b",
+            "eth0",
+            Some(InvalidAttachment::ContainerIdCharacters),
+        );
         check("-a", "eth0", Some(InvalidAttachment::ContainerIdCharacters));
         check("a", "", Some(InvalidAttachment::EmptyIfname));
-        check("a", &"e".repeat(16), Some(InvalidAttachment::LongIfname(16)));
+        check(
+            "a",
+            &"e".repeat(16),
+            Some(InvalidAttachment::LongIfname(16)),
+        );
         for ifname in [".", "..", "a/b", "a:b", "a b", "a\nb"] {
             check("a", ifname, Some(InvalidAttachment::IfnameCharacters));
         }

@@ -48,7 +48,9 @@ impl FromStr for Mac {
             return Err(fault());
         }
         if mac[0] & 1 == 1 || mac == [0; 6] {
-            return Err(format!("{text} is a group or zero address, not one station's"));
+            return Err(format!(
+                "{text} is a group or zero address, not one station's"
+            ));
         }
         Ok(Self(mac))
     }
@@ -66,7 +68,10 @@ pub struct Addresses {
 impl Addresses {
     /// IPv4 first.
     pub fn iter(&self) -> impl Iterator<Item = IpAddr> {
-        self.v4.map(IpAddr::V4).into_iter().chain(self.v6.map(IpAddr::V6))
+        self.v4
+            .map(IpAddr::V4)
+            .into_iter()
+            .chain(self.v6.map(IpAddr::V6))
     }
 }
 
