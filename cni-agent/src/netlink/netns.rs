@@ -11,6 +11,7 @@ use rustix::{
 use std::{
     fmt,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
+    sync::mpsc,
     thread,
 };
 use tokio::sync::oneshot;
@@ -102,27 +103,49 @@ impl OwnThread {
     }
 }
 
-/// Runs `task` on a thread of its own and waits for it without blocking the runtime. When the
-/// caller gave up meanwhile (deadline), the result is handed to `abandoned`, which undoes it, on the
-/// same thread: in whatever namespace `task` has entered.
+/// Runs `task` on a thread of its own and waits for it without blocking the runtime.
 pub(super) async fn on_own_thread<T: Send + 'static>(
     name: &'static str,
     task: impl FnOnce(&OwnThread) -> Result<T, NetlinkError> + Send + 'static,
-    abandoned: impl FnOnce(T) + Send + 'static,
+) -> Result<T, NetlinkError> {
+    on_own_thread_or_undo(name, move |thread| Ok((task(thread)?, ())), drop).await
+}
+
+/// Like [`on_own_thread`], for work that must not stay when the caller gives up (deadline) before
+/// it has the result: then `undo` gets what `task` kept for it. It runs on the same thread, in
+/// whatever namespace `task` has entered.
+pub(super) async fn on_own_thread_or_undo<T: Send + 'static, U>(
+    name: &'static str,
+    task: impl FnOnce(&OwnThread) -> Result<(T, U), NetlinkError> + Send + 'static,
+    undo: impl FnOnce(U) + Send + 'static,
 ) -> Result<T, NetlinkError> {
     let (sender, receiver) = oneshot::channel();
+    // A sent result may still be dropped unread, so the thread waits for a receipt.
+    let (receipt, received) = mpsc::channel::<()>();
     thread::Builder::new()
         .name(name.into())
-        .spawn(move || {
-            if let Err(Ok(unwanted)) = sender.send(task(&OwnThread(()))) {
-                abandoned(unwanted);
+        .spawn(move || match task(&OwnThread(())) {
+            Err(error) => {
+                if let Err(Err(error)) = sender.send(Err(error)) {
+                    tracing::debug!(%error, "{name} failed after its caller gave up");
+                }
+            }
+            Ok((result, kept)) => {
+                if sender.send(Ok(result)).is_err() || received.recv().is_err() {
+                    undo(kept);
+                }
             }
         })
         .map_err(|source| NetlinkError::Namespace {
             what: "start a thread",
             source,
         })?;
-    receiver.await.unwrap_or(Err(NetlinkError::Thread(name)))
+    let result = receiver.await.unwrap_or(Err(NetlinkError::Thread(name)));
+    if result.is_ok() && receipt.send(()).is_err() {
+        // It panicked between answer and receipt: the result may be undone or not.
+        return Err(NetlinkError::Thread(name));
+    }
+    result
 }
 
 /// Runs `task` inside `netns` on a thread of its own.
@@ -135,14 +158,10 @@ pub async fn run<T: Send + 'static>(
     task: impl FnOnce() -> Result<T, NetlinkError> + Send + 'static,
 ) -> Result<T, NetlinkError> {
     let netns = duplicate(netns)?;
-    on_own_thread(
-        "fl-netns",
-        move |thread| {
-            thread.enter(netns.as_fd())?;
-            task()
-        },
-        drop,
-    )
+    on_own_thread("fl-netns", move |thread| {
+        thread.enter(netns.as_fd())?;
+        task()
+    })
     .await
 }
 

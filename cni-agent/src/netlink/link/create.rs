@@ -48,31 +48,28 @@ pub async fn create_endpoint(
     netns::check_pod(netns)?;
     let netns = netns::duplicate(netns)?;
     let plan = plan.clone();
-    let made = netns::on_own_thread(
+    netns::on_own_thread_or_undo(
         "fl-create",
-        move |thread| create(&plan, netns.as_fd(), thread).map(|made| (made, plan)),
+        move |thread| {
+            let (ids, host) = create(&plan, netns.as_fd(), thread)?;
+            Ok((ids, (ids, host, plan)))
+        },
         // Runs inside the sandbox, hence by the socket that was opened outside of it.
-        |(mut made, plan)| {
-            let request = delete_link(made.ids.host_ifindex, &plan.host_ifname);
-            if let Err(error) = made.host.one(request) {
+        |(ids, mut host, plan)| {
+            if let Err(error) = host.one(delete_link(ids.host_ifindex, &plan.host_ifname)) {
                 tracing::warn!(link = plan.host_ifname, %error, "cannot undo an abandoned ADD");
             }
         },
-    );
-    made.await.map(|(made, _)| made.ids)
+    )
+    .await
 }
 
-/// A finished pair, and the socket on the node's side that can undo it.
-struct Made {
-    ids: LinkIds,
-    host: RouteSocket,
-}
-
+/// The pair, and the socket on the node's side that can undo it.
 fn create(
     plan: &LinkPlan,
     netns: BorrowedFd<'_>,
     thread: &OwnThread,
-) -> Result<Made, NetlinkError> {
+) -> Result<(LinkIds, RouteSocket), NetlinkError> {
     let mut host = RouteSocket::route()?;
     let ids = match make_pair(&mut host, plan, netns) {
         Err(error) if error.errno() == Some(libc::EEXIST) => {
@@ -90,7 +87,7 @@ fn create(
         .and_then(|()| thread.enter(netns))
         .and_then(|()| furnish_pod(plan, ids));
     match furnished {
-        Ok(()) => Ok(Made { ids, host }),
+        Ok(()) => Ok((ids, host)),
         Err(error) => Err(undo(&mut host, ids, plan, error)),
     }
 }

@@ -51,11 +51,9 @@ pub async fn inspect(
     netns::check_pod(netns)?;
     let netns = netns::duplicate(netns)?;
     let plan = plan.clone();
-    netns::on_own_thread(
-        "fl-inspect",
-        move |thread| compare(&plan, netns.as_fd(), thread),
-        drop,
-    )
+    netns::on_own_thread("fl-inspect", move |thread| {
+        compare(&plan, netns.as_fd(), thread)
+    })
     .await
 }
 

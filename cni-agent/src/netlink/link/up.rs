@@ -32,22 +32,18 @@ pub async fn bring_up(
     let netns = netns::duplicate(netns)?;
     let plan = plan.clone();
     // Abandoned work needs no undo of its own: the caller deletes the link.
-    netns::on_own_thread(
-        "fl-up",
-        move |thread| {
-            let mut host = RouteSocket::route()?;
-            let result = switch_on(&mut host, &plan, ids, netns.as_fd(), thread);
-            if result.is_err() {
-                let action = format!("set link {} down", plan.host_ifname);
-                let down = set_link(ids.host_ifindex, Some(false), Vec::new(), action);
-                if let Err(error) = host.one(down) {
-                    tracing::warn!(link = plan.host_ifname, %error, "cannot undo a failed ADD");
-                }
+    netns::on_own_thread("fl-up", move |thread| {
+        let mut host = RouteSocket::route()?;
+        let result = switch_on(&mut host, &plan, ids, netns.as_fd(), thread);
+        if result.is_err() {
+            let action = format!("set link {} down", plan.host_ifname);
+            let down = set_link(ids.host_ifindex, Some(false), Vec::new(), action);
+            if let Err(error) = host.one(down) {
+                tracing::warn!(link = plan.host_ifname, %error, "cannot undo a failed ADD");
             }
-            result
-        },
-        drop,
-    )
+        }
+        result
+    })
     .await
 }
 
