@@ -3,7 +3,9 @@
 use super::node::{Families, Netns, plan};
 use cni_agent::netlink::{
     NetlinkError,
-    link::{Difference, LinkPlan, bring_up, create_endpoint, inspect, list_host_links},
+    link::{
+        Difference, LinkPlan, bring_up, create_endpoint, delete_link, inspect, list_host_links,
+    },
     netns,
 };
 use std::{os::fd::AsFd, time::Duration};
@@ -304,8 +306,13 @@ fn an_abandoned_call_leaves_nothing() {
         for _ in 0..20 {
             // Polled once: the work has begun; then the caller gives up.
             let work = create_endpoint(&plan, pod.fd());
-            if tokio::time::timeout(Duration::ZERO, work).await.is_err() {
-                given_up += 1;
+            match tokio::time::timeout(Duration::ZERO, work).await {
+                Err(_) => given_up += 1,
+                // The thread was faster than this one.
+                Ok(made) => {
+                    made.unwrap();
+                    assert!(delete_link(&plan.host_ifname, &plan.alias).await.unwrap());
+                }
             }
             // The link may still be about to come, so it must be gone and stay so.
             let mut quiet = 0;
