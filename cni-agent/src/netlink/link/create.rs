@@ -1,0 +1,330 @@
+//! Makes both links with all that belongs to them, the host's end down.
+//!
+//! Three `send`s: the pair (answered with both numbers), the host's neighbours, and everything of the
+//! sandbox. The kernel takes neighbours on a device that is down and, on a device that is up without
+//! carrier, addresses and routes too; so the sandbox's end is set up at once (no carrier: its peer is
+//! down) and gets all it needs, while the host's routes wait for `bring_up`.
+
+use super::{
+    DYING_GROUP, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere,
+    remove::{find, reap_now},
+};
+use crate::netlink::{
+    NetlinkError,
+    message::{
+        Route, RouteRequest, Target, add_address, delete_link, set_link, set_neighbour, single,
+    },
+    netns::{self, OwnThread},
+    socket::{Request, RouteSocket},
+    sysctl::{self, Family},
+};
+use rtnetlink::{
+    packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL},
+    packet_route::{
+        RouteNetlinkMessage,
+        address::AddressScope,
+        link::{
+            AfSpecInet, AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth,
+            LinkAttribute, LinkInfo, LinkMessage,
+        },
+    },
+};
+use std::{
+    net::IpAddr,
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+/// Makes the pair of links of `plan` with its peer in `netns`. The host's end stays down until
+/// [`super::bring_up`]. A failed or abandoned call leaves nothing.
+///
+/// # Errors
+/// `Exists` or `HostExists` when a name is taken, `NotNetns` or `HostNetns` for a descriptor that is
+/// no sandbox's, `Refused` naming the request that the kernel did not take.
+pub async fn create_endpoint(
+    plan: &LinkPlan,
+    netns: BorrowedFd<'_>,
+) -> Result<LinkIds, NetlinkError> {
+    plan.check()?;
+    netns::check_pod(netns)?;
+    let netns = netns::duplicate(netns)?;
+    let plan = plan.clone();
+    netns::on_own_thread_or_undo(
+        "fl-create",
+        move |thread| {
+            let (ids, host) = create(&plan, netns.as_fd(), thread)?;
+            Ok((ids, (ids, host, plan)))
+        },
+        // Runs inside the sandbox, hence by the socket that was opened outside of it.
+        |(ids, mut host, plan)| {
+            if let Err(error) = host.one(delete_link(ids.host_ifindex, &plan.host_ifname)) {
+                tracing::warn!(link = plan.host_ifname, %error, "cannot undo an abandoned ADD");
+            }
+        },
+    )
+    .await
+}
+
+/// The pair, and the socket on the node's side that can undo it.
+fn create(
+    plan: &LinkPlan,
+    netns: BorrowedFd<'_>,
+    thread: &OwnThread,
+) -> Result<(LinkIds, RouteSocket), NetlinkError> {
+    let mut host = RouteSocket::route()?;
+    let ids = match make_pair(&mut host, plan, netns) {
+        Err(error) if error.errno() == Some(libc::EEXIST) => {
+            make_room(&mut host, plan)?;
+            make_pair(&mut host, plan, netns).map_err(|error| match error.errno() {
+                Some(libc::EEXIST) => NetlinkError::Exists {
+                    ifname: plan.ifname.clone(),
+                },
+                _ => error,
+            })?
+        }
+        result => result?,
+    };
+    let furnished = furnish_host(&mut host, plan, ids)
+        .and_then(|()| thread.enter(netns))
+        .and_then(|()| furnish_pod(plan, ids));
+    match furnished {
+        Ok(()) => Ok((ids, host)),
+        Err(error) => Err(undo(&mut host, ids, plan, error)),
+    }
+}
+
+/// Removes the pair again; the first error is the one to tell.
+fn undo(
+    host: &mut RouteSocket,
+    ids: LinkIds,
+    plan: &LinkPlan,
+    error: NetlinkError,
+) -> NetlinkError {
+    if let Err(failed) = host.one(delete_link(ids.host_ifindex, &plan.host_ifname)) {
+        tracing::warn!(link = plan.host_ifname, error = %failed, "cannot undo a failed ADD");
+    }
+    error
+}
+
+/// One of the two names is taken: finds out which, and ends a former link of this attachment that
+/// only waits to be deleted.
+fn make_room(host: &mut RouteSocket, plan: &LinkPlan) -> Result<(), NetlinkError> {
+    match find(host, &plan.host_ifname)? {
+        None => Err(NetlinkError::Exists {
+            ifname: plan.ifname.clone(),
+        }),
+        Some(link) if link.group == DYING_GROUP && link.alias == plan.alias => {
+            reap_now(host).map(drop)
+        }
+        Some(link) => Err(NetlinkError::HostExists {
+            host_ifname: plan.host_ifname.clone(),
+            alias: link.alias,
+        }),
+    }
+}
+
+fn make_pair(
+    host: &mut RouteSocket,
+    plan: &LinkPlan,
+    netns: BorrowedFd<'_>,
+) -> Result<LinkIds, NetlinkError> {
+    let answers = host.send(vec![new_pair(plan, netns), host_settings(plan)])?;
+    let ids = answers.replies.into_iter().find_map(|reply| match reply {
+        RouteNetlinkMessage::NewLink(link) => {
+            let seen = Seen::from(link);
+            let pod_ifindex = seen.peer_ifindex?;
+            Some(LinkIds {
+                host_ifindex: seen.ifindex,
+                pod_ifindex,
+            })
+        }
+        _ => None,
+    });
+    match (ids, answers.refusals.into_iter().next()) {
+        (Some(ids), None) => Ok(ids),
+        (Some(ids), Some((_, refusal))) => {
+            Err(undo(host, ids, plan, NetlinkError::Refused(refusal)))
+        }
+        (None, Some((_, refusal))) => Err(NetlinkError::Refused(refusal)),
+        (None, None) => Err(NetlinkError::Answer {
+            object: format!("new link {}", plan.host_ifname),
+            fault: "its numbers are missing (Linux 6.6 or newer needed)".into(),
+        }),
+    }
+}
+
+fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
+    let mut peer = LinkMessage::default();
+    peer.attributes = vec![
+        LinkAttribute::IfName(plan.ifname.clone()),
+        LinkAttribute::Address(plan.mac.0.to_vec()),
+        LinkAttribute::Mtu(plan.mtu),
+        LinkAttribute::NetNsFd(netns.as_raw_fd()),
+    ];
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(plan.host_ifname.clone()),
+        LinkAttribute::Address(plan.host_mac.0.to_vec()),
+        LinkAttribute::Mtu(plan.mtu),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::Kind(InfoKind::Veth),
+            LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
+        ]),
+    ];
+    Request {
+        message: RouteNetlinkMessage::NewLink(message),
+        // ECHO: the answer is the new link itself, which saves asking for the numbers.
+        flags: NLM_F_CREATE | NLM_F_EXCL | NLM_F_ECHO,
+        action: format!(
+            "make link {} with {} in the sandbox",
+            plan.host_ifname, plan.ifname
+        ),
+    }
+}
+
+/// What the kernel takes only for an existing link; goes by name in the same `send` as its birth.
+fn host_settings(plan: &LinkPlan) -> RouteRequest {
+    let mut families = vec![AfSpecUnspec::Inet(vec![inet_settings(&[
+        // Packets from the pod to the host's neighbours and back are routed.
+        (libc_devconf::FORWARDING, 1),
+        // The kernel takes the greater of "all" and this. 2 (loose) makes it independent of a
+        // distribution's strict "all": the datapath checks sources by the pod, which is stronger,
+        // and a strict check would drop replies of pods whose route is being replaced.
+        (libc_devconf::RP_FILTER, 2),
+        // The datapath answers ARP for the gateway; the host must not answer for anything.
+        (libc_devconf::PROXY_ARP, 0),
+        // A pod must not change the host's routes, nor is there another router to tell it of.
+        (libc_devconf::ACCEPT_REDIRECTS, 0),
+        (libc_devconf::SEND_REDIRECTS, 0),
+    ])])];
+    if plan.has_ipv6() {
+        families.push(no_generated_addresses());
+    }
+    let attributes = vec![
+        // By name: the number is not known before the answer.
+        LinkAttribute::IfName(plan.host_ifname.clone()),
+        LinkAttribute::IfAlias(plan.alias.clone()),
+        LinkAttribute::AfSpecUnspec(families),
+    ];
+    set_link(
+        0,
+        None,
+        attributes,
+        format!("set alias and settings of link {}", plan.host_ifname),
+    )
+}
+
+/// Without addresses of its own making the link says nothing by itself.
+fn no_generated_addresses() -> AfSpecUnspec {
+    AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)])
+}
+
+/// Numbers of settings in IFLA_INET_CONF (linux/ip.h), which `libc` does not have.
+mod libc_devconf {
+    pub(super) const FORWARDING: u16 = 1;
+    pub(super) const PROXY_ARP: u16 = 3;
+    pub(super) const ACCEPT_REDIRECTS: u16 = 4;
+    pub(super) const SEND_REDIRECTS: u16 = 6;
+    pub(super) const RP_FILTER: u16 = 8;
+}
+
+/// Settings of /proc/sys/net/ipv4/conf in the message itself. Raw, because the typed form leaves
+/// out zeros.
+fn inet_settings(settings: &[(u16, u32)]) -> AfSpecInet {
+    const IFLA_INET_CONF: u16 = 1;
+    let mut bytes = Vec::with_capacity(settings.len() * 8);
+    for (setting, value) in settings {
+        bytes.extend_from_slice(&8u16.to_ne_bytes());
+        bytes.extend_from_slice(&setting.to_ne_bytes());
+        bytes.extend_from_slice(&value.to_ne_bytes());
+    }
+    AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes))
+}
+
+/// The host's end while it is down: neighbours, and settings that only /proc takes.
+fn furnish_host(host: &mut RouteSocket, plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
+    if plan.addresses.v6.is_some() {
+        // A node with IPv6 switched off by default still serves pods that have it.
+        sysctl::write_interface(Family::V6, &plan.host_ifname, "disable_ipv6", "0")?;
+        // No router ever speaks on this link; a node may accept advertisements by default even
+        // while it forwards (2).
+        sysctl::write_interface(Family::V6, &plan.host_ifname, "accept_ra", "0")?;
+    }
+    let neighbours = plan
+        .addresses
+        .iter()
+        .map(|address| set_neighbour(ids.host_ifindex, address, plan.mac, &plan.host_ifname))
+        .collect();
+    host.send(neighbours)?.complete().map(drop)
+}
+
+/// The sandbox's side, run inside it.
+fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
+    let mut pod = RouteSocket::route()?;
+    if plan.addresses.v6.is_some() {
+        // Some runtimes switch IPv6 off in sandboxes; this one gets an address.
+        sysctl::write_interface(Family::V6, &plan.ifname, "disable_ipv6", "0")?;
+        // The addresses are given here; nobody may advertise others.
+        sysctl::write_interface(Family::V6, &plan.ifname, "accept_ra", "0")?;
+    }
+    let (ifname, ifindex) = (&plan.ifname, ids.pod_ifindex);
+    let mut requests = vec![set_link(
+        LOOPBACK,
+        Some(true),
+        Vec::new(),
+        "set lo up in the sandbox".into(),
+    )];
+    if plan.has_ipv6() {
+        let quiet = vec![LinkAttribute::AfSpecUnspec(vec![no_generated_addresses()])];
+        requests.push(set_link(
+            ifindex,
+            None,
+            quiet,
+            format!("quieten {ifname} in the sandbox"),
+        ));
+    }
+    requests.push(set_link(
+        ifindex,
+        Some(true),
+        Vec::new(),
+        format!("set {ifname} up in the sandbox"),
+    ));
+    for address in plan.addresses.iter() {
+        if matches!(address, IpAddr::V6(_)) {
+            requests.push(add_address(
+                ifindex,
+                plan.link_local(),
+                AddressScope::Link,
+                ifname,
+            ));
+        }
+        requests.push(add_address(
+            ifindex,
+            single(address),
+            AddressScope::Universe,
+            ifname,
+        ));
+    }
+    for gateway in plan.gateways() {
+        requests.push(set_neighbour(ifindex, gateway, plan.host_mac, ifname));
+        requests.extend(pod_routes(gateway, ifindex).map(|route| route.add()));
+    }
+    pod.send(requests)?.complete().map(drop)
+}
+
+/// The gateway is on the link, and everything is behind it.
+pub(super) fn pod_routes(gateway: IpAddr, ifindex: u32) -> [Route; 2] {
+    [
+        Route {
+            cidr: single(gateway),
+            target: Target::Link { ifindex },
+        },
+        Route {
+            cidr: everywhere(gateway),
+            target: Target::Via {
+                ifindex,
+                gateway,
+                source: None,
+            },
+        },
+    ]
+}

@@ -1,0 +1,77 @@
+//! Which links on this node are ours: read at start, to adopt the living and free the dead.
+
+use super::{ALIAS_PREFIX, DYING_GROUP, HOST_IFNAME_PREFIX, Seen};
+use crate::{
+    model::Mac,
+    netlink::{
+        NetlinkError, blocking,
+        socket::{Request, RouteSocket},
+    },
+};
+use rtnetlink::packet_route::{
+    RouteNetlinkMessage,
+    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
+};
+
+/// The host's end of an attachment as the kernel has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostLink {
+    pub name: String,
+    pub ifindex: u32,
+    pub alias: String,
+    pub up: bool,
+    pub mac: Option<Mac>,
+    pub mtu: u32,
+    /// Number of the other end in its own namespace. A veth whose namespace is gone is gone itself.
+    pub peer_ifindex: Option<u32>,
+    /// The kernel's number for the other end's namespace, as seen from this one.
+    pub peer_netns_id: Option<i32>,
+    /// Marked by [`super::mark_dying`]: no traffic, waits for [`super::reap`].
+    pub dying: bool,
+}
+
+/// All links that Fairlead made in the namespace of this process, by name.
+///
+/// # Errors
+/// `Refused` or `Socket` when the kernel does not answer.
+pub async fn list_host_links() -> Result<Vec<HostLink>, NetlinkError> {
+    blocking("list links", || list_now(&mut RouteSocket::route()?)).await
+}
+
+pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, NetlinkError> {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        // The kernel picks the veths and leaves out counters: a fraction of the bytes.
+        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
+        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+    ];
+    let request = Request {
+        message: RouteNetlinkMessage::GetLink(message),
+        flags: 0,
+        action: "list the links".into(),
+    };
+    let mut links: Vec<HostLink> = socket
+        .dump(request)?
+        .into_iter()
+        .filter_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(link) => Some(Seen::from(link)),
+            _ => None,
+        })
+        .filter(|seen| {
+            seen.name.starts_with(HOST_IFNAME_PREFIX) && seen.alias.starts_with(ALIAS_PREFIX)
+        })
+        .map(|seen| HostLink {
+            mac: <[u8; 6]>::try_from(seen.mac.as_slice()).ok().map(Mac),
+            name: seen.name,
+            ifindex: seen.ifindex,
+            alias: seen.alias,
+            up: seen.up,
+            mtu: seen.mtu,
+            peer_ifindex: seen.peer_ifindex,
+            peer_netns_id: seen.peer_netns_id,
+            dying: seen.group == DYING_GROUP,
+        })
+        .collect();
+    links.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(links)
+}

@@ -1,0 +1,159 @@
+//! Kernel settings under /proc/sys/net of the namespace that the calling thread is in. Written only
+//! where different: a write of `forwarding` has side effects even when it changes nothing.
+
+use super::NetlinkError;
+use std::{fs, io, path::PathBuf};
+
+/// Which half of /proc/sys/net.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    V4,
+    V6,
+}
+
+impl Family {
+    fn folder(self) -> &'static str {
+        match self {
+            Family::V4 => "ipv4",
+            Family::V6 => "ipv6",
+        }
+    }
+}
+
+/// A setting that was changed, for the log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Path below /proc/sys, as in `net/ipv4/ip_forward`.
+    pub name: String,
+    pub from: String,
+    pub to: String,
+}
+
+/// Reads a setting, as in `net/ipv4/ip_forward`.
+///
+/// # Errors
+/// `Sysctl` when there is none, or it cannot be read.
+pub fn read(name: &str) -> Result<String, NetlinkError> {
+    let path = path(name)?;
+    let text = fs::read_to_string(&path).map_err(fault("read", &path))?;
+    Ok(text.trim_end().to_owned())
+}
+
+/// Makes a setting `value`. Tells the change, if there was one to make.
+///
+/// # Errors
+/// `Sysctl` when there is no such setting or it cannot be written (read-only /proc/sys).
+pub fn write(name: &str, value: &str) -> Result<Option<Change>, NetlinkError> {
+    let from = read(name)?;
+    if from == value {
+        return Ok(None);
+    }
+    let path = path(name)?;
+    fs::write(&path, value).map_err(fault("write", &path))?;
+    Ok(Some(Change {
+        name: name.to_owned(),
+        from,
+        to: value.to_owned(),
+    }))
+}
+
+/// Reads a setting of one interface (or of "all" or "default").
+///
+/// # Errors
+/// As [`read`].
+pub fn read_interface(family: Family, ifname: &str, key: &str) -> Result<String, NetlinkError> {
+    read(&interface(family, ifname, key))
+}
+
+/// Makes a setting of one interface `value`.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_interface(
+    family: Family,
+    ifname: &str,
+    key: &str,
+    value: &str,
+) -> Result<Option<Change>, NetlinkError> {
+    write(&interface(family, ifname, key), value)
+}
+
+/// Makes the node a router for its pods: forwarding of both families. On `uplinks` that listen to
+/// router advertisements (`accept_ra` 1) it becomes 2 first, because a router no longer listens at
+/// 1 and the kernel would drop the node's own default route at that moment. Reverse path filters
+/// stay as they are: the path between pods of two nodes is symmetric on the uplink, and the ends to
+/// the pods have their own (see `link`). Tells what was changed.
+///
+/// # Errors
+/// `Sysctl` when /proc/sys is read-only or an uplink is not there.
+pub fn prepare_host(uplinks: &[String]) -> Result<Vec<Change>, NetlinkError> {
+    let mut changes = Vec::new();
+    changes.extend(write("net/ipv4/ip_forward", "1")?);
+    for uplink in uplinks {
+        changes.extend(write_interface(Family::V4, uplink, "forwarding", "1")?);
+    }
+    // A kernel started without IPv6 needs nothing.
+    if !PathBuf::from("/proc/sys/net/ipv6").exists() {
+        return Ok(changes);
+    }
+    for uplink in uplinks {
+        if read_interface(Family::V6, uplink, "accept_ra")? == "1" {
+            changes.extend(write_interface(Family::V6, uplink, "accept_ra", "2")?);
+        }
+    }
+    changes.extend(write_interface(Family::V6, "all", "forwarding", "1")?);
+    for uplink in uplinks {
+        changes.extend(write_interface(Family::V6, uplink, "forwarding", "1")?);
+    }
+    Ok(changes)
+}
+
+fn interface(family: Family, ifname: &str, key: &str) -> String {
+    format!("net/{}/conf/{ifname}/{key}", family.folder())
+}
+
+/// Names come from plans and from the kernel; neither may lead out of /proc/sys/net.
+fn path(name: &str) -> Result<PathBuf, NetlinkError> {
+    let safe = name.starts_with("net/")
+        && name
+            .split('/')
+            .all(|part| !part.is_empty() && part != "." && part != "..");
+    let path = PathBuf::from("/proc/sys").join(name);
+    if safe {
+        Ok(path)
+    } else {
+        let source = io::Error::from(io::ErrorKind::InvalidInput);
+        Err(NetlinkError::Sysctl {
+            action: "use",
+            path,
+            source,
+        })
+    }
+}
+
+fn fault(action: &'static str, path: &std::path::Path) -> impl FnOnce(io::Error) -> NetlinkError {
+    let path = path.to_owned();
+    move |source| NetlinkError::Sysctl {
+        action,
+        path,
+        source,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_outside_of_net_are_refused() {
+        for name in [
+            "kernel/hostname",
+            "net/../kernel/hostname",
+            "net//x",
+            "/etc/passwd",
+        ] {
+            assert!(read(name).is_err(), "{name}");
+        }
+        assert!(read("net/ipv4/ip_forward").is_ok());
+    }
+}
