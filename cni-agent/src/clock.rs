@@ -19,7 +19,9 @@ pub struct SystemClock;
 impl Clock for SystemClock {
     /// A clock set before 1970 reads as 0 rather than stopping the agent.
     fn unix_secs(&self) -> u64 {
-        SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_secs())
+        SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |d| d.as_secs())
     }
 }
 

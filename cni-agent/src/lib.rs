@@ -6,3 +6,4 @@ pub mod clock;
 pub mod datapath;
 pub mod ipam;
 pub mod model;
+pub mod store;

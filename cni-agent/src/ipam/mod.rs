@@ -36,12 +36,12 @@ pub struct Released {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolUsage {
     pub prefix: IpNetwork,
-    /// Addresses that pods can have; the largest number for a prefix with more than that.
-    pub total: u64,
+    /// Addresses that pods can have; `u64::MAX` for more, the largest number that JSON readers take.
+    pub total: u128,
     /// Addresses of living pods and of pods being added.
-    pub used: u64,
+    pub used: u128,
     /// Released addresses that have not yet rested for the cool-down.
-    pub cooling: u64,
+    pub cooling: u128,
 }
 
 /// Why no address was given.
@@ -51,15 +51,28 @@ pub enum IpamError {
         "this node has no podCIDR yet: set spec.podCIDRs of its Node object, addresses follow at once"
     )]
     NoPrefix,
-    #[error("{used} of {total} addresses of podCIDR {prefix} are in use, none is free: delete pods or give the node a larger podCIDR")]
-    Exhausted { prefix: IpNetwork, used: u64, total: u64 },
+    #[error(
+        "{used} of {total} addresses of podCIDR {prefix} are in use, none is free: delete pods or give the node a larger podCIDR"
+    )]
+    Exhausted {
+        prefix: IpNetwork,
+        used: u128,
+        total: u128,
+    },
     #[error("requested address {address} is outside of this node's podCIDRs ({})", list(.prefixes))]
-    Outside { address: IpAddr, prefixes: Vec<IpNetwork> },
-    #[error("requested address {address} is the network, broadcast or subnet-router address of podCIDR {prefix}, which no pod can have")]
+    Outside {
+        address: IpAddr,
+        prefixes: Vec<IpNetwork>,
+    },
+    #[error(
+        "requested address {address} is the network, broadcast or subnet-router address of podCIDR {prefix}, which no pod can have"
+    )]
     Unusable { address: IpAddr, prefix: IpNetwork },
     #[error("requested address {address} is in use by {by}")]
     InUse { address: IpAddr, by: AttachmentId },
-    #[error("addresses {first} and {second} were both requested; a pod has one address of each family")]
+    #[error(
+        "addresses {first} and {second} were both requested; a pod has one address of each family"
+    )]
     TwoOfAFamily { first: IpAddr, second: IpAddr },
     #[error("podCIDR {0} has host bits set; {net} is meant", net = network(.0))]
     HostBits(IpNetwork),
@@ -70,7 +83,11 @@ pub enum IpamError {
 }
 
 fn list(prefixes: &[IpNetwork]) -> String {
-    prefixes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+    prefixes
+        .iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(", ")
 }
 
 /// The prefix with its host bits cleared.

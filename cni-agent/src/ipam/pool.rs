@@ -76,7 +76,10 @@ impl Pool {
     ) -> Result<Choice, IpamError> {
         let choice = |number, next_unused| Choice {
             address: self.address(number),
-            cooling: self.released.get(&number).is_some_and(|r| cooling(r, now, cool_down_secs)),
+            cooling: self
+                .released
+                .get(&number)
+                .is_some_and(|r| cooling(r, now, cool_down_secs)),
             next_unused,
         };
         if let Some(address) = wanted {
@@ -89,7 +92,7 @@ impl Pool {
             Some(&(_, number)) => Ok(choice(number, false)),
             None => Err(IpamError::Exhausted {
                 prefix: self.prefix,
-                used: self.used.len() as u64,
+                used: self.used.len() as u128,
                 total: self.total(),
             }),
         }
@@ -101,7 +104,11 @@ impl Pool {
         self.unrelease(number);
         self.used.insert(number, owner.clone());
         if choice.next_unused {
-            self.cursor = if number == self.last { self.first } else { number + 1 };
+            self.cursor = if number == self.last {
+                self.first
+            } else {
+                number + 1
+            };
         }
     }
 
@@ -133,7 +140,9 @@ impl Pool {
         self.order.insert((released.sequence, number));
         let mut forgotten = Vec::new();
         while self.order.len() > MAX_RELEASED {
-            let Some((_, oldest)) = self.order.pop_first() else { break };
+            let Some((_, oldest)) = self.order.pop_first() else {
+                break;
+            };
             self.released.remove(&oldest);
             forgotten.push(self.address(oldest));
         }
@@ -146,33 +155,47 @@ impl Pool {
 
     /// Who has the address.
     pub fn owner(&self, address: IpAddr) -> Option<&AttachmentId> {
-        self.used.get(&number(address)).filter(|_| self.contains(address))
+        self.used
+            .get(&number(address))
+            .filter(|_| self.contains(address))
     }
 
     pub fn usage(&self, now: u64, cool_down_secs: u64) -> PoolUsage {
-        let resting = self.released.values().filter(|r| cooling(r, now, cool_down_secs)).count();
+        let resting = self
+            .released
+            .values()
+            .filter(|r| cooling(r, now, cool_down_secs))
+            .count();
         PoolUsage {
             prefix: self.prefix,
             total: self.total(),
-            used: self.used.len() as u64,
-            cooling: resting as u64,
+            used: self.used.len() as u128,
+            cooling: resting as u128,
         }
     }
 
     /// Every address in use and every address released, to build another pool from.
     pub fn into_parts(
         self,
-    ) -> (impl Iterator<Item = (IpAddr, AttachmentId)>, impl Iterator<Item = (IpAddr, Released)>)
-    {
+    ) -> (
+        impl Iterator<Item = (IpAddr, AttachmentId)>,
+        impl Iterator<Item = (IpAddr, Released)>,
+    ) {
         let v4 = self.prefix.is_ipv4();
         (
-            self.used.into_iter().map(move |(number, owner)| (address(v4, number), owner)),
-            self.released.into_iter().map(move |(number, at)| (address(v4, number), at)),
+            self.used
+                .into_iter()
+                .map(move |(number, owner)| (address(v4, number), owner)),
+            self.released
+                .into_iter()
+                .map(move |(number, at)| (address(v4, number), at)),
         )
     }
 
-    fn total(&self) -> u64 {
-        u64::try_from((self.last - self.first).saturating_add(1)).unwrap_or(u64::MAX)
+    fn total(&self) -> u128 {
+        (self.last - self.first)
+            .saturating_add(1)
+            .min(u64::MAX.into())
     }
 
     fn usable(&self, number: u128) -> bool {
@@ -185,14 +208,23 @@ impl Pool {
 
     fn check(&self, address: IpAddr) -> Result<u128, IpamError> {
         if !self.contains(address) {
-            return Err(IpamError::Outside { address, prefixes: vec![self.prefix] });
+            return Err(IpamError::Outside {
+                address,
+                prefixes: vec![self.prefix],
+            });
         }
         let number = number(address);
         if !self.usable(number) {
-            return Err(IpamError::Unusable { address, prefix: self.prefix });
+            return Err(IpamError::Unusable {
+                address,
+                prefix: self.prefix,
+            });
         }
         match self.used.get(&number) {
-            Some(by) => Err(IpamError::InUse { address, by: by.clone() }),
+            Some(by) => Err(IpamError::InUse {
+                address,
+                by: by.clone(),
+            }),
             None => Ok(number),
         }
     }
@@ -206,7 +238,9 @@ impl Pool {
             return None;
         }
         let free = |n: &u128| !self.used.contains_key(n) && !self.released.contains_key(n);
-        (self.cursor..=self.last).find(free).or_else(|| (self.first..self.cursor).find(free))
+        (self.cursor..=self.last)
+            .find(free)
+            .or_else(|| (self.first..self.cursor).find(free))
     }
 
     fn unrelease(&mut self, number: u128) {
@@ -227,14 +261,24 @@ fn usable(prefix: IpNetwork) -> (u128, u128) {
     match prefix {
         IpNetwork::V4(net) => {
             let (first, last) = (u32::from(net.network()), u32::from(net.broadcast()));
-            let (first, last) =
-                if net.prefix() >= 31 { (first, last) } else { (first + 1, last - 1) };
+            let (first, last) = if net.prefix() >= 31 {
+                (first, last)
+            } else {
+                (first + 1, last - 1)
+            };
             (first.into(), last.into())
         }
         IpNetwork::V6(net) => {
             let (first, last) = (u128::from(net.network()), u128::from(net.broadcast()));
             // The lowest address is the subnet-router anycast address (RFC 4291, 2.6.1).
-            (if net.prefix() >= 127 { first } else { first + 1 }, last)
+            (
+                if net.prefix() >= 127 {
+                    first
+                } else {
+                    first + 1
+                },
+                last,
+            )
         }
     }
 }

@@ -59,7 +59,10 @@ impl Pools {
             let slot = if prefix.is_ipv4() { &mut v4 } else { &mut v6 };
             if let Some(first) = slot.replace(Pool::new(prefix)?) {
                 let first = first.prefix();
-                return Err(IpamError::TwoPrefixesOfAFamily { first, second: prefix });
+                return Err(IpamError::TwoPrefixesOfAFamily {
+                    first,
+                    second: prefix,
+                });
             }
         }
         if self.prefixes().eq(v4.iter().chain(&v6).map(Pool::prefix)) {
@@ -115,10 +118,16 @@ impl Pools {
         }
         let (mut want4, mut want6) = (None, None);
         for &address in wanted {
-            let (want, pool) =
-                if address.is_ipv4() { (&mut want4, &self.v4) } else { (&mut want6, &self.v6) };
+            let (want, pool) = if address.is_ipv4() {
+                (&mut want4, &self.v4)
+            } else {
+                (&mut want6, &self.v6)
+            };
             if let Some(first) = want.replace(address).filter(|first| *first != address) {
-                return Err(IpamError::TwoOfAFamily { first, second: address });
+                return Err(IpamError::TwoOfAFamily {
+                    first,
+                    second: address,
+                });
             }
             if !pool.as_ref().is_some_and(|pool| pool.contains(address)) {
                 let prefixes = self.prefixes().collect();
@@ -126,11 +135,16 @@ impl Pools {
             }
         }
         let choose = |pool: &Option<Pool>, want| -> Result<Option<Choice>, IpamError> {
-            pool.as_ref().map(|pool| pool.choose(want, now, self.cool_down_secs)).transpose()
+            pool.as_ref()
+                .map(|pool| pool.choose(want, now, self.cool_down_secs))
+                .transpose()
         };
         // Both are chosen before either is taken: a full pool leaves the other one untouched.
         let choices = [choose(&self.v4, want4)?, choose(&self.v6, want6)?];
-        let mut allocation = Allocation { addresses: Addresses::default(), cooling: Vec::new() };
+        let mut allocation = Allocation {
+            addresses: Addresses::default(),
+            cooling: Vec::new(),
+        };
         for choice in choices.into_iter().flatten() {
             if let Some(pool) = self.pool_of(choice.address) {
                 pool.take(choice, owner);
@@ -163,7 +177,11 @@ impl Pools {
 
     /// Whether a release of this address is worth remembering, that is, may it be given again.
     pub fn remembers(&self, address: IpAddr) -> bool {
-        match if address.is_ipv4() { &self.v4 } else { &self.v6 } {
+        match if address.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        } {
             Some(pool) => pool.contains(address),
             None => true,
         }
@@ -171,7 +189,11 @@ impl Pools {
 
     /// Who has the address.
     pub fn owner(&self, address: IpAddr) -> Option<&AttachmentId> {
-        let pool = if address.is_ipv4() { &self.v4 } else { &self.v6 };
+        let pool = if address.is_ipv4() {
+            &self.v4
+        } else {
+            &self.v6
+        };
         pool.as_ref()
             .and_then(|pool| pool.owner(address))
             .or_else(|| self.strays.get(&address))
@@ -179,10 +201,18 @@ impl Pools {
 
     /// One line for each prefix, IPv4 first.
     pub fn usage(&self, now: u64) -> Vec<PoolUsage> {
-        self.v4.iter().chain(&self.v6).map(|pool| pool.usage(now, self.cool_down_secs)).collect()
+        self.v4
+            .iter()
+            .chain(&self.v6)
+            .map(|pool| pool.usage(now, self.cool_down_secs))
+            .collect()
     }
 
     fn pool_of(&mut self, address: IpAddr) -> Option<&mut Pool> {
-        if address.is_ipv4() { self.v4.as_mut() } else { self.v6.as_mut() }
+        if address.is_ipv4() {
+            self.v4.as_mut()
+        } else {
+            self.v6.as_mut()
+        }
     }
 }

@@ -18,7 +18,9 @@ fn ip(text: &str) -> IpAddr {
 
 fn pools(prefixes: &[&str]) -> Pools {
     let mut pools = Pools::new(Duration::from_secs(60));
-    pools.set_prefixes(&prefixes.iter().map(|p| prefix(p)).collect::<Vec<_>>()).unwrap();
+    pools
+        .set_prefixes(&prefixes.iter().map(|p| prefix(p)).collect::<Vec<_>>())
+        .unwrap();
     pools
 }
 
@@ -34,7 +36,11 @@ fn all(pools: &mut Pools) -> Vec<IpAddr> {
 fn special_addresses_are_never_given() {
     let check = |net: &str, first: &str, last: &str, count: usize| {
         let got = all(&mut pools(&[net]));
-        assert_eq!((got[0], *got.last().unwrap(), got.len()), (ip(first), ip(last), count), "{net}");
+        assert_eq!(
+            (got[0], *got.last().unwrap(), got.len()),
+            (ip(first), ip(last), count),
+            "{net}"
+        );
     };
     check("100.11.1.0/24", "100.11.1.1", "100.11.1.254", 254);
     check("100.11.1.128/25", "100.11.1.129", "100.11.1.254", 126);
@@ -52,7 +58,7 @@ fn a_slash_64_costs_what_is_in_use() {
     let mut pools = pools(&["fd00:11:1::/64"]);
     let given = pools.allocate(&pod(1), &[], 0).unwrap();
     assert_eq!(given.addresses.v6, Some("fd00:11:1::1".parse().unwrap()));
-    assert_eq!(pools.usage(0)[0].total, u64::MAX);
+    assert_eq!(pools.usage(0)[0].total, u64::MAX.into());
     let far = ip("fd00:11:1::ffff:ffff:ffff:ffff");
     pools.allocate(&pod(2), &[far], 0).unwrap();
     assert_eq!(pools.owner(far), Some(&pod(2)));
@@ -80,15 +86,29 @@ fn errors_say_what_to_do() {
             assert!(text.contains(part), "{text:?} lacks {part:?}");
         }
     };
-    check(&mut pools, &["10.0.1.1"], &["10.0.1.1", "10.0.0.0/30, fd00::/126"]);
+    check(
+        &mut pools,
+        &["10.0.1.1"],
+        &["10.0.1.1", "10.0.0.0/30, fd00::/126"],
+    );
     check(&mut pools, &["10.0.0.0"], &["network, broadcast"]);
     check(&mut pools, &["10.0.0.3"], &["network, broadcast"]);
     check(&mut pools, &["fd00::"], &["subnet-router"]);
     check(&mut pools, &["10.0.0.1", "10.0.0.2"], &["both requested"]);
-    pools.allocate(&pod(1), &[ip("10.0.0.2"), ip("10.0.0.2")], 0).unwrap();
-    check(&mut pools, &["10.0.0.2"], &["10.0.0.2 is in use by pod1/eth0"]);
+    pools
+        .allocate(&pod(1), &[ip("10.0.0.2"), ip("10.0.0.2")], 0)
+        .unwrap();
+    check(
+        &mut pools,
+        &["10.0.0.2"],
+        &["10.0.0.2 is in use by pod1/eth0"],
+    );
     pools.allocate(&pod(2), &[], 0).unwrap();
-    check(&mut pools, &[], &["2 of 2 addresses of podCIDR 10.0.0.0/30 are in use"]);
+    check(
+        &mut pools,
+        &[],
+        &["2 of 2 addresses of podCIDR 10.0.0.0/30 are in use"],
+    );
     for (bad, part) in [
         (vec!["10.0.0.1/24"], "10.0.0.0/24 is meant"),
         (vec!["10.0.0.0/24", "10.1.0.0/24"], "same family"),
@@ -97,7 +117,11 @@ fn errors_say_what_to_do() {
         let text = pools.set_prefixes(&bad).unwrap_err().to_string();
         assert!(text.contains(part), "{text}");
     }
-    assert_eq!(pools.prefixes().count(), 2, "a refused change changes nothing");
+    assert_eq!(
+        pools.prefixes().count(),
+        2,
+        "a refused change changes nothing"
+    );
 }
 
 #[test]
@@ -106,7 +130,10 @@ fn a_full_family_leaves_the_other_untouched() {
     pools.allocate(&pod(1), &[], 0).unwrap();
     pools.allocate(&pod(2), &[], 0).unwrap();
     let before = pools.usage(0);
-    assert!(matches!(pools.allocate(&pod(3), &[], 0), Err(IpamError::Exhausted { .. })));
+    assert!(matches!(
+        pools.allocate(&pod(3), &[], 0),
+        Err(IpamError::Exhausted { .. })
+    ));
     assert_eq!(pools.usage(0), before);
 }
 
@@ -114,14 +141,42 @@ fn a_full_family_leaves_the_other_untouched() {
 fn reuse_waits_for_the_whole_prefix_and_warns_while_cooling() {
     let mut pools = pools(&["10.0.0.0/29"]);
     let got = all(&mut pools);
-    pools.release(got[3], Released { sequence: 1, at: 100 });
-    pools.release(got[0], Released { sequence: 2, at: 130 });
-    pools.release(got[0], Released { sequence: 3, at: 999 });
-    assert_eq!(pools.usage(165)[0].cooling, 1, "a second release changes nothing");
+    pools.release(
+        got[3],
+        Released {
+            sequence: 1,
+            at: 100,
+        },
+    );
+    pools.release(
+        got[0],
+        Released {
+            sequence: 2,
+            at: 130,
+        },
+    );
+    pools.release(
+        got[0],
+        Released {
+            sequence: 3,
+            at: 999,
+        },
+    );
+    assert_eq!(
+        pools.usage(165)[0].cooling,
+        1,
+        "a second release changes nothing"
+    );
     let first = pools.allocate(&pod(50), &[], 165).unwrap();
-    assert_eq!((first.addresses.iter().next(), first.cooling), (Some(got[3]), vec![]));
+    assert_eq!(
+        (first.addresses.iter().next(), first.cooling),
+        (Some(got[3]), vec![])
+    );
     let second = pools.allocate(&pod(51), &[], 165).unwrap();
-    assert_eq!((second.addresses.iter().next(), second.cooling), (Some(got[0]), vec![got[0]]));
+    assert_eq!(
+        (second.addresses.iter().next(), second.cooling),
+        (Some(got[0]), vec![got[0]])
+    );
 }
 
 #[test]
@@ -133,18 +188,36 @@ fn a_changed_prefix_keeps_living_pods_and_forgets_the_released() {
     pools.release(ip("10.0.0.1"), Released { sequence: 1, at: 0 });
     pools.release(ip("fd00::1"), Released { sequence: 2, at: 0 });
     let forgotten = pools.set_prefixes(&[prefix("10.0.1.0/24")]).unwrap();
-    assert_eq!(forgotten, [ip("10.0.0.1")], "the IPv6 one waits for a prefix");
+    assert_eq!(
+        forgotten,
+        [ip("10.0.0.1")],
+        "the IPv6 one waits for a prefix"
+    );
     assert_eq!(pools.owner(ip("10.0.0.2")), Some(&pod(1)));
     assert_eq!(pools.usage(0)[0].used, 0);
     let given = pools.allocate(&pod(7), &[], 0).unwrap();
     assert_eq!(given.addresses.v4, Some(Ipv4Addr::new(10, 0, 1, 1)));
-    assert!(pools.release(ip("10.0.0.2"), Released { sequence: 3, at: 0 }).is_empty());
+    assert!(
+        pools
+            .release(ip("10.0.0.2"), Released { sequence: 3, at: 0 })
+            .is_empty()
+    );
     assert_eq!(pools.owner(ip("10.0.0.2")), None);
-    pools.set_prefixes(&[prefix("10.0.0.0/24"), prefix("fd00::/64")]).unwrap();
-    assert_eq!(pools.owner(ip("10.0.0.3")), Some(&pod(2)), "a stray comes home");
+    pools
+        .set_prefixes(&[prefix("10.0.0.0/24"), prefix("fd00::/64")])
+        .unwrap();
+    assert_eq!(
+        pools.owner(ip("10.0.0.3")),
+        Some(&pod(2)),
+        "a stray comes home"
+    );
     let given = pools.allocate(&pod(8), &[], 0).unwrap();
     let expected = vec![ip("10.0.0.1"), ip("fd00::4")];
-    assert_eq!(given.addresses.iter().collect::<Vec<_>>(), expected, "fd00::1 still rests");
+    assert_eq!(
+        given.addresses.iter().collect::<Vec<_>>(),
+        expected,
+        "fd00::1 still rests"
+    );
 }
 
 #[test]
@@ -169,7 +242,10 @@ struct Oracle {
 impl Oracle {
     fn allocate(&mut self, owner: &AttachmentId, wanted: Option<IpAddr>) -> Option<IpAddr> {
         let address = match wanted {
-            Some(wanted) => [&self.unused, &self.released].into_iter().flatten().find(|a| **a == wanted),
+            Some(wanted) => [&self.unused, &self.released]
+                .into_iter()
+                .flatten()
+                .find(|a| **a == wanted),
             None => self.unused.first().or(self.released.first()),
         };
         let address = *address?;
@@ -234,7 +310,7 @@ proptest! {
                     prop_assert_eq!(got.as_ref().ok().and_then(|g| g.addresses.iter().next()), expected);
                     match got {
                         Ok(given) => rows.retain(|a, _| !given.addresses.iter().any(|g| g == *a)),
-                        Err(IpamError::Exhausted { used, .. }) => prop_assert_eq!(used, total as u64),
+                        Err(IpamError::Exhausted { used, .. }) => prop_assert_eq!(used, total as u128),
                         Err(_) => prop_assert!(!wanted.is_empty()),
                     }
                 }
