@@ -2,6 +2,9 @@
 //! (what the node remembers), `source` (what the cluster wants), `netlink` and `datapath` (what the
 //! kernel holds), `cni` (what the container runtime asks), `agent` (how it is put together), `cli`.
 
+pub mod clock;
 pub mod datapath;
+pub mod ipam;
 pub mod model;
 pub mod netlink;
+pub mod store;

@@ -6,6 +6,7 @@ mod print;
 mod rows;
 
 use crate::{config::{AgentArgs, DEFAULT_SOCKET, Output}, query::Query};
+use client::ask;
 use clap::{CommandFactory, Parser, Subcommand};
 use std::{path::PathBuf, process::ExitCode};
 
@@ -98,25 +99,24 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut std::io::stdout());
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Status(p) => client::ask(&cli.socket, Query::Status)
-            .and_then(|status| rows::status(&status, p.output)),
-        Verb::Endpoint(EndpointVerb::List(p)) => client::ask(&cli.socket, Query::Endpoints)
-            .and_then(|list| rows::endpoints(&list, p.output)),
+        Verb::Status(p) => ask(&cli.socket, Query::Status).and_then(|s| rows::status(&s, p.output)),
+        Verb::Endpoint(EndpointVerb::List(p)) => ask(&cli.socket, Query::Endpoints)
+            .and_then(|list: Vec<_>| rows::endpoints(&list, p.output)),
         Verb::Endpoint(EndpointVerb::Get { endpoint, print }) => {
-            client::ask(&cli.socket, Query::Endpoints)
-                .and_then(|list| rows::endpoint(&list, &endpoint, print.output))
+            ask(&cli.socket, Query::Endpoints)
+                .and_then(|list: Vec<_>| rows::endpoint(&list, &endpoint, print.output))
         }
         Verb::Node(NodeVerb::List(p)) => {
-            client::ask(&cli.socket, Query::Nodes).and_then(|list| rows::nodes(&list, p.output))
+            ask(&cli.socket, Query::Nodes).and_then(|list: Vec<_>| rows::nodes(&list, p.output))
         }
         Verb::Ipam(p) => {
-            client::ask(&cli.socket, Query::Ipam).and_then(|list| rows::ipam(&list, p.output))
+            ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))
         }
         Verb::Drops(p) => {
-            client::ask(&cli.socket, Query::Drops).and_then(|list| rows::drops(&list, p.output))
+            ask(&cli.socket, Query::Drops).and_then(|list: Vec<_>| rows::drops(&list, p.output))
         }
         Verb::Debug(DebugVerb::Maps(p)) => {
-            client::ask(&cli.socket, Query::Maps).and_then(|list| rows::pins(&list, p.output))
+            ask(&cli.socket, Query::Maps).and_then(|list: Vec<_>| rows::pins(&list, p.output))
         }
     };
     outcome.unwrap_or_else(|error| {

@@ -133,7 +133,7 @@ fn others<'a>(
         .nodes
         .values()
         .filter(|node| node.name != own.name)
-        .flat_map(|node| node.pod_cidrs.iter().map(move |cidr| (&**node, *cidr)))
+        .flat_map(|node| node.pod_cidrs.iter().map(move |cidr| (node, *cidr)))
 }
 
 fn way_to(node: &Node, cidr: IpNetwork, uplinks: &[Uplink]) -> Option<RemoteCidr> {

@@ -9,11 +9,11 @@ use tokio::sync::{Mutex as AsyncMutex, OwnedMutexGuard};
 
 /// Locks by attachment; a lock exists only while somebody holds it or waits for it.
 #[derive(Debug, Default)]
-pub struct AttachmentLocks(Arc<Mutex<HashMap<AttachmentId, Arc<AsyncMutex<()>>>>>);
+pub(super) struct AttachmentLocks(Arc<Mutex<HashMap<AttachmentId, Arc<AsyncMutex<()>>>>>);
 
 /// Holds an attachment's lock.
 #[derive(Debug)]
-pub struct AttachmentGuard {
+pub(super) struct AttachmentGuard {
     id: AttachmentId,
     held: Option<OwnedMutexGuard<()>>,
     locks: Arc<Mutex<HashMap<AttachmentId, Arc<AsyncMutex<()>>>>>,
@@ -21,7 +21,7 @@ pub struct AttachmentGuard {
 
 impl AttachmentLocks {
     /// Waits until no other operation on `id` runs.
-    pub async fn lock(&self, id: &AttachmentId) -> AttachmentGuard {
+    pub(super) async fn lock(&self, id: &AttachmentId) -> AttachmentGuard {
         let lock = {
             let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             locks.entry(id.clone()).or_default().clone()
@@ -31,16 +31,6 @@ impl AttachmentLocks {
             held: Some(lock.lock_owned().await),
             locks: self.0.clone(),
         }
-    }
-
-    /// How many attachments are being worked on.
-    pub fn len(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
-    }
-
-    /// Whether nothing is being worked on.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 }
 
@@ -76,6 +66,6 @@ mod tests {
         drop(first);
         waiting.await.unwrap();
         drop(other);
-        assert!(locks.is_empty());
+        assert!(locks.0.lock().unwrap().is_empty());
     }
 }

@@ -164,7 +164,9 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         Query::Drops => serde_json::to_value(
             network.kernel.drop_rows(&network.book.list()).await.map_err(|e| CniError::kernel(&e))?,
         ),
-        Query::Maps => serde_json::to_value(network.kernel.pin_rows()),
+        Query::Maps => serde_json::to_value(
+            network.kernel.pin_rows().map_err(|e| CniError::kernel(&e))?,
+        ),
         Query::Status => return Err(CniError::internal("status is the agent's to answer")),
     };
     value.map_err(|e| CniError::internal(&e.to_string()))

@@ -58,7 +58,10 @@ impl<K: Kernel> Network<K> {
                 false
             }
             Ok((desired, mut problems)) => {
-                self.book.set_prefixes(&desired.local);
+                if let Err(error) = self.book.set_prefixes(&desired.local) {
+                    self.change_view(|view| view.problems = vec![error.to_string()]);
+                    return false;
+                }
                 let failures = self.kernel.apply(&desired).await;
                 let whole = failures.is_empty();
                 problems.extend(failures.iter().map(ToString::to_string));

@@ -1,0 +1,355 @@
+//! Pools and endpoints in memory, the store behind them. Addresses are given at once under a short
+//! lock; the durable write happens while the kernel is being set up. Memory follows the disk: an
+//! endpoint is in the book exactly if it is durable, even when its caller went away meanwhile.
+
+use super::{Change, Store, StoreError};
+use crate::{
+    clock::Clock,
+    ipam::{IpamError, PoolUsage, Pools, Released},
+    model::{Addresses, AttachmentId, Endpoint},
+};
+use ipnetwork::IpNetwork;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// How long a released address rests if others are free: longer than the kernel and usual peers
+/// remember a closed TCP connection (two minutes in TIME_WAIT).
+pub const COOL_DOWN: Duration = Duration::from_secs(120);
+
+/// The node's endpoints and addresses. All methods may be called at the same time; calls for one
+/// attachment are expected one after the other.
+#[derive(Debug)]
+pub struct Book {
+    shared: Arc<Shared>,
+    store: Store,
+}
+
+struct Shared {
+    state: Mutex<State>,
+    clock: Arc<dyn Clock>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug)]
+struct State {
+    pools: Pools,
+    endpoints: BTreeMap<AttachmentId, Arc<Endpoint>>,
+    /// Attachments being added, and whether their commit is on its way to the disk.
+    reservations: HashMap<AttachmentId, bool>,
+    /// Numbers of endpoints and reservations.
+    ids: HashSet<u32>,
+    next_id: u32,
+    next_sequence: u64,
+    /// Rows of addresses no longer remembered as released; dropped along with the next commit. If
+    /// that fails they are found again at the next start.
+    forgotten: Vec<IpAddr>,
+}
+
+/// The number and addresses of an attachment being added. Given back when dropped, unless it was
+/// committed.
+#[derive(Debug)]
+pub struct Reservation {
+    shared: Arc<Shared>,
+    attachment: AttachmentId,
+    id: u32,
+    addresses: Addresses,
+    cooling: Vec<IpAddr>,
+    committed: bool,
+}
+
+impl Book {
+    /// Reads back what the store holds. No address is given before `set_prefixes`.
+    ///
+    /// # Errors
+    /// None at present; the caller treats this like the opening of the store.
+    pub fn open(store: Store, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
+        Ok(Self::with_cool_down(store, clock, COOL_DOWN))
+    }
+
+    /// As `open`, with another cool-down than `COOL_DOWN`.
+    pub fn with_cool_down(mut store: Store, clock: Arc<dyn Clock>, cool_down: Duration) -> Self {
+        let loaded = std::mem::take(&mut store.loaded);
+        let mut pools = Pools::new(cool_down);
+        let used = loaded.endpoints.values();
+        pools.restore(
+            used.flat_map(|e| e.addresses.iter().map(|a| (a, e.attachment.clone()))),
+            loaded.released.clone(),
+        );
+        let last = loaded.released.values().map(|r| r.sequence).max();
+        let state = State {
+            pools,
+            ids: loaded.endpoints.values().map(|e| e.id).collect(),
+            endpoints: loaded.endpoints,
+            reservations: HashMap::new(),
+            next_id: loaded.next_endpoint_id.max(1),
+            next_sequence: last.map_or(1, |last| last + 1),
+            forgotten: Vec::new(),
+        };
+        Self {
+            shared: Arc::new(Shared {
+                state: Mutex::new(state),
+                clock,
+            }),
+            store,
+        }
+    }
+
+    /// Makes sure that the state is this node's, and notes so in a new one.
+    ///
+    /// # Errors
+    /// `OtherNode` if it was written by another node, for example on a cloned disk.
+    pub async fn bind_node(&self, name: &str) -> Result<(), StoreError> {
+        self.store.commit(vec![Change::Node(name.to_owned())]).await
+    }
+
+    /// Sets the prefixes that addresses are given from, IPv4, IPv6 or both; none stops giving.
+    /// Addresses outside of them stay valid until released.
+    ///
+    /// # Errors
+    /// For prefixes with host bits and for two of a family; nothing has changed then.
+    pub fn set_prefixes(&self, prefixes: &[IpNetwork]) -> Result<(), IpamError> {
+        let mut state = self.shared.lock();
+        let forgotten = state.pools.set_prefixes(prefixes)?;
+        state.forgotten.extend(forgotten);
+        Ok(())
+    }
+
+    /// Gives an attachment its number and one address of each family, in memory. `wanted` fixes the
+    /// address of its family.
+    ///
+    /// # Errors
+    /// See `IpamError`; nothing has changed then.
+    pub fn reserve(
+        &self,
+        attachment: &AttachmentId,
+        wanted: &[IpAddr],
+    ) -> Result<Reservation, IpamError> {
+        let now = self.shared.clock.unix_secs();
+        let mut state = self.shared.lock();
+        if state.endpoints.contains_key(attachment) || state.reservations.contains_key(attachment) {
+            return Err(IpamError::AlreadyHeld(attachment.clone()));
+        }
+        let given = state.pools.allocate(attachment, wanted, now)?;
+        let id = state.take_id();
+        state.reservations.insert(attachment.clone(), false);
+        drop(state);
+        if !given.cooling.is_empty() {
+            tracing::warn!(
+                %attachment, addresses = ?given.cooling,
+                "handed out an address released moments ago: the podCIDR is nearly exhausted"
+            );
+        }
+        Ok(Reservation {
+            shared: self.shared.clone(),
+            attachment: attachment.clone(),
+            id,
+            addresses: given.addresses,
+            cooling: given.cooling,
+            committed: false,
+        })
+    }
+
+    /// Makes the endpoint durable and enters it into the book. May run beside the kernel work: if
+    /// that fails, or the caller gives up waiting, `remove` takes the endpoint out again.
+    ///
+    /// # Errors
+    /// `Refused` if the endpoint is not the reservation's; `Write`. The reservation is given back.
+    pub async fn commit_endpoint(
+        &self,
+        mut reservation: Reservation,
+        endpoint: Endpoint,
+    ) -> Result<(), StoreError> {
+        if endpoint.attachment != reservation.attachment
+            || endpoint.id != reservation.id
+            || endpoint.addresses != reservation.addresses
+        {
+            let text = format!("endpoint {} is not what was reserved", endpoint.attachment);
+            return Err(StoreError::Refused(text));
+        }
+        let endpoint = Arc::new(endpoint);
+        let mut changes = vec![Change::PutEndpoint(endpoint.clone())];
+        {
+            let mut state = self.shared.lock();
+            state
+                .reservations
+                .insert(reservation.attachment.clone(), true);
+            changes.push(Change::NextEndpointId(state.next_id));
+            state.add_forgotten(&mut changes);
+        }
+        let enter = move |written: Result<(), StoreError>| {
+            written.inspect(|()| {
+                let mut state = reservation.shared.lock();
+                state.reservations.remove(&reservation.attachment);
+                state
+                    .endpoints
+                    .insert(reservation.attachment.clone(), endpoint);
+                drop(state);
+                reservation.committed = true;
+            })
+            // On failure the reservation is dropped here, which gives it back.
+        };
+        self.store.commit_then(changes, enter).await?
+    }
+
+    /// Removes the endpoint; its addresses are the last in the order of reuse. Durable on return.
+    /// `None` if there was none. A commit of the same attachment that is still on its way is waited
+    /// for and removed.
+    ///
+    /// # Errors
+    /// `Write`: the endpoint is still there.
+    pub async fn remove(&self, attachment: &AttachmentId) -> Result<Option<Endpoint>, StoreError> {
+        let pending = self.shared.lock().reservations.get(attachment) == Some(&true);
+        if pending {
+            // Commits are answered in order: after this one, the pending one is in the book or not.
+            self.store.commit(Vec::new()).await?;
+        }
+        let mut changes = Vec::new();
+        let (endpoint, released) = {
+            let mut state = self.shared.lock();
+            let Some(endpoint) = state.endpoints.get(attachment).cloned() else {
+                return Ok(None);
+            };
+            let now = self.shared.clock.unix_secs();
+            let mut released = Vec::new();
+            for address in endpoint.addresses.iter() {
+                let sequence = state.sequence();
+                released.push((address, Released { sequence, at: now }));
+            }
+            let remembered = released.iter().filter(|(a, _)| state.pools.remembers(*a));
+            changes.push(Change::RemoveEndpoint {
+                attachment: attachment.clone(),
+                id: endpoint.id,
+                released: remembered.copied().collect(),
+            });
+            state.add_forgotten(&mut changes);
+            (endpoint, released)
+        };
+        let shared = self.shared.clone();
+        let leave = move |written: Result<(), StoreError>| {
+            written?;
+            let mut state = shared.lock();
+            let known = state.endpoints.get(&endpoint.attachment);
+            if !known.is_some_and(|known| known.id == endpoint.id) {
+                return Ok(None); // Removed by another call at the same time.
+            }
+            state.endpoints.remove(&endpoint.attachment);
+            state.ids.remove(&endpoint.id);
+            for (address, released) in released {
+                let forgotten = state.pools.release(address, released);
+                state.forgotten.extend(forgotten);
+            }
+            drop(state);
+            Ok(Some(Arc::unwrap_or_clone(endpoint)))
+        };
+        self.store.commit_then(changes, leave).await?
+    }
+
+    /// The endpoint of the attachment, if it is durable.
+    pub fn get(&self, attachment: &AttachmentId) -> Option<Endpoint> {
+        self.shared
+            .lock()
+            .endpoints
+            .get(attachment)
+            .map(|e| e.as_ref().clone())
+    }
+
+    /// Every endpoint, by attachment.
+    pub fn list(&self) -> Vec<Endpoint> {
+        self.shared
+            .lock()
+            .endpoints
+            .values()
+            .map(|e| e.as_ref().clone())
+            .collect()
+    }
+
+    /// How full each prefix is, IPv4 first. Addresses being added count as used.
+    pub fn usage(&self) -> Vec<PoolUsage> {
+        let now = self.shared.clock.unix_secs();
+        self.shared.lock().pools.usage(now)
+    }
+}
+
+impl Reservation {
+    pub fn attachment(&self) -> &AttachmentId {
+        &self.attachment
+    }
+
+    /// The endpoint number.
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    pub fn addresses(&self) -> Addresses {
+        self.addresses
+    }
+
+    /// Addresses that have not rested for the cool-down because nothing else was free.
+    pub fn cooling(&self) -> &[IpAddr] {
+        &self.cooling
+    }
+}
+
+impl Drop for Reservation {
+    /// The addresses go to the end of the order of reuse, not back to where they came from: what
+    /// made the ADD fail may have left one of them somewhere in the kernel.
+    fn drop(&mut self) {
+        if self.committed {
+            return;
+        }
+        let at = self.shared.clock.unix_secs();
+        let mut state = self.shared.lock();
+        state.reservations.remove(&self.attachment);
+        state.ids.remove(&self.id);
+        for address in self.addresses.iter() {
+            let sequence = state.sequence();
+            let forgotten = state.pools.release(address, Released { sequence, at });
+            state.forgotten.extend(forgotten);
+        }
+    }
+}
+
+impl Shared {
+    /// A panic elsewhere while the lock was held must not take the node's addresses with it; every
+    /// change below the lock is complete before anything can panic.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    /// The next number that nobody has. Numbers start at 1 and begin again after the last.
+    fn take_id(&mut self) -> u32 {
+        loop {
+            let id = self.next_id;
+            self.next_id = id.checked_add(1).unwrap_or(1);
+            if self.ids.insert(id) {
+                return id;
+            }
+        }
+    }
+
+    fn sequence(&mut self) -> u64 {
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        sequence
+    }
+
+    fn add_forgotten(&mut self, changes: &mut Vec<Change>) {
+        if !self.forgotten.is_empty() {
+            // First, so that an address released again by this very commit keeps its new row.
+            changes.insert(0, Change::Forget(std::mem::take(&mut self.forgotten)));
+        }
+    }
+}
