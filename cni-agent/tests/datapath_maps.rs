@@ -11,7 +11,10 @@ fn smoke() {
     let bpf = BpfDir::new();
     let t = std::time::Instant::now();
     let level = std::env::var("LVL").map_or(LogLevel::Off, |_| LogLevel::Trace);
-    let d = match Datapath::load(&DatapathConfig { bpf_dir: bpf.dir(), log_level: level }) {
+    let d = match Datapath::load(&DatapathConfig {
+        bpf_dir: bpf.dir(),
+        log_level: level,
+    }) {
         Ok(d) => d,
         Err(e) => panic!("{e}"),
     };

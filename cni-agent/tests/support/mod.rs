@@ -1,8 +1,9 @@
 //! What the datapath tests share: network namespaces and bpf file systems that vanish with the
 //! test, also when it panics.
-#![allow(dead_code, reason = "each test file uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod frames;
+pub mod lab;
 
 use std::{
     fs::{self, File},
@@ -29,9 +30,15 @@ pub fn run(line: &str) -> String {
 pub fn attempt(line: &str) -> (bool, String) {
     let mut words = line.split_whitespace();
     let program = words.next().expect("a command");
-    let output = Command::new(program).args(words).output().unwrap_or_else(|e| panic!("{line}: {e}"));
+    let output = Command::new(program)
+        .args(words)
+        .output()
+        .unwrap_or_else(|e| panic!("{line}: {e}"));
     let text = [output.stdout, output.stderr].concat();
-    (output.status.success(), String::from_utf8_lossy(&text).into_owned())
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
 }
 
 /// A network namespace.
@@ -92,13 +99,18 @@ impl Netns {
                 .expect("root may enter a namespace");
                 function()
             });
-            inside.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            inside
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
     pub fn ifindex(&self, ifname: &str) -> u32 {
         let text = self.ip(&format!("-o link show dev {ifname}"));
-        text.split(':').next().and_then(|n| n.trim().parse().ok()).expect("ip prints the index")
+        text.split(':')
+            .next()
+            .and_then(|n| n.trim().parse().ok())
+            .expect("ip prints the index")
     }
 }
 
