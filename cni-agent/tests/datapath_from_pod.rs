@@ -413,9 +413,10 @@ fn a_pod_sends_from_its_own_addresses_only() {
                 "the world's, to the world",
                 between(&lab, lab::WORLD, lab::WORLD),
             ),
+            ("none", between(&lab, Ipv4Addr::UNSPECIFIED, lab.b.v4)),
             (
-                "none",
-                between(&lab, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST),
+                "another pod's, to all",
+                between(&lab, lab.b.v4, Ipv4Addr::BROADCAST),
             ),
             ("loopback", between(&lab, Ipv4Addr::LOCALHOST, lab.b.v4)),
             ("another pod's, IPv6", far_v6(lab.b.v6)),
@@ -552,6 +553,7 @@ fn groups_and_other_protocols_get_nowhere() {
     let lab = Lab::new();
     let datagram = frames::udp(9, 9, b"x");
     let report = frames::icmpv6(lab.a.v6, ALL_NODES, 143, &[0; 4]);
+    let start = frames::ip(LINK_LOCAL.into(), ALL_NODES.into(), ICMPV6, &report);
     let unicast = to(&lab, lab.b.v4, UDP, &datagram);
     dropped(
         &lab,
@@ -566,6 +568,11 @@ fn groups_and_other_protocols_get_nowhere() {
                 to(&lab, Ipv4Addr::BROADCAST, UDP, &datagram),
             ),
             ("IPv6 multicast", to(&lab, ALL_NODES, UDP, &datagram)),
+            (
+                "DHCP discover",
+                between(&lab, Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST),
+            ),
+            ("listener report at start", sent(&lab, IPV6, &start)),
             ("listener report", to(&lab, ALL_NODES, ICMPV6, &report)),
             (
                 "one pod in a broadcast frame",

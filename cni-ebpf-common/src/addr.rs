@@ -12,7 +12,9 @@ pub const V4_PREFIX_BITS: u32 = 96;
 /// Maps an IPv4 address, given in network byte order.
 #[inline(always)]
 pub const fn from_v4(v4: [u8; 4]) -> Addr {
-    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+    [
+        0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3],
+    ]
 }
 
 /// Whether the address is IPv4-mapped.

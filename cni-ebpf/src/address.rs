@@ -84,6 +84,13 @@ impl Ip {
         u64::from_be(self.high) >> 54 == 0xfe80 >> 6
     }
 
+    /// What every kernel sends from before it has an address: unspecified or link-local.
+    #[inline(always)]
+    pub const fn is_of_start_up(self) -> bool {
+        let unspecified = self.high == 0 && (self.low == 0 || self.low == Self::from_v4(0).low);
+        unspecified || self.is_link_local()
+    }
+
     /// Ones' complement sum of its 16-bit words, not folded.
     #[inline(always)]
     pub const fn sum(self) -> u64 {

@@ -73,11 +73,12 @@ fn check_addresses(
         &endpoint.ipv6
     });
     // "No address" is all zeros in the map, as is IPv6's unspecified address.
-    if packet.src != own || own == Ip::UNSPECIFIED {
-        return Err(DropReason::SourceAddress);
-    }
-    if packet.dst.is_group() {
+    let honest = packet.src == own && own != Ip::UNSPECIFIED;
+    if packet.dst.is_group() && (honest || packet.src.is_of_start_up()) {
         return Err(DropReason::Multicast);
+    }
+    if !honest {
+        return Err(DropReason::SourceAddress);
     }
     match packet::addressed(ctx) {
         Addressed::Host => Ok(()),

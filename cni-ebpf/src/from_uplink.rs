@@ -18,6 +18,13 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     if packet::addressed(ctx) != Addressed::Host {
         return Ok(forward::PASS);
     }
+    if packet::lacks_ethernet(ctx) {
+        let to = packet::destination_without_ethernet(ctx);
+        if to.and_then(maps::endpoint_addr).is_none() {
+            return Ok(forward::PASS);
+        }
+        packet::restore_ethernet(ctx)?;
+    }
     let Parsed::Ip(packet) = packet::parse(ctx)? else {
         return Ok(forward::PASS);
     };

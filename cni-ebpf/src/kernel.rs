@@ -6,11 +6,12 @@ use aya_ebpf::{
     EbpfContext as _,
     bindings::{
         BPF_F_RECOMPUTE_CSUM, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
-        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        bpf_hdr_start_off::BPF_HDR_START_NET, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{
-        bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_tail,
-        bpf_skb_change_type, generated::bpf_skb_store_bytes,
+        bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
+        bpf_skb_change_tail, bpf_skb_change_type,
+        generated::{bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
     },
     programs::TcContext,
 };
@@ -120,6 +121,35 @@ pub fn resize(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
     } else {
         Err(DropReason::Redirect)
     }
+}
+
+/// Adds this many zeros in front of the packet, as its new Ethernet header.
+#[inline(always)]
+pub fn add_header(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
+    // SAFETY: the context is the program's own.
+    let result = unsafe { bpf_skb_change_head(ctx.skb.skb, len, 0) };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(DropReason::Redirect)
+    }
+}
+
+/// First 16 bytes of the network header, wherever the packet starts.
+#[inline(always)]
+pub fn network_header(ctx: &TcContext) -> Option<[u64; 2]> {
+    let mut words = [0u64; 2];
+    // SAFETY: the words live on the stack during the call, and their size is given.
+    let result = unsafe {
+        bpf_skb_load_bytes_relative(
+            ctx.as_ptr(),
+            0,
+            (&raw mut words).cast(),
+            size_of_val(&words) as u32,
+            BPF_HDR_START_NET,
+        )
+    };
+    (result == 0).then_some(words)
 }
 
 /// Says that the packet is addressed to its receiver: it was a broadcast before.

@@ -6,7 +6,10 @@
     reason = "the one place that reads and writes packet memory"
 )]
 
-use crate::address::{Ip, Mac};
+use crate::{
+    address::{Ip, Mac},
+    kernel,
+};
 use aya_ebpf::{
     bindings::__sk_buff,
     helpers::bpf_xdp_get_buff_len,
@@ -220,6 +223,50 @@ fn xdp_head<const N: usize>(ctx: &XdpContext) -> Option<Head<N>> {
 #[inline(always)]
 pub fn load<T: Field>(ctx: &TcContext, at: u32) -> Option<T> {
     ctx.load(at as usize).ok()
+}
+
+/// Whether the packet starts with its IP header instead of Ethernet's.
+///
+/// Generic XDP copies a packet that has little room in front, as nearly all have, and the copy
+/// forgets the length of the Ethernet header (seen with Linux 6.18): programs of the same
+/// interface's tcx hook then see the IP header first. Asked of every packet of an uplink, so the
+/// common answer costs one comparison: a MAC seldom begins like an IP header.
+#[inline(always)]
+pub fn lacks_ethernet(ctx: &TcContext) -> bool {
+    let Some(start) = head::<16>(ctx) else {
+        return false;
+    };
+    if !matches!(start.get::<u8, 0>() >> 4, 4 | 6) {
+        return false;
+    }
+    let (high, low) = (start.get::<u64, 0>(), start.get::<u64, 8>());
+    kernel::network_header(ctx) == Some([high, low])
+}
+
+/// Destination of a packet that [`lacks_ethernet`].
+#[inline(always)]
+pub fn destination_without_ethernet(ctx: &TcContext) -> Option<Ip> {
+    match u16::from_be(skb(ctx).protocol as u16) {
+        ETH_P_IP => load::<u32>(ctx, 16).map(Ip::from_v4),
+        ETH_P_IPV6 => Some(Ip::from_words([
+            load::<u64>(ctx, 24)?,
+            load::<u64>(ctx, 32)?,
+        ])),
+        _ => None,
+    }
+}
+
+/// Gives a packet that [`lacks_ethernet`] an Ethernet header again; its addresses are zeros.
+///
+/// # Errors
+/// [`DropReason::Redirect`]: the kernel had no memory.
+#[inline(always)]
+pub fn restore_ethernet(ctx: &TcContext) -> Result<(), DropReason> {
+    let kind = skb(ctx).protocol as u16;
+    kernel::add_header(ctx, ETH_LEN as u32)?;
+    let ethernet = head::<ETH_LEN>(ctx).ok_or(DropReason::Redirect)?;
+    ethernet.set::<u16, 12>(kind);
+    Ok(())
 }
 
 /// Parses Ethernet and IP.

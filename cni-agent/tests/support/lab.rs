@@ -85,7 +85,8 @@ pub struct Lab {
     pub node: Netns,
     /// The same object once more on the same maps: a loaded datapath does not give its own away.
     programs: Ebpf,
-    _pods: Netns,
+    /// Holds the pods' ends `poda` and `podb`, and the uplink's, `far`.
+    pub pods: Netns,
     _bpf: BpfDir,
 }
 
@@ -140,7 +141,7 @@ impl Lab {
             uplink,
             node,
             programs,
-            _pods: pods,
+            pods,
             _bpf: bpf,
         }
     }

@@ -2,8 +2,10 @@
 //! test, also when it panics.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod cluster;
 pub mod frames;
 pub mod lab;
+pub mod raw;
 
 use std::{
     fs::{self, File},

@@ -1,0 +1,299 @@
+//! Ring 3: pinned links of real interfaces: taken over, replaced, found stale, removed.
+
+mod support;
+
+use cni_agent::datapath::{Datapath, DatapathConfig, DatapathError, LogLevel, XdpMode};
+use std::{
+    io::Write,
+    sync::{Arc, Mutex},
+};
+use support::{BpfDir, Netns, lab::Lab, raw};
+
+/// A node with one pair of interfaces, `fl1` (the host's end) and `eth1`.
+struct Node {
+    netns: Netns,
+    bpf: BpfDir,
+}
+
+impl Node {
+    fn new() -> Self {
+        let node = Self {
+            netns: Netns::new("fl-links-"),
+            bpf: BpfDir::new(),
+        };
+        node.add("fl1");
+        node
+    }
+
+    fn add(&self, ifname: &str) {
+        self.netns.ip(&format!(
+            "link add dev {ifname} type veth peer name {ifname}p"
+        ));
+        self.netns.ip(&format!("link set dev {ifname} up"));
+    }
+
+    fn load(&self) -> Datapath {
+        let config = DatapathConfig {
+            bpf_dir: self.bpf.dir(),
+            log_level: LogLevel::Off,
+        };
+        self.netns
+            .within(|| Datapath::load(&config))
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    fn attach(&self, datapath: &Datapath, ifname: &str) -> Result<(), DatapathError> {
+        let ifindex = self.netns.ifindex(ifname);
+        self.netns
+            .within(|| datapath.attach_endpoint(ifname, ifindex))
+    }
+
+    fn uplink(&self, datapath: &Datapath, xdp: XdpMode) -> Result<XdpMode, DatapathError> {
+        let ifindex = self.netns.ifindex("fl1");
+        self.netns
+            .within(|| datapath.attach_uplink("fl1", ifindex, xdp))
+    }
+}
+
+/// Interface, program, index and link of everything that is attached.
+fn links(datapath: &Datapath) -> Vec<(String, String, u32, u32)> {
+    let all = datapath.attachments().unwrap();
+    all.into_iter()
+        .map(|a| (a.ifname, a.program, a.ifindex, a.link_id))
+        .collect()
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_new_agent_takes_links_over_and_replaces_their_programs() {
+    let node = Node::new();
+    let first = node.load();
+    node.attach(&first, "fl1").unwrap();
+    let before = first.attachments().unwrap();
+    assert_eq!(before.len(), 2);
+    assert!(
+        before
+            .iter()
+            .all(|a| a.ifindex == node.netns.ifindex("fl1"))
+    );
+    drop(first);
+    let second = node.load();
+    assert_eq!(
+        second.attachments().unwrap(),
+        before,
+        "what was attached stays attached"
+    );
+    node.attach(&second, "fl1").unwrap();
+    let after = second.attachments().unwrap();
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!((old.link_id, &old.program), (new.link_id, &new.program));
+        assert_ne!(old.program_id, new.program_id);
+    }
+    // Attaching again changes nothing.
+    node.attach(&second, "fl1").unwrap();
+    assert_eq!(second.attachments().unwrap(), after);
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_link_of_an_interface_that_was_made_again_is_replaced() {
+    let node = Node::new();
+    let datapath = node.load();
+    node.attach(&datapath, "fl1").unwrap();
+    let before = links(&datapath);
+    node.netns.ip("link del dev fl1");
+    assert!(
+        links(&datapath).iter().all(|link| link.2 == 0),
+        "the pins are stale"
+    );
+    node.add("fl1");
+    node.attach(&datapath, "fl1").unwrap();
+    let after = links(&datapath);
+    assert_eq!(after.len(), 2);
+    for (old, new) in before.iter().zip(&after) {
+        assert_eq!(new.2, node.netns.ifindex("fl1"));
+        assert_ne!((old.2, old.3), (new.2, new.3));
+    }
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn detaching_is_at_once_and_may_be_repeated() {
+    let node = Node::new();
+    let datapath = node.load();
+    node.attach(&datapath, "fl1").unwrap();
+    datapath.detach_endpoint("fl1").unwrap();
+    assert!(datapath.attachments().unwrap().is_empty());
+    datapath.detach_endpoint("fl1").unwrap();
+    datapath.detach_endpoint("never-there").unwrap();
+    // An interface that is gone took its attachments along; the pins go as well.
+    node.attach(&datapath, "fl1").unwrap();
+    node.netns.ip("link del dev fl1");
+    datapath.detach_endpoint("fl1").unwrap();
+    assert!(datapath.attachments().unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn names_that_are_not_what_the_caller_means_are_refused() {
+    let node = Node::new();
+    let datapath = node.load();
+    let missing = node
+        .netns
+        .within(|| datapath.attach_endpoint("fl2", 77))
+        .unwrap_err();
+    assert!(
+        matches!(missing, DatapathError::NoInterface { .. }),
+        "{missing}"
+    );
+    let other = node
+        .netns
+        .within(|| datapath.attach_endpoint("fl1", 77))
+        .unwrap_err();
+    assert!(
+        matches!(other, DatapathError::OtherInterface { expected: 77, .. }),
+        "{other}"
+    );
+    assert!(datapath.attachments().unwrap().is_empty());
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn stale_endpoints_are_swept_and_uplinks_stay() {
+    let node = Node::new();
+    node.add("fl2");
+    node.add("fl3");
+    let datapath = node.load();
+    node.attach(&datapath, "fl2").unwrap();
+    node.attach(&datapath, "fl3").unwrap();
+    node.uplink(&datapath, XdpMode::Off).unwrap();
+    assert_eq!(datapath.retain_endpoints(&["fl2"]).unwrap(), ["fl3"]);
+    let names: Vec<_> = links(&datapath).into_iter().map(|l| (l.0, l.1)).collect();
+    let expected = [
+        ("fl1", "from_uplink"),
+        ("fl2", "from_pod"),
+        ("fl2", "to_pod"),
+    ];
+    assert_eq!(names, expected.map(|(i, p)| (i.to_owned(), p.to_owned())));
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn xdp_follows_the_mode_that_is_asked_for() {
+    let node = Node::new();
+    let datapath = node.load();
+    let program = |name: &str| {
+        links(&datapath)
+            .into_iter()
+            .find(|l| l.1 == name)
+            .map(|l| l.3)
+    };
+    // A veth pair's driver has XDP.
+    assert_eq!(
+        node.uplink(&datapath, XdpMode::Auto).unwrap(),
+        XdpMode::Native
+    );
+    let native = program("xdp_uplink_native").unwrap();
+    assert_eq!(
+        node.uplink(&datapath, XdpMode::Native).unwrap(),
+        XdpMode::Native
+    );
+    assert_eq!(program("xdp_uplink_native"), Some(native), "taken over");
+    assert_eq!(
+        node.uplink(&datapath, XdpMode::Generic).unwrap(),
+        XdpMode::Generic
+    );
+    assert_eq!(program("xdp_uplink_native"), None);
+    let generic = program("xdp_uplink_generic").unwrap();
+    assert_eq!(
+        node.uplink(&datapath, XdpMode::Auto).unwrap(),
+        XdpMode::Generic,
+        "left as it is"
+    );
+    assert_eq!(program("xdp_uplink_generic"), Some(generic));
+    assert_eq!(node.uplink(&datapath, XdpMode::Off).unwrap(), XdpMode::Off);
+    assert_eq!(program("xdp_uplink_generic"), None);
+    assert!(program("from_uplink").is_some());
+    datapath.detach_uplink("fl1").unwrap();
+    assert!(links(&datapath).is_empty());
+    // Loopback has no XDP in the driver.
+    let lo = node
+        .netns
+        .within(|| datapath.attach_uplink("lo", 1, XdpMode::Auto))
+        .unwrap();
+    assert_eq!(lo, XdpMode::Generic);
+    let fault = node.netns.within(|| {
+        datapath.detach_uplink("lo").unwrap();
+        datapath
+            .attach_uplink("lo", 1, XdpMode::Native)
+            .unwrap_err()
+    });
+    assert!(
+        matches!(
+            fault,
+            DatapathError::Attach {
+                program: "xdp_uplink",
+                ..
+            }
+        ),
+        "{fault}"
+    );
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn an_interface_may_have_a_dot_in_its_name() {
+    let node = Node::new();
+    node.add("up0.100");
+    let datapath = node.load();
+    let ifindex = node.netns.ifindex("up0.100");
+    node.netns
+        .within(|| datapath.attach_uplink("up0.100", ifindex, XdpMode::Off))
+        .unwrap();
+    assert_eq!(links(&datapath)[0].0, "up0.100");
+    datapath.detach_uplink("up0.100").unwrap();
+    assert!(links(&datapath).is_empty());
+}
+
+/// Collects what is logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<Mutex<Vec<u8>>>);
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn drops_are_logged_when_asked_for() {
+    let lab = Lab::with_log(LogLevel::Debug);
+    let lines = Lines::default();
+    let writer = lines.clone();
+    let subscriber = tracing_subscriber::fmt()
+        .with_max_level(tracing::Level::DEBUG)
+        .with_writer(move || writer.clone())
+        .finish();
+    let reader = lab.datapath.log_reader().unwrap();
+    lab.node
+        .within(|| lab.datapath.attach_endpoint("fla", lab.a.ifindex))
+        .unwrap();
+    raw::inject(&lab.pods, "poda", &[vec![0; 60]]);
+    tracing::subscriber::with_default(subscriber, || {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .unwrap();
+        let second = std::time::Duration::from_secs(1);
+        runtime
+            .block_on(async { tokio::time::timeout(second, reader.run()).await })
+            .unwrap_err();
+    });
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let expected = format!("interface {}: dropped, reason 4, 60 bytes", lab.a.ifindex);
+    assert!(text.contains(&expected), "{text}");
+}

@@ -1,0 +1,52 @@
+//! Sends frames as they are from an interface, as a hostile pod does.
+#![expect(unsafe_code, reason = "packet sockets have no safe wrapper")]
+
+use super::Netns;
+use std::{
+    io,
+    os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+};
+
+/// Sends each frame from an interface of a namespace.
+pub fn inject(netns: &Netns, ifname: &str, frames: &[Vec<u8>]) {
+    let ifindex = i32::try_from(netns.ifindex(ifname)).expect("a small number");
+    netns.within(|| {
+        let socket = open().expect("root may open a packet socket");
+        for frame in frames {
+            send(&socket, ifindex, frame).unwrap_or_else(|e| panic!("{} bytes: {e}", frame.len()));
+        }
+    });
+}
+
+fn open() -> io::Result<OwnedFd> {
+    // SAFETY: takes three integers.
+    let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+    if fd < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just given us this descriptor, and to nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn send(socket: &OwnedFd, ifindex: i32, frame: &[u8]) -> io::Result<()> {
+    // SAFETY: a structure of integers, for which zeros are a value.
+    let mut to: libc::sockaddr_ll = unsafe { std::mem::zeroed() };
+    to.sll_family = libc::AF_PACKET as u16;
+    to.sll_ifindex = ifindex;
+    // SAFETY: both buffers live until the call ends, and their sizes are given.
+    let sent = unsafe {
+        libc::sendto(
+            socket.as_raw_fd(),
+            frame.as_ptr().cast(),
+            frame.len(),
+            0,
+            (&raw const to).cast(),
+            size_of_val(&to) as u32,
+        )
+    };
+    if sent < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
