@@ -1,4 +1,5 @@
 //! Ring 2: what `from_pod` makes of each kind of frame that a pod can send.
+#![allow(clippy::unwrap_used, reason = "a fault is the test's")]
 
 mod support;
 

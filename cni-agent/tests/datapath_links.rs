@@ -1,4 +1,5 @@
 //! Ring 3: pinned links of real interfaces: taken over, replaced, found stale, removed.
+#![allow(clippy::unwrap_used, reason = "a fault is the test's")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Ring 3: packets that really arrive, between namespaces whose kernels don't forward.
+#![allow(clippy::unwrap_used, reason = "a fault is the test's")]
 
 mod support;
 
@@ -265,15 +266,12 @@ fn a_pod_that_forges_gets_nothing_out() {
     ];
     let received = [second.received(), far.received()];
     for (reason, frames) in cases {
-        let mut expected = cluster.nodes[0].drops(a.ifname);
-        *expected.entry(reason).or_default() += frames.len() as u64;
+        // The kernels' own chatter is dropped and counted at any time: look at this reason only.
+        let drops = || cluster.nodes[0].drops(a.ifname);
+        let count = || drops().get(&reason).copied().unwrap_or_default();
+        let before = count();
         raw::inject(&forger.netns, "eth0", &frames);
-        assert_eq!(
-            cluster.nodes[0].drops(a.ifname),
-            expected,
-            "{}",
-            reason.name()
-        );
+        assert_eq!(count(), before + frames.len() as u64, "{}", reason.name());
     }
     assert_eq!([second.received(), far.received()], received);
     // The same frame without a lie arrives: the test would see one that got out.

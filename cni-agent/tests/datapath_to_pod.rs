@@ -1,4 +1,5 @@
 //! Ring 2: what `from_uplink`, `xdp_uplink` and `to_pod` make of each kind of frame.
+#![allow(clippy::unwrap_used, reason = "a fault is the test's")]
 
 mod support;
 

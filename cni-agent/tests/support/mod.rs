@@ -1,6 +1,7 @@
 //! What the datapath tests share: network namespaces and bpf file systems that vanish with the
 //! test, also when it panics.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
+#![allow(clippy::unwrap_used, reason = "a fault here is the test's")]
 
 pub mod cluster;
 pub mod frames;

@@ -1,0 +1,210 @@
+//! Ring 2: what the programs cost: the verifier's work at load and nanoseconds for each packet.
+#![allow(clippy::unwrap_used, reason = "a fault is the test's")]
+
+mod support;
+
+use aya::programs::loaded_programs;
+use cni_agent::datapath::{Datapath, DatapathConfig, LogLevel};
+use std::{collections::BTreeMap, net::IpAddr};
+use support::{
+    BpfDir, Netns,
+    frames::{self, IPV4, IPV6, TCP, UDP},
+    lab::{self, Context, FAR_MAC, HOST_MAC, Lab, Program, UPLINK_MAC, Verdict},
+};
+
+/// Instructions that the verifier may walk through; the kernel's own limit is a million.
+const VERIFIER_BUDGET: u32 = 40_000;
+
+/// Loads and attaches at a level; what each program costs: instructions walked and bytes kept.
+fn load(level: LogLevel) -> BTreeMap<String, (u32, u32)> {
+    let (bpf, node) = (BpfDir::new(), Netns::new("fl-cost-"));
+    node.ip("link add dev fl0 type veth peer name fl1");
+    let config = DatapathConfig {
+        bpf_dir: bpf.dir(),
+        log_level: level,
+    };
+    let datapath = Datapath::load(&config).unwrap_or_else(|e| panic!("{level:?}: {e}"));
+    let (pod, uplink) = (node.ifindex("fl0"), node.ifindex("fl1"));
+    node.within(|| {
+        datapath.attach_endpoint("fl0", pod).unwrap();
+        datapath
+            .attach_uplink("fl1", uplink, Default::default())
+            .unwrap();
+    });
+    let ids: Vec<u32> = datapath
+        .attachments()
+        .unwrap()
+        .iter()
+        .map(|a| a.program_id)
+        .collect();
+    let ours = loaded_programs()
+        .flatten()
+        .filter(|info| ids.contains(&info.id()));
+    ours.map(|info| {
+        let walked = info.verified_instruction_count().unwrap();
+        (
+            info.name_as_str().unwrap().to_owned(),
+            (walked, info.size_translated().unwrap()),
+        )
+    })
+    .collect()
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn every_log_level_passes_the_verifier_and_off_costs_nothing() {
+    let off = load(LogLevel::Off);
+    println!("program: (instructions verified, bytes translated) {off:?}");
+    assert_eq!(off.len(), 4);
+    for level in [
+        LogLevel::Error,
+        LogLevel::Warn,
+        LogLevel::Info,
+        LogLevel::Debug,
+        LogLevel::Trace,
+    ] {
+        for (program, (walked, size)) in load(level) {
+            assert!(walked < VERIFIER_BUDGET, "{program} at {level:?}: {walked}");
+            let (_, least) = off[&program];
+            if level < LogLevel::Debug {
+                assert_eq!(size, least, "{program} logs nothing at {level:?}");
+            } else {
+                assert!(size > least, "{program} at {level:?}");
+            }
+        }
+    }
+}
+
+/// Prints; nothing is asserted of times. A run may change the packet for the next one, so each
+/// case is made to stay the same case: the TTL lasts for all runs of a call.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn time_for_a_packet() {
+    let lab = Lab::new();
+    // Its MAC is its gateway's, so that a rewritten frame is still one of its own.
+    let mut endpoint = lab::endpoint(&lab.a);
+    endpoint.mac = cni_agent::model::Mac(HOST_MAC);
+    lab.datapath
+        .upsert_endpoint(&endpoint, lab.a.ifindex)
+        .unwrap();
+    let frame = |src: IpAddr, dst: IpAddr, (to, from): (frames::Mac, frames::Mac), tcp: bool| {
+        let kind = if src.is_ipv4() { IPV4 } else { IPV6 };
+        let (protocol, data) = if tcp {
+            (TCP, frames::tcp(b"x"))
+        } else {
+            (UDP, frames::udp(9, 9, b"x"))
+        };
+        let mut frame = frames::ethernet(to, from, kind, &frames::ip(src, dst, protocol, &data));
+        frames::set_ttl(&mut frame, 255);
+        frame
+    };
+    let (pod, net) = ((HOST_MAC, HOST_MAC), (UPLINK_MAC, FAR_MAC));
+    let (a4, a6) = (IpAddr::from(lab.a.v4), IpAddr::from(lab.a.v6));
+    let (b4, b6) = (IpAddr::from(lab.b.v4), IpAddr::from(lab.b.v6));
+    let (far4, far6) = (IpAddr::from(lab::FAR), IpAddr::from(lab::FAR_V6));
+    let (from_pod, from_net) = (Program::FromPod, Program::FromUplink);
+    let cases = [
+        (
+            "pod to pod, IPv4 TCP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a4, b4, pod, true),
+        ),
+        (
+            "pod to pod, IPv4 UDP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a4, b4, pod, false),
+        ),
+        (
+            "pod to pod, IPv6 TCP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a6, b6, pod, true),
+        ),
+        (
+            "pod to node, IPv4 TCP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a4, far4, pod, true),
+        ),
+        (
+            "pod to node, IPv6 TCP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a6, far6, pod, true),
+        ),
+        (
+            "pod to world, IPv4 TCP",
+            from_pod,
+            lab.a.ifindex,
+            frame(a4, lab::WORLD.into(), pod, true),
+        ),
+        (
+            "pod forging, IPv4",
+            from_pod,
+            lab.a.ifindex,
+            frame(b4, far4, pod, true),
+        ),
+        (
+            "uplink to pod, IPv4 TCP",
+            from_net,
+            lab.uplink,
+            frame(far4, a4, net, true),
+        ),
+        (
+            "uplink to pod, IPv6 TCP",
+            from_net,
+            lab.uplink,
+            frame(far6, a6, net, true),
+        ),
+        (
+            "uplink to host",
+            from_net,
+            lab.uplink,
+            frame(far4, lab::WORLD.into(), net, true),
+        ),
+        (
+            "XDP, legitimate",
+            Program::XdpUplink,
+            1,
+            frame(far4, a4, net, true),
+        ),
+        (
+            "XDP, forged",
+            Program::XdpUplink,
+            1,
+            frame(b4, a4, net, true),
+        ),
+        (
+            "host to pod",
+            Program::ToPod,
+            lab.a.ifindex,
+            frame(lab::WORLD.into(), a4, pod, true),
+        ),
+    ];
+    for (name, program, ifindex, frame) in cases {
+        let context = Context {
+            ifindex,
+            repeat: 250,
+            ..Context::default()
+        };
+        let mut times: Vec<u128> = (0..41)
+            .map(|_| lab.run_as(program, context, &frame).duration.as_nanos())
+            .collect();
+        times.sort_unstable();
+        let verdict = lab.run(program, ifindex, &frame).verdict;
+        println!(
+            "{name:24} {:4} ns (least {}) {verdict:?}",
+            times[20], times[0]
+        );
+        let expected = match name {
+            name if name.contains("forg") => Verdict::Drop,
+            name if name.contains("world") || name.contains("host") || name.contains("XDP") => {
+                Verdict::Pass
+            }
+            _ => Verdict::Redirect,
+        };
+        assert_eq!(verdict, expected, "{name}");
+    }
+}
