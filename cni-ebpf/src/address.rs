@@ -3,7 +3,8 @@
 
 use cni_ebpf_common::addr::Addr;
 
-/// An IPv6 or IPv4-mapped address.
+/// An IPv6 or IPv4-mapped address; in memory its 16 bytes are a map key's.
+#[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Ip {
     high: u64,
@@ -44,14 +45,6 @@ impl Ip {
             high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
             low: u64::from_ne_bytes([i, j, k, l, m, n, o, p]),
         }
-    }
-
-    /// For a map key.
-    #[inline(always)]
-    pub const fn to_addr(self) -> Addr {
-        let [a, b, c, d, e, f, g, h] = self.high.to_ne_bytes();
-        let [i, j, k, l, m, n, o, p] = self.low.to_ne_bytes();
-        [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p]
     }
 
     /// The IPv4 part of a mapped address, as it lies in memory.

@@ -67,11 +67,7 @@ fn check_addresses(
     packet: &Packet,
     endpoint: &Endpoint,
 ) -> Result<(), DropReason> {
-    let own = Ip::from_addr(if packet.v4 {
-        &endpoint.ipv4
-    } else {
-        &endpoint.ipv6
-    });
+    let own = maps::own_address(endpoint, packet.v4);
     // "No address" is all zeros in the map, as is IPv6's unspecified address.
     let honest = packet.src == own && own != Ip::UNSPECIFIED;
     if packet.dst.is_group() && (honest || packet.src.is_of_start_up()) {

@@ -18,6 +18,7 @@ use cni_ebpf_common::{
     node::{MAX_NODES, Node},
     verdict::{Counter, DropKey, DropReason, MAX_DROPS, Path},
 };
+use core::{mem::offset_of, ptr};
 
 const ON_DEMAND: usize = BPF_F_NO_PREALLOC as usize;
 
@@ -60,17 +61,42 @@ pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     unsafe { ENDPOINTS.get(EndpointKey { ifindex }) }
 }
 
+/// The address that the pod may use in a family; "none" is all zeros, like IPv6's unspecified one.
+#[inline(always)]
+pub fn own_address(endpoint: &Endpoint, v4: bool) -> Ip {
+    const { assert!(offset_of!(Endpoint, ipv4) == 0 && offset_of!(Endpoint, ipv6) == 16) };
+    let words = ptr::from_ref(endpoint).cast::<[u64; 2]>();
+    // SAFETY: both addresses lie within the row, and the kernel aligns rows of hash maps to 8
+    // (byte arrays alone would be read byte by byte).
+    Ip::from_words(unsafe { words.add(usize::from(!v4)).read() })
+}
+
 /// The local pod that has an address.
 #[inline(always)]
 pub fn endpoint_addr(ip: Ip) -> Option<&'static EndpointAddr> {
+    const { assert!(size_of::<EndpointAddrKey>() == size_of::<Ip>()) };
+    // SAFETY: both are the same 16 bytes; an array of bytes would be written byte by byte.
+    let key = unsafe { &*ptr::from_ref(&ip).cast::<EndpointAddrKey>() };
     // SAFETY: as in `endpoint`.
-    unsafe { ENDPOINT_ADDRS.get(EndpointAddrKey { addr: ip.to_addr() }) }
+    unsafe { ENDPOINT_ADDRS.get(key) }
 }
 
 /// The node whose podCIDR holds an address.
 #[inline(always)]
 pub fn node(ip: Ip) -> Option<&'static Node> {
-    NODES.get(&Key::new(u128::BITS, ip.to_addr()))
+    /// `Key<Addr>` in words, for the same reason as in `endpoint_addr`.
+    #[repr(C, packed(4))]
+    struct Words {
+        prefix_len: u32,
+        addr: [u64; 2],
+    }
+    const { assert!(size_of::<Words>() == size_of::<Key<Addr>>()) };
+    let words = Words {
+        prefix_len: u128::BITS,
+        addr: ip.words(),
+    };
+    // SAFETY: the same fields at the same offsets.
+    NODES.get(unsafe { &*ptr::from_ref(&words).cast::<Key<Addr>>() })
 }
 
 /// Adds to the counters of a drop.

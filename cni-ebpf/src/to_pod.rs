@@ -23,11 +23,7 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         Parsed::Arp => return Err(DropReason::Neighbor),
         Parsed::Other => return Err(DropReason::EtherType),
     };
-    let own = Ip::from_addr(if packet.v4 {
-        &endpoint.ipv4
-    } else {
-        &endpoint.ipv6
-    });
+    let own = maps::own_address(endpoint, packet.v4);
     if packet.dst != own || own == Ip::UNSPECIFIED {
         return Err(DropReason::NotForEndpoint);
     }
