@@ -4,7 +4,7 @@
 mod support;
 
 use aya::programs::loaded_programs;
-use cni_agent::datapath::{Datapath, DatapathConfig, LogLevel};
+use cni_agent::datapath::{Datapath, DatapathConfig, LogLevel, XdpMode};
 use std::{collections::BTreeMap, net::IpAddr};
 use support::{
     BpfDir, Netns,
@@ -28,7 +28,7 @@ fn load(level: LogLevel) -> BTreeMap<String, (u32, u32)> {
     node.within(|| {
         datapath.attach_endpoint("fl0", pod).unwrap();
         datapath
-            .attach_uplink("fl1", uplink, Default::default())
+            .attach_uplink("fl1", uplink, XdpMode::Generic)
             .unwrap();
     });
     let ids: Vec<u32> = datapath

@@ -1,6 +1,9 @@
-//! What the kernel says of a pinned link, which aya does not tell: the interface it is on. The
-//! one place of raw `bpf(2)` calls.
-#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper for these commands")]
+//! What aya does not tell: the interface that a pinned link is on, an interface's driver. The one
+//! place of raw system calls.
+#![expect(
+    unsafe_code,
+    reason = "bpf(2) and ethtool's ioctl have no safe wrapper"
+)]
 
 use std::{
     ffi::CString,
@@ -95,6 +98,65 @@ fn open(path: &Path) -> io::Result<OwnedFd> {
     // SAFETY: the kernel has just given us this descriptor (with close-on-exec), and to nobody else.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
+
+/// `struct ethtool_drvinfo`, as far as it is read; the kernel writes all of it.
+#[repr(C)]
+struct DriverInfo {
+    command: u32,
+    driver: [u8; 32],
+    rest: [u8; 160],
+}
+
+/// `struct ifreq` of an ioctl that takes a pointer; the union behind the name has 24 bytes.
+#[repr(C)]
+struct InterfaceRequest {
+    name: [u8; 16],
+    data: *mut DriverInfo,
+    padding: [u64; 2],
+}
+
+/// Name of the driver of an interface of the calling thread's namespace.
+pub(super) fn driver(ifname: &str) -> io::Result<String> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    const ETHTOOL_GDRVINFO: u32 = 3;
+    const SIOCETHTOOL: u32 = 0x8946;
+    let mut name = [0; 16];
+    let bytes = ifname.as_bytes();
+    let room = name.get_mut(..bytes.len()).filter(|room| room.len() < 16);
+    room.ok_or(io::ErrorKind::InvalidInput)?
+        .copy_from_slice(bytes);
+    let mut info = DriverInfo {
+        command: ETHTOOL_GDRVINFO,
+        driver: [0; 32],
+        rest: [0; 160],
+    };
+    let mut request = InterfaceRequest {
+        name,
+        data: &raw mut info,
+        padding: [0; 2],
+    };
+    let socket = socket_with(
+        AddressFamily::UNIX,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    // SAFETY: both structures have the kernel's layout and live until the call ends.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), SIOCETHTOOL as _, &raw mut request) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let end = info
+        .driver
+        .iter()
+        .position(|b| *b == 0)
+        .unwrap_or(info.driver.len());
+    Ok(String::from_utf8_lossy(&info.driver[..end]).into_owned())
+}
+
+const _: () = assert!(size_of::<DriverInfo>() == 196);
+#[cfg(target_pointer_width = "64")]
+const _: () = assert!(size_of::<InterfaceRequest>() == 40);
 
 /// # Safety
 /// `attr` must be the start of the `union bpf_attr` of the command; its pointers must be valid.

@@ -57,7 +57,8 @@ pub enum LogLevel {
 /// How XDP is attached to an uplink.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
-    /// In the driver where it can, else generic.
+    /// In the driver where it can, else generic; off on a veth pair, where XDP costs more than it
+    /// can save.
     #[default]
     Auto,
     /// In the driver, or not at all.
