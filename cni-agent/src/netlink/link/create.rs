@@ -6,17 +6,17 @@
 //! down) and gets all it needs, while the host's routes wait for `bring_up`.
 
 use super::{
-    DYING_GROUP, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere,
+    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere,
     remove::{find, reap_now},
 };
 use crate::netlink::{
     NetlinkError,
     message::{
-        Route, RouteRequest, Target, add_address, delete_link, set_link, set_neighbour, single,
+        Route, RouteRequest, Target, add_address, delete_link, get_link_at, set_link,
+        set_neighbour, single,
     },
     netns::{self, OwnThread},
     socket::{Request, RouteSocket},
-    sysctl::{self, Family},
 };
 use rtnetlink::{
     packet_core::{DefaultNla, NLA_F_NESTED, NLM_F_CREATE, NLM_F_ECHO, NLM_F_EXCL},
@@ -71,7 +71,7 @@ fn create(
     thread: &OwnThread,
 ) -> Result<(LinkIds, RouteSocket), NetlinkError> {
     let mut host = RouteSocket::route()?;
-    let ids = match make_pair(&mut host, plan, netns) {
+    let (ids, ipv6) = match make_pair(&mut host, plan, netns) {
         Err(error) if error.errno() == Some(libc::EEXIST) => {
             make_room(&mut host, plan)?;
             make_pair(&mut host, plan, netns).map_err(|error| match error.errno() {
@@ -83,7 +83,7 @@ fn create(
         }
         result => result?,
     };
-    let furnished = furnish_host(&mut host, plan, ids)
+    let furnished = furnish_host(&mut host, plan, ids, ipv6)
         .and_then(|()| thread.enter(netns))
         .and_then(|()| furnish_pod(plan, ids));
     match furnished {
@@ -126,22 +126,25 @@ fn make_pair(
     host: &mut RouteSocket,
     plan: &LinkPlan,
     netns: BorrowedFd<'_>,
-) -> Result<LinkIds, NetlinkError> {
+) -> Result<(LinkIds, Option<Ipv6Settings>), NetlinkError> {
     let answers = host.send(vec![new_pair(plan, netns), host_settings(plan)])?;
-    let ids = answers.replies.into_iter().find_map(|reply| match reply {
+    let made = answers.replies.into_iter().find_map(|reply| match reply {
         RouteNetlinkMessage::NewLink(link) => {
             let seen = Seen::from(link);
             let pod_ifindex = seen.peer_ifindex?;
-            Some(LinkIds {
-                host_ifindex: seen.ifindex,
-                pod_ifindex,
-            })
+            Some((
+                LinkIds {
+                    host_ifindex: seen.ifindex,
+                    pod_ifindex,
+                },
+                seen.ipv6,
+            ))
         }
         _ => None,
     });
-    match (ids, answers.refusals.into_iter().next()) {
-        (Some(ids), None) => Ok(ids),
-        (Some(ids), Some((_, refusal))) => {
+    match (made, answers.refusals.into_iter().next()) {
+        (Some(made), None) => Ok(made),
+        (Some((ids, _)), Some((_, refusal))) => {
             Err(undo(host, ids, plan, NetlinkError::Refused(refusal)))
         }
         (None, Some((_, refusal))) => Err(NetlinkError::Refused(refusal)),
@@ -241,13 +244,16 @@ fn inet_settings(settings: &[(u16, u32)]) -> AfSpecInet {
 }
 
 /// The host's end while it is down: neighbours, and settings that only /proc takes.
-fn furnish_host(host: &mut RouteSocket, plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
+fn furnish_host(
+    host: &mut RouteSocket,
+    plan: &LinkPlan,
+    ids: LinkIds,
+    ipv6: Option<Ipv6Settings>,
+) -> Result<(), NetlinkError> {
     if plan.addresses.v6.is_some() {
-        // A node with IPv6 switched off by default still serves pods that have it.
-        sysctl::write_interface(Family::V6, &plan.host_ifname, "disable_ipv6", "0")?;
-        // No router ever speaks on this link; a node may accept advertisements by default even
-        // while it forwards (2).
-        sysctl::write_interface(Family::V6, &plan.host_ifname, "accept_ra", "0")?;
+        // A node with IPv6 switched off by default still serves pods that have it; and no router
+        // ever speaks on this link.
+        Ipv6Settings::adjust(ipv6, &plan.host_ifname)?;
     }
     let neighbours = plan
         .addresses
@@ -261,10 +267,14 @@ fn furnish_host(host: &mut RouteSocket, plan: &LinkPlan, ids: LinkIds) -> Result
 fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
     let mut pod = RouteSocket::route()?;
     if plan.addresses.v6.is_some() {
-        // Some runtimes switch IPv6 off in sandboxes; this one gets an address.
-        sysctl::write_interface(Family::V6, &plan.ifname, "disable_ipv6", "0")?;
-        // The addresses are given here; nobody may advertise others.
-        sysctl::write_interface(Family::V6, &plan.ifname, "accept_ra", "0")?;
+        // Some runtimes switch IPv6 off in sandboxes, but this one gets an address; and the
+        // addresses are given here, nobody may advertise others.
+        let replies = pod.one(get_link_at(ids.pod_ifindex))?;
+        let ipv6 = replies.into_iter().find_map(|reply| match reply {
+            RouteNetlinkMessage::NewLink(link) => Seen::from(link).ipv6,
+            _ => None,
+        });
+        Ipv6Settings::adjust(ipv6, &plan.ifname)?;
     }
     let (ifname, ifindex) = (&plan.ifname, ids.pod_ifindex);
     let mut requests = vec![set_link(

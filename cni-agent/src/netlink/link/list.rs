@@ -5,12 +5,13 @@ use crate::{
     model::Mac,
     netlink::{
         NetlinkError, blocking,
+        message::without_counters,
         socket::{Request, RouteSocket},
     },
 };
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
-    link::{InfoKind, LinkAttribute, LinkExtentMask, LinkInfo, LinkMessage},
+    link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage},
 };
 
 /// The host's end of an attachment as the kernel has it.
@@ -41,9 +42,9 @@ pub async fn list_host_links() -> Result<Vec<HostLink>, NetlinkError> {
 pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes = vec![
-        // The kernel picks the veths and leaves out counters: a fraction of the bytes.
+        // The kernel picks the veths.
         LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
-        LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]),
+        without_counters(),
     ];
     let request = Request {
         message: RouteNetlinkMessage::GetLink(message),

@@ -15,10 +15,16 @@ pub use list::{HostLink, list_host_links};
 pub use remove::{OwnLink, delete_link, mark_dying, reap};
 pub use up::bring_up;
 
-use super::{NetlinkError, message::single};
+use super::{
+    NetlinkError,
+    message::single,
+    sysctl::{self, Family},
+};
 use crate::model::{Addresses, AttachmentId, Mac};
 use ipnetwork::IpNetwork;
-use rtnetlink::packet_route::link::{LinkAttribute, LinkMessage};
+use rtnetlink::packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage,
+};
 use sha2::{Digest, Sha256};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -170,11 +176,52 @@ struct Seen {
     group: u32,
     peer_ifindex: Option<u32>,
     peer_netns_id: Option<i32>,
+    ipv6: Option<Ipv6Settings>,
+}
+
+/// Settings of a link that come with every answer about it, which is ten times cheaper than to read
+/// them from /proc.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Ipv6Settings {
+    disabled: bool,
+    /// Whether router advertisements are obeyed: at 1 only while the link does not forward.
+    obeys_advertisements: bool,
+}
+
+impl Ipv6Settings {
+    fn find(families: &[AfSpecUnspec]) -> Option<Ipv6Settings> {
+        let settings = families.iter().find_map(|family| match family {
+            AfSpecUnspec::Inet6(settings) => Some(settings),
+            _ => None,
+        })?;
+        settings.iter().find_map(|setting| match setting {
+            AfSpecInet6::DevConf(conf) => Some(Ipv6Settings {
+                disabled: conf.disable_ipv6 != 0,
+                obeys_advertisements: match conf.accept_ra {
+                    0 => false,
+                    1 => conf.forwarding == 0,
+                    _ => true,
+                },
+            }),
+            _ => None,
+        })
+    }
+
+    /// Lets the link have IPv6 addresses and obey no advertisements; writes only what is not so.
+    fn adjust(settings: Option<Ipv6Settings>, ifname: &str) -> Result<(), NetlinkError> {
+        // Unknown (an old kernel's answer) counts as wrong.
+        if settings.is_none_or(|settings| settings.disabled) {
+            sysctl::write_interface(Family::V6, ifname, "disable_ipv6", "0")?;
+        }
+        if settings.is_none_or(|settings| settings.obeys_advertisements) {
+            sysctl::write_interface(Family::V6, ifname, "accept_ra", "0")?;
+        }
+        Ok(())
+    }
 }
 
 impl From<LinkMessage> for Seen {
     fn from(message: LinkMessage) -> Seen {
-        use rtnetlink::packet_route::link::LinkFlags;
         let mut seen = Seen {
             ifindex: message.header.index,
             up: message.header.flags.contains(LinkFlags::Up),
@@ -193,6 +240,9 @@ impl From<LinkMessage> for Seen {
                 LinkAttribute::Group(group) => seen.group = group,
                 LinkAttribute::Link(peer) => seen.peer_ifindex = Some(peer),
                 LinkAttribute::LinkNetNsId(id) => seen.peer_netns_id = Some(id),
+                LinkAttribute::AfSpecUnspec(families) => {
+                    seen.ipv6 = Ipv6Settings::find(&families);
+                }
                 _ => {}
             }
         }

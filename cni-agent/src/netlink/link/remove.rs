@@ -5,7 +5,7 @@
 use super::{ALIAS_PREFIX, DYING_GROUP, Seen, list::list_now};
 use crate::netlink::{
     NetlinkError, blocking,
-    message::{self, get_link, set_link},
+    message::{self, get_link, set_link, without_counters},
     socket::{Request, RouteSocket},
 };
 use rtnetlink::packet_route::{
@@ -113,9 +113,7 @@ pub(super) fn reap_now(socket: &mut RouteSocket) -> Result<usize, NetlinkError> 
 /// How many links of all kinds and makers are in the group of the dying.
 fn count_group(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
     let mut message = LinkMessage::default();
-    message.attributes = vec![LinkAttribute::ExtMask(vec![
-        rtnetlink::packet_route::link::LinkExtentMask::SkipStats,
-    ])];
+    message.attributes.push(without_counters());
     let request = Request {
         message: RouteNetlinkMessage::GetLink(message),
         flags: 0,
