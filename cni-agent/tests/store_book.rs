@@ -1,4 +1,5 @@
 //! The book on a real file and in memory: what callers see, what restarts bring back.
+#![expect(clippy::unwrap_used, reason = "a test's helper may panic")]
 
 use cni_agent::{
     clock::ManualClock,

@@ -240,7 +240,7 @@ impl Book {
             written?;
             let mut state = shared.lock();
             let known = state.endpoints.get(&endpoint.attachment);
-            if !known.is_some_and(|known| known.id == endpoint.id) {
+            if known.is_none_or(|known| known.id != endpoint.id) {
                 return Ok(None); // Removed by another call at the same time.
             }
             state.endpoints.remove(&endpoint.attachment);
