@@ -6,6 +6,8 @@
 //! happens, standard output holds one result, one error object or nothing, and the exit code is
 //! zero only for success.
 
+#![cfg_attr(not(test), no_main)]
+
 mod agent;
 mod call;
 mod conf;
@@ -15,6 +17,8 @@ mod json;
 mod protocol;
 mod sandbox;
 mod spool;
+#[cfg(not(test))]
+mod start;
 mod version;
 
 use agent::{Deadline, Failure};
@@ -24,7 +28,6 @@ use fault::{Fault, code};
 use serde_json::value::RawValue;
 use std::{
     io::{self, Write},
-    process::ExitCode,
     time::Duration,
 };
 
@@ -33,28 +36,42 @@ const STDIN_PATIENCE: Duration = Duration::from_secs(30);
 /// The same for VERSION, which can be answered without: people call it from a terminal.
 const VERSION_PATIENCE: Duration = Duration::from_millis(200);
 
-fn main() -> ExitCode {
+/// Does the call and returns whether it succeeded. Called once, by `start`.
+fn plugin() -> bool {
     if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
         // As the reference plugins do: a person is looking, not a runtime.
-        eprintln!(
+        say(&format!(
             "CNI plugin fairlead-cni v{}: hands a container runtime's calls to the fairlead agent\n\
              CNI protocol versions supported: {}",
             env!("CARGO_PKG_VERSION"),
             version::SUPPORTED.join(", ")
-        );
-        return ExitCode::SUCCESS;
+        ));
+        return true;
     }
-    let (output, exit) = match run() {
-        Ok(output) => (output, ExitCode::SUCCESS),
-        Err(fault) => (fault.to_json(), ExitCode::FAILURE),
+    let (output, success) = match run() {
+        Ok(output) => (output, true),
+        Err(fault) => (fault.to_json(), false),
     };
     match write(&output) {
-        Ok(()) => exit,
+        Ok(()) => success,
         Err(error) => {
-            eprintln!("fairlead-cni: the answer can't be written: {error}");
-            ExitCode::FAILURE
+            say(&format!(
+                "fairlead-cni: the answer can't be written: {error}"
+            ));
+            false
         }
     }
+}
+
+/// The test harness puts its own in place; this one keeps the code in use.
+#[cfg(test)]
+fn main() {
+    assert!(plugin());
+}
+
+/// Writes to standard error. A reader that is gone is no reason to fail.
+fn say(text: &str) {
+    writeln!(io::stderr(), "{text}").unwrap_or_default();
 }
 
 fn write(output: &str) -> io::Result<()> {
@@ -111,7 +128,9 @@ fn added(result: &RawValue) -> Result<String, Fault> {
 fn spooled(call: &Call, conf: &Conf<'_>, failure: &Failure) -> Result<String, Fault> {
     match spool::write(conf, &call.container_id, &call.ifname) {
         Ok(file) => {
-            eprintln!("fairlead-cni: {failure}; the deletion is kept in {file} for the agent");
+            say(&format!(
+                "fairlead-cni: {failure}; the deletion is kept in {file} for the agent"
+            ));
             Ok(String::new())
         }
         Err(error) => Err(Fault::new(

@@ -8,6 +8,7 @@ use fake::{Runtime, answer, frame};
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::Write,
     os::unix::{
         fs::{DirBuilderExt, PermissionsExt},
         net::UnixListener,
@@ -183,4 +184,25 @@ fn many_deletions_at_once_are_all_kept() {
     let kept = files(&runtime.spool());
     assert_eq!(kept.len(), 8, "{kept:?}");
     assert!(kept.iter().all(|name| name.ends_with(".json")), "{kept:?}");
+}
+
+#[test]
+fn readers_that_are_gone_kill_nothing() {
+    let runtime = Runtime::new();
+    let mut child = runtime.start("DEL");
+    // Neither output has a reader any more; SIGPIPE would end the plugin by a signal.
+    drop((child.stdout.take(), child.stderr.take()));
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(runtime.conf("1.1.0").to_string().as_bytes())
+        .unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    is_spooled(&runtime);
+
+    let mut child = runtime.start("ADD");
+    drop((child.stdout.take(), child.stderr.take()));
+    child.stdin.take().unwrap().write_all(b"{}").unwrap();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
 }

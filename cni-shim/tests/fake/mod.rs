@@ -11,7 +11,7 @@ use std::{
         unix::net::{UnixListener, UnixStream},
     },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     thread::JoinHandle,
 };
 use tempfile::TempDir;
@@ -103,9 +103,9 @@ impl Runtime {
         })
     }
 
-    /// Executes the plugin.
-    pub(crate) fn call(&self, command: &str, stdin: &[u8]) -> Outcome {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fairlead-cni"))
+    /// Starts the plugin.
+    pub(crate) fn start(&self, command: &str) -> Child {
+        Command::new(env!("CARGO_BIN_EXE_fairlead-cni"))
             .env_clear()
             .envs(self.env.iter().map(|(n, v)| (n, v)))
             .env("CNI_COMMAND", command)
@@ -113,7 +113,12 @@ impl Runtime {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
+            .unwrap()
+    }
+
+    /// Executes the plugin.
+    pub(crate) fn call(&self, command: &str, stdin: &[u8]) -> Outcome {
+        let mut child = self.start(command);
         // The plugin may end without reading all of it.
         let _unread = child.stdin.take().unwrap().write_all(stdin).is_err();
         let output = child.wait_with_output().unwrap();
