@@ -1,10 +1,21 @@
-//! The node agent as a library; read it in this order: `model` (plain values), `store` and `ipam`
-//! (what the node remembers), `source` (what the cluster wants), `netlink` and `datapath` (what the
-//! kernel holds), `cni` (what the container runtime asks), `agent` (how it is put together), `cli`.
+//! The node agent as a library; read it in this order: `model` (plain values), `ipam` and `store`
+//! (what the node remembers), `state` and `source` (what the cluster wants), `netlink` and
+//! `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
+//! runtime asks), `agent`, `parts` and `server` (how it is put together), `query` and `cli`.
 
+pub mod agent;
+pub mod cli;
 pub mod clock;
+pub mod cni;
+pub mod config;
 pub mod datapath;
 pub mod ipam;
 pub mod model;
 pub mod netlink;
+pub mod network;
+pub mod parts;
+pub mod query;
+pub mod server;
+pub mod source;
+pub mod state;
 pub mod store;

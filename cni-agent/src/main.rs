@@ -1,2 +1,7 @@
 //! `fairlead`: the agent and its command line.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cni_agent::cli::main()
+}

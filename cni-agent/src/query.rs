@@ -6,17 +6,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// A question to the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Query {
-    Status,
-    Endpoints,
-    Nodes,
-    Ipam,
-    Drops,
-    Maps,
-}
+pub use crate::cni::protocol::Query;
 
 /// How the agent is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -112,7 +112,7 @@ pub async fn cni(
     }
     let running = slot.started().await?;
     let network = &running.network;
-    let conf = NetConf::parse(&call.config)?;
+    let conf = NetConf::parse_for(call.command, &call.config)?;
     let attachment = || AttachmentId::new(&call.container_id, &call.ifname).map_err(CniError::from);
     match call.command {
         Command::Add => {
@@ -138,7 +138,10 @@ pub async fn cni(
             Ok(Value::Null)
         }
         Command::Gc => {
-            network.gc(&conf.name, &conf.valid_attachments()?).await?;
+            // A runtime that names no list (cnitool doesn't) says of none that it is stale.
+            if let Some(valid) = conf.valid_attachments()? {
+                network.gc(&conf.name, &valid).await?;
+            }
             Ok(Value::Null)
         }
         Command::Status => match network.serving() {
