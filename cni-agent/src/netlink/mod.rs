@@ -6,6 +6,7 @@
 
 mod error;
 pub mod link;
+pub mod masquerade;
 mod message;
 pub mod netns;
 pub mod route;
@@ -13,6 +14,7 @@ mod socket;
 pub mod sysctl;
 mod table;
 pub mod uplink;
+mod wire;
 
 pub use error::{NetlinkError, Refusal, RouteConflict};
 

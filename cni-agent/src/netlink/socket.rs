@@ -3,7 +3,10 @@
 //! waits, and only the last request of a batch asks for an acknowledgement (failures are always
 //! answered). A whole endpoint thus costs three `send`s, where a request/answer client makes twelve.
 
-use super::error::{NetlinkError, Refusal};
+use super::{
+    error::{NetlinkError, Refusal},
+    wire::{NLMSG_DONE, NLMSG_ERROR, Part, Parts},
+};
 use rtnetlink::{
     packet_core::{
         NLM_F_ACK, NLM_F_DUMP, NLM_F_DUMP_INTR, NLM_F_REQUEST, NetlinkDeserializable,
@@ -20,12 +23,6 @@ const MAX_BATCH: usize = 64;
 pub(super) const RECEIVE_BYTES: usize = 32 * 1024;
 /// How often a dump that changed under our eyes is taken again.
 const MAX_DUMPS: usize = 8;
-
-const NLMSG_HEADER: usize = 16;
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
-const NLM_F_ACK_TLVS: u16 = 0x200;
-const NLMSGERR_ATTR_MSG: u16 = 1;
 
 /// A request and the words that an error about it begins with.
 pub(super) struct Request<M> {
@@ -239,11 +236,24 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
     where
         M: Clone,
     {
+        self.dump_with(request, |part, object| part.decode(object))
+    }
+
+    /// Like `dump`, with a reader of messages other than the usual one. It gets each message and
+    /// the words for an error about it.
+    pub(super) fn dump_with<T>(
+        &mut self,
+        request: Request<M>,
+        decode: impl Fn(&Part<'_>, &str) -> Result<T, NetlinkError>,
+    ) -> Result<Vec<T>, NetlinkError>
+    where
+        M: Clone,
+    {
         let mut replies = Vec::new();
         for _ in 0..MAX_DUMPS {
             replies.clear();
-            if self.dump_once(&request, &mut replies)? {
-                return Ok(replies);
+            if self.dump_once(&request, &decode, &mut replies)? {
+                break;
             }
         }
         // So busy a table that no consistent look succeeded: the last one is as good as any, since
@@ -251,10 +261,11 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
         Ok(replies)
     }
 
-    fn dump_once(
+    fn dump_once<T>(
         &mut self,
         request: &Request<M>,
-        replies: &mut Vec<M>,
+        decode: impl Fn(&Part<'_>, &str) -> Result<T, NetlinkError>,
+        replies: &mut Vec<T>,
     ) -> Result<bool, NetlinkError>
     where
         M: Clone,
@@ -284,7 +295,7 @@ impl<M: NetlinkSerializable + NetlinkDeserializable> Socket<M> {
                             }));
                         }
                     },
-                    _ => replies.push(part.decode(&request.action)?),
+                    _ => replies.push(decode(&part, &request.action)?),
                 }
             }
         }
@@ -391,91 +402,4 @@ fn silent(object: String) -> NetlinkError {
         object,
         fault: "there was none".into(),
     }
-}
-
-/// The netlink messages of one datagram.
-struct Parts<'a>(&'a [u8]);
-
-struct Part<'a> {
-    kind: u16,
-    flags: u16,
-    sequence: u32,
-    bytes: &'a [u8],
-}
-
-impl<'a> Iterator for Parts<'a> {
-    type Item = Part<'a>;
-
-    fn next(&mut self) -> Option<Part<'a>> {
-        let header = self.0.get(..NLMSG_HEADER)?;
-        let length = u32_at(header, 0)? as usize;
-        let bytes = self
-            .0
-            .get(..length)
-            .filter(|bytes| bytes.len() >= NLMSG_HEADER)?;
-        self.0 = self.0.get(length.next_multiple_of(4)..).unwrap_or(&[]);
-        let part = Part {
-            kind: u16_at(header, 4)?,
-            flags: u16_at(header, 6)?,
-            sequence: u32_at(header, 8)?,
-            bytes,
-        };
-        Some(part)
-    }
-}
-
-impl Part<'_> {
-    fn decode<M: NetlinkDeserializable>(&self, object: &str) -> Result<M, NetlinkError> {
-        let fault = |fault: String| NetlinkError::Answer {
-            object: object.to_owned(),
-            fault,
-        };
-        let message =
-            NetlinkMessage::<M>::deserialize(self.bytes).map_err(|e| fault(e.to_string()))?;
-        match message.payload {
-            NetlinkPayload::InnerMessage(message) => Ok(message),
-            _ => Err(fault(format!("unexpected message type {}", self.kind))),
-        }
-    }
-
-    /// Error number and words of an error or end message; none for success.
-    fn failure(&self) -> Option<(i32, Option<String>)> {
-        let code = u32_at(self.bytes, NLMSG_HEADER).unwrap_or(0).cast_signed();
-        if code == 0 {
-            return None;
-        }
-        let mut reason = None;
-        if self.flags & NLM_F_ACK_TLVS != 0 {
-            // Behind the code an error has the header of its request; the end of a dump has not.
-            let start = NLMSG_HEADER
-                + 4
-                + if self.kind == NLMSG_ERROR {
-                    NLMSG_HEADER
-                } else {
-                    0
-                };
-            let mut rest = self.bytes.get(start..).unwrap_or(&[]);
-            while let (Some(length), Some(kind)) = (u16_at(rest, 0), u16_at(rest, 2)) {
-                let Some(value) = rest.get(4..length as usize) else {
-                    break;
-                };
-                if kind == NLMSGERR_ATTR_MSG {
-                    let text = String::from_utf8_lossy(value);
-                    reason = Some(text.trim_end_matches('\0').to_owned());
-                }
-                rest = rest
-                    .get((length as usize).next_multiple_of(4)..)
-                    .unwrap_or(&[]);
-            }
-        }
-        Some((code.saturating_neg(), reason))
-    }
-}
-
-fn u16_at(bytes: &[u8], at: usize) -> Option<u16> {
-    Some(u16::from_ne_bytes(bytes.get(at..at + 2)?.try_into().ok()?))
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    Some(u32::from_ne_bytes(bytes.get(at..at + 4)?.try_into().ok()?))
 }

@@ -2,7 +2,11 @@
 //! where different: a write of `forwarding` has side effects even when it changes nothing.
 
 use super::NetlinkError;
-use std::{fs, io, path::PathBuf};
+use std::{
+    fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 /// Which half of /proc/sys/net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,13 +52,30 @@ pub fn write(name: &str, value: &str) -> Result<Option<Change>, NetlinkError> {
     if from == value {
         return Ok(None);
     }
-    let path = path(name)?;
-    fs::write(&path, value).map_err(fault("write", &path))?;
+    put(name, value)?;
     Ok(Some(Change {
         name: name.to_owned(),
         from,
         to: value.to_owned(),
     }))
+}
+
+/// Makes a setting of one interface `value` that is known to be something else.
+pub(super) fn put_interface(
+    family: Family,
+    ifname: &str,
+    key: &str,
+    value: &str,
+) -> Result<(), NetlinkError> {
+    put(&interface(family, ifname, key), value)
+}
+
+fn put(name: &str, value: &str) -> Result<(), NetlinkError> {
+    let path = path(name)?;
+    // Not created: a setting that is not there is an error.
+    let file = fs::OpenOptions::new().write(true).open(&path);
+    file.and_then(|mut file| file.write_all(value.as_bytes()))
+        .map_err(fault("write", &path))
 }
 
 /// Reads a setting of one interface (or of "all" or "default").
@@ -97,7 +118,10 @@ pub fn prepare_host(uplinks: &[String]) -> Result<Vec<Change>, NetlinkError> {
         return Ok(changes);
     }
     for uplink in uplinks {
-        if read_interface(Family::V6, uplink, "accept_ra")? == "1" {
+        // A node that forwards already does not listen at 1, and shall not begin to.
+        let listens = read_interface(Family::V6, uplink, "accept_ra")? == "1"
+            && read_interface(Family::V6, uplink, "forwarding")? == "0";
+        if listens {
             changes.extend(write_interface(Family::V6, uplink, "accept_ra", "2")?);
         }
     }

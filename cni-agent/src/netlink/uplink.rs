@@ -158,6 +158,8 @@ pub fn changes() -> Result<Changes, NetlinkError> {
         source,
     };
     let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(fault)?;
+    // A socket without a number is passed over when the kernel tells its news.
+    socket.socket_mut().bind_auto().map_err(fault)?;
     for group in [
         MulticastGroup::Link,
         MulticastGroup::Ipv4Ifaddr,

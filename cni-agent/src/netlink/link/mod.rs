@@ -211,10 +211,10 @@ impl Ipv6Settings {
     fn adjust(settings: Option<Ipv6Settings>, ifname: &str) -> Result<(), NetlinkError> {
         // Unknown (an old kernel's answer) counts as wrong.
         if settings.is_none_or(|settings| settings.disabled) {
-            sysctl::write_interface(Family::V6, ifname, "disable_ipv6", "0")?;
+            sysctl::put_interface(Family::V6, ifname, "disable_ipv6", "0")?;
         }
         if settings.is_none_or(|settings| settings.obeys_advertisements) {
-            sysctl::write_interface(Family::V6, ifname, "accept_ra", "0")?;
+            sysctl::put_interface(Family::V6, ifname, "accept_ra", "0")?;
         }
         Ok(())
     }
