@@ -8,7 +8,7 @@ use std::{
     io::Write,
     sync::{Arc, Mutex},
 };
-use support::{BpfDir, Netns, lab::Lab, raw};
+use support::{BpfDir, Netns, attempt, lab::Lab, raw};
 
 /// A node with one pair of interfaces, `fl1` (the host's end) and `eth1`.
 struct Node {
@@ -233,6 +233,30 @@ fn an_interface_may_have_a_dot_in_its_name() {
     assert_eq!(links(&datapath)[0].0, "up0.100");
     datapath.detach_uplink("up0.100").unwrap();
     assert!(links(&datapath).is_empty());
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn the_usual_place_is_mounted_once_when_nothing_is() {
+    raw::with_own_mounts(|| {
+        while attempt("umount -l /sys/fs/bpf").0 {}
+        let dir = "/sys/fs/bpf/fairlead-test";
+        let config = DatapathConfig {
+            bpf_dir: dir.into(),
+            log_level: LogLevel::Off,
+        };
+        for _ in 0..2 {
+            let datapath = Datapath::load(&config).unwrap_or_else(|e| panic!("{e}"));
+            assert!(
+                datapath
+                    .pinned()
+                    .iter()
+                    .all(|map| map.path.starts_with(dir))
+            );
+        }
+        let mounts = std::fs::read_to_string("/proc/thread-self/mounts").unwrap();
+        assert_eq!(mounts.matches(" /sys/fs/bpf bpf ").count(), 1, "{mounts}");
+    });
 }
 
 /// Collects what is logged.
