@@ -3,6 +3,7 @@
 
 use super::{
     DatapathError, XdpMode,
+    grace::Expedited,
     kernel::{self, LinkState},
     loader::{self, FROM_POD, FROM_UPLINK, TO_POD, XDP_UPLINK},
     pins::{self, Pins},
@@ -198,6 +199,7 @@ fn tcx(
         drop(program.take_link(id).map_err(attach)?);
     } else {
         remove_link(&pin)?;
+        let _quick = Expedited::begin();
         let last = TcAttachOptions::TcxOrder(LinkOrder::default());
         let id = program
             .attach_with_options(interface.ifname, hook.direction, last)
@@ -350,9 +352,15 @@ pub(super) fn detach(pins: &Pins, ifname: &str) -> Result<Option<u32>, DatapathE
 
 /// Detaches at once, then removes the pin.
 fn remove_link(pin: &Path) -> Result<(), DatapathError> {
-    match kernel::detach(pin) {
+    if !pin.exists() {
+        return Ok(());
+    }
+    let detached = {
+        let _quick = Expedited::begin();
+        kernel::detach(pin)
+    };
+    match detached {
         Ok(()) => {}
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
         // The interface is gone and took the attachment along; the pin is what is left.
         Err(e) => debug!(pin = %pin.display(), "the link was not attached any more: {e}"),
     }

@@ -4,7 +4,7 @@ use super::{DatapathError, LogLevel, maps::Maps, pins::Pins};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{MapInfo, MapType},
-    programs::{SchedClassifier, Xdp},
+    programs::{ProgramError, SchedClassifier, Xdp},
 };
 use cni_ebpf_common::{
     config::LOG_LEVEL,
@@ -14,6 +14,7 @@ use cni_ebpf_common::{
     node::{MAX_NODES, Node, NodeKey},
     verdict::{Counter, DropKey, DropReason, MAX_DROPS, Path},
 };
+use std::io;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead-ebpf"));
 
@@ -73,16 +74,31 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
     }
     let mut ebpf = loader.load(OBJECT)?;
     for program in [FROM_POD, TO_POD, FROM_UPLINK] {
-        let loaded = classifier(&mut ebpf, program)?.load();
+        let classifier = classifier(&mut ebpf, program)?;
+        let loaded = uninterrupted(|| classifier.load());
         loaded.map_err(|source| DatapathError::Program { program, source })?;
     }
-    let loaded = xdp(&mut ebpf, XDP_UPLINK)?.load();
+    let program = xdp(&mut ebpf, XDP_UPLINK)?;
+    let loaded = uninterrupted(|| program.load());
     loaded.map_err(|source| DatapathError::Program {
         program: XDP_UPLINK,
         source,
     })?;
     let maps = Maps::take(&mut ebpf)?;
     Ok(Loaded { ebpf, maps })
+}
+
+/// The verifier gives up with EAGAIN when a signal waits for the thread.
+fn uninterrupted(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    const ATTEMPTS: usize = 10;
+    for _ in 1..ATTEMPTS {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. })
+                if io_error.kind() == io::ErrorKind::WouldBlock => {}
+            done => return done,
+        }
+    }
+    load()
 }
 
 /// A tcx program of the object.

@@ -8,6 +8,7 @@
 mod attach;
 mod counters;
 mod error;
+mod grace;
 mod kernel;
 mod loader;
 mod logs;

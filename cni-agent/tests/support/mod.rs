@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod frames;
 pub mod lab;
+pub mod pod;
 pub mod raw;
 
 use std::{

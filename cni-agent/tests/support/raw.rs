@@ -50,3 +50,20 @@ fn send(socket: &OwnedFd, ifindex: i32, frame: &[u8]) -> io::Result<()> {
         Ok(())
     }
 }
+
+/// Runs a function on a thread with mounts of its own: what it mounts nobody else sees.
+pub fn with_own_mounts<T: Send>(function: impl FnOnce() -> T + Send) -> T {
+    use rustix::thread::{UnshareFlags, unshare_unsafe};
+    std::thread::scope(|scope| {
+        let inside = scope.spawn(|| {
+            // SAFETY: file descriptors stay shared, which is all that could go wrong.
+            unsafe { unshare_unsafe(UnshareFlags::FS | UnshareFlags::NEWNS) }
+                .expect("root may have mounts of its own");
+            super::run("mount --make-rprivate /");
+            function()
+        });
+        inside
+            .join()
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
