@@ -1,6 +1,10 @@
 //! Errors by the codes of the CNI specification (1.1.0, section 5), ours from 100 on.
 
-use crate::model::{AttachmentId, InvalidAttachment};
+use crate::{
+    ipam::IpamError,
+    model::{AttachmentId, InvalidAttachment},
+    store::StoreError,
+};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -66,6 +70,34 @@ impl fmt::Display for CniError {
 impl From<InvalidAttachment> for CniError {
     fn from(fault: InvalidAttachment) -> Self {
         Self::environment(fault.to_string())
+    }
+}
+
+impl From<&IpamError> for CniError {
+    fn from(fault: &IpamError) -> Self {
+        match fault {
+            IpamError::Exhausted { .. } => Self::exhausted(fault),
+            // Passes: the Node object comes, the other call ends.
+            IpamError::NoPrefix | IpamError::AlreadyHeld(_) => Self::try_again(&fault.to_string()),
+            IpamError::Outside { .. }
+            | IpamError::Unusable { .. }
+            | IpamError::InUse { .. }
+            | IpamError::TwoOfAFamily { .. } => Self::new(code::CONFIG, fault.to_string()),
+            // Of the node's podCIDRs, which a call has no part in.
+            IpamError::HostBits(_) | IpamError::TwoPrefixesOfAFamily { .. } => {
+                Self::internal(&fault.to_string())
+            }
+        }
+    }
+}
+
+impl From<&StoreError> for CniError {
+    fn from(fault: &StoreError) -> Self {
+        match fault {
+            StoreError::Closed => Self::try_again(&fault.to_string()),
+            StoreError::Refused(_) => Self::internal(&fault.to_string()),
+            _ => Self::io(fault),
+        }
     }
 }
 
@@ -216,6 +248,29 @@ mod tests {
         assert_eq!(
             CniError::try_again("wait").with_details("why").to_string(),
             "wait: why"
+        );
+    }
+
+    #[test]
+    fn what_passes_and_what_the_caller_can_change_is_told_apart() {
+        let address = "100.11.1.7".parse().unwrap();
+        let prefix = "100.11.1.0/24".parse().unwrap();
+        let exhausted = IpamError::Exhausted {
+            prefix,
+            used: 254,
+            total: 254,
+        };
+        let error = CniError::from(&exhausted);
+        assert_eq!((error.code, error.msg.contains("254 of 254")), (100, true));
+        assert_eq!(CniError::from(&IpamError::NoPrefix).code, 11);
+        assert_eq!(
+            CniError::from(&IpamError::Unusable { address, prefix }).code,
+            7
+        );
+        assert_eq!(CniError::from(&StoreError::Closed).code, 11);
+        assert_eq!(
+            CniError::from(&StoreError::Write("disk full".to_owned())).code,
+            5
         );
     }
 
