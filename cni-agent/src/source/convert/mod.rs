@@ -1,0 +1,117 @@
+//! PURE: Kubernetes objects to the model, one file per kind. All faults of an object are reported
+//! together, each with its field and remedy.
+
+mod node;
+mod pod;
+
+pub use node::node;
+pub use pod::pod;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::{fmt, net::IpAddr};
+
+/// A field that can't be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FieldError {
+    /// Path like `spec.podCIDRs[0]`.
+    pub field: String,
+    /// What is wrong and what to write.
+    pub message: String,
+}
+
+impl FieldError {
+    pub(super) fn new(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for FieldError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.field, self.message)
+    }
+}
+
+/// `metadata.name`, a DNS subdomain as Kubernetes demands of every kind used here.
+///
+/// # Errors
+/// If it is missing or no such name.
+pub fn name(metadata: &ObjectMeta) -> Result<String, FieldError> {
+    let field = "metadata.name";
+    let Some(name) = metadata.name.as_deref().filter(|name| !name.is_empty()) else {
+        return Err(FieldError::new(field, "is missing; give the object a name"));
+    };
+    check_name(field, name, 253)?;
+    Ok(name.to_owned())
+}
+
+/// `metadata.namespace`, `default` if it is left out.
+///
+/// # Errors
+/// If it is no DNS label.
+pub fn namespace(metadata: &ObjectMeta) -> Result<String, FieldError> {
+    let namespace = metadata
+        .namespace
+        .as_deref()
+        .filter(|n| !n.is_empty())
+        .unwrap_or("default");
+    check_name("metadata.namespace", namespace, 63)?;
+    Ok(namespace.to_owned())
+}
+
+fn check_name(field: &str, name: &str, longest: usize) -> Result<(), FieldError> {
+    if name.len() > longest {
+        let message = format!(
+            "has {} characters; shorten it to at most {longest}",
+            name.len()
+        );
+        return Err(FieldError::new(field, message));
+    }
+    let inner = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    let label = |label: &str| {
+        let bytes = label.as_bytes();
+        bytes.iter().all(|b| inner(*b))
+            && matches!((bytes.first(), bytes.last()), (Some(a), Some(z)) if *a != b'-' && *z != b'-')
+    };
+    let dots = longest > 63;
+    let good = if dots {
+        name.split('.').all(label)
+    } else {
+        label(name)
+    };
+    if good {
+        return Ok(());
+    }
+    let dots = if dots { ", '.'" } else { "" };
+    Err(FieldError::new(
+        field,
+        format!(
+            "{name:?} is not a Kubernetes name; use lower-case letters, digits{dots} and '-', beginning and ending with a letter or digit"
+        ),
+    ))
+}
+
+/// An address that one machine can have.
+fn address(field: &str, text: &str) -> Result<IpAddr, FieldError> {
+    let address: IpAddr = text.parse().map_err(|_| {
+        FieldError::new(
+            field,
+            format!("{text:?} is not an IP address; write one like 192.0.2.10 or 2001:db8::10"),
+        )
+    })?;
+    let fault = match address {
+        IpAddr::V4(a) if a.is_unspecified() => "the unspecified address",
+        IpAddr::V4(a) if a.is_loopback() => "a loopback address",
+        IpAddr::V4(a) if a.is_multicast() || a.is_broadcast() => "a multicast or broadcast address",
+        IpAddr::V6(a) if a.is_unspecified() => "the unspecified address",
+        IpAddr::V6(a) if a.is_loopback() => "a loopback address",
+        IpAddr::V6(a) if a.is_multicast() => "a multicast address",
+        IpAddr::V6(a) if a.is_unicast_link_local() => "a link-local address",
+        IpAddr::V6(a) if a.to_ipv4_mapped().is_some() => "an IPv4 address in IPv6 form",
+        _ => return Ok(address),
+    };
+    let message = format!("{address} is {fault}; write an address that other nodes can reach");
+    Err(FieldError::new(field, message))
+}

@@ -1,0 +1,354 @@
+//! PURE: the text of a manifest file to Kubernetes objects. YAML 1.2 and with it JSON, several
+//! documents, `kind: List`. Every fault has its document, line and field.
+
+use super::{
+    convert::FieldError,
+    object::{self, Object, ObjectKey},
+    problem::{Severity, SourceProblem},
+};
+use serde::{
+    Deserialize, Deserializer,
+    de::{MapAccess, SeqAccess, Visitor},
+};
+use serde_json::Value;
+use serde_saphyr::Spanned;
+use std::fmt;
+
+/// An object and where it stands in its file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Found {
+    pub(super) document: usize,
+    pub(super) line: u64,
+    pub(super) key: ObjectKey,
+    pub(super) object: Object,
+}
+
+/// What one file holds.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Parsed {
+    /// The objects without fault.
+    pub(super) objects: Vec<Found>,
+    pub(super) problems: Vec<SourceProblem>,
+}
+
+impl Parsed {
+    /// Whether something in the file could not be used.
+    pub(super) fn is_broken(&self) -> bool {
+        self.problems
+            .iter()
+            .any(|problem| problem.severity == Severity::Error)
+    }
+}
+
+/// Parses the text of `file`, which is only used to name it.
+pub(super) fn parse(file: &str, bytes: &[u8]) -> Parsed {
+    let mut parsed = Parsed::default();
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(e) => {
+            let message = format!(
+                "byte {} is not UTF-8; save the file as UTF-8",
+                e.valid_up_to()
+            );
+            parsed.problems.push(SourceProblem::of_file(file, message));
+            return parsed;
+        }
+    };
+    if text.trim().is_empty() {
+        // A writer that truncates before it writes must not remove the objects for a moment.
+        let message = "is empty; delete the file to remove its objects".to_owned();
+        parsed.problems.push(SourceProblem::of_file(file, message));
+        return parsed;
+    }
+    let options = serde_saphyr::options! { with_snippet: false };
+    let documents: Vec<Tree> = match serde_saphyr::from_multiple_with_options(text, options) {
+        Ok(documents) => documents,
+        Err(error) => {
+            let line = error
+                .location()
+                .map(|location| location.line())
+                .filter(|line| *line > 0);
+            parsed.problems.push(SourceProblem {
+                document: line.map(|line| document_at(text, line)),
+                line,
+                ..SourceProblem::of_file(file, syntax(&error))
+            });
+            return parsed;
+        }
+    };
+    for tree in &documents {
+        let place = Place {
+            file,
+            document: document_at(text, tree.line),
+            root: tree,
+            prefix: String::new(),
+        };
+        place.read(tree, &mut parsed);
+    }
+    parsed
+}
+
+/// The parser's reason without its place, which is given apart, and the remedy.
+fn syntax(error: &serde_saphyr::Error) -> String {
+    let rendered = error.render();
+    let reason = rendered.lines().next().unwrap_or_default();
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    match reason.split_once(", set DuplicateKeyPolicy") {
+        Some((reason, _)) => format!("not valid YAML: {reason}; keep one of the two"),
+        None => format!("not valid YAML or JSON: {reason}; mend this line or the one before it"),
+    }
+}
+
+/// Which document a line belongs to, as people count them: those with content, from 1.
+fn document_at(text: &str, line: u64) -> usize {
+    let (mut number, mut content) = (1, false);
+    for text in text
+        .lines()
+        .take(usize::try_from(line).unwrap_or(usize::MAX))
+    {
+        if text.trim_end() == "---" || text.starts_with("--- ") {
+            number += usize::from(content);
+            content = text.trim_end().len() > 3;
+        } else if !(text.trim().is_empty() || text.trim_start().starts_with('#')) {
+            content |= !text.starts_with('%') && text.trim_end() != "...";
+        }
+    }
+    number
+}
+
+/// Where in a file an object stands.
+struct Place<'a> {
+    file: &'a str,
+    document: usize,
+    /// The whole document.
+    root: &'a Tree,
+    /// Path of the object in it: empty, or `items[3]` in a List.
+    prefix: String,
+}
+
+impl Place<'_> {
+    fn read(&self, tree: &Tree, parsed: &mut Parsed) {
+        let Branch::Map(_) = &tree.branch else {
+            let found = match tree.branch {
+                Branch::List(_) => "a list",
+                _ => "a single value",
+            };
+            let message = format!(
+                "is {found}, not a Kubernetes object; write one with apiVersion, kind and metadata"
+            );
+            parsed
+                .problems
+                .push(self.problem(&FieldError::new("", message)));
+            return;
+        };
+        if tree.text("kind") == Some("List") {
+            return self.read_list(tree, parsed);
+        }
+        match object::read(tree.to_value()) {
+            Ok(read) => {
+                for field in &read.unknown_fields {
+                    let message = format!(
+                        "is not a field of {}; correct its name or remove it, the rest is in force",
+                        read.key.kind
+                    );
+                    let problem = self.problem(&FieldError::new(field, message));
+                    parsed.problems.push(SourceProblem {
+                        severity: Severity::Warning,
+                        ..problem
+                    });
+                }
+                let (document, line) = (self.document, tree.line);
+                parsed.objects.push(Found {
+                    document,
+                    line,
+                    key: read.key,
+                    object: read.object,
+                });
+            }
+            Err(errors) => parsed
+                .problems
+                .extend(errors.iter().map(|error| self.problem(error))),
+        }
+    }
+
+    fn read_list(&self, tree: &Tree, parsed: &mut Parsed) {
+        let fault = |field: &str, message: &str| self.problem(&FieldError::new(field, message));
+        if !self.prefix.is_empty() {
+            let message = "a List can't hold a List; write its items into the outer one";
+            return parsed.problems.push(fault("kind", message));
+        }
+        if tree.text("apiVersion") != Some("v1") {
+            let message = "kind List is read in version v1; write apiVersion: v1";
+            return parsed.problems.push(fault("apiVersion", message));
+        }
+        let Some(Branch::List(items)) = tree.get("items").map(|items| &items.branch) else {
+            let message =
+                "is missing or not a list; write the objects below items:, each beginning with '-'";
+            return parsed.problems.push(fault("items", message));
+        };
+        for (n, item) in items.iter().enumerate() {
+            let prefix = format!("items[{n}]");
+            Place {
+                prefix,
+                file: self.file,
+                document: self.document,
+                root: self.root,
+            }
+            .read(item, parsed);
+        }
+    }
+
+    fn problem(&self, error: &FieldError) -> SourceProblem {
+        let dot = if self.prefix.is_empty() || error.field.is_empty() {
+            ""
+        } else {
+            "."
+        };
+        let field = format!("{}{dot}{}", self.prefix, error.field);
+        SourceProblem {
+            document: Some(self.document),
+            line: Some(self.root.line_of(&field)).filter(|line| *line > 0),
+            field: Some(field).filter(|field| !field.is_empty()),
+            ..SourceProblem::of_file(self.file, error.message.clone())
+        }
+    }
+}
+
+/// A YAML value that knows the line of each of its parts.
+#[derive(Debug)]
+struct Tree {
+    line: u64,
+    branch: Branch,
+}
+
+#[derive(Debug)]
+enum Branch {
+    Map(Vec<(String, Tree)>),
+    List(Vec<Tree>),
+    Leaf(Value),
+}
+
+impl Tree {
+    fn get(&self, name: &str) -> Option<&Tree> {
+        let Branch::Map(fields) = &self.branch else {
+            return None;
+        };
+        fields
+            .iter()
+            .find(|(field, _)| field == name)
+            .map(|(_, tree)| tree)
+    }
+
+    fn text(&self, name: &str) -> Option<&str> {
+        match &self.get(name)?.branch {
+            Branch::Leaf(Value::String(text)) => Some(text),
+            _ => None,
+        }
+    }
+
+    fn to_value(&self) -> Value {
+        match &self.branch {
+            Branch::Map(fields) => fields
+                .iter()
+                .map(|(name, tree)| (name.clone(), tree.to_value()))
+                .collect(),
+            Branch::List(items) => items.iter().map(Tree::to_value).collect(),
+            Branch::Leaf(value) => value.clone(),
+        }
+    }
+
+    /// The line of the deepest part of the path that exists. Names may hold dots, as labels do.
+    fn line_of(&self, path: &str) -> u64 {
+        let path = path.strip_prefix('.').unwrap_or(path);
+        let next = match &self.branch {
+            Branch::Map(fields) => fields
+                .iter()
+                .filter_map(|(name, tree)| Some((name, path.strip_prefix(name.as_str())?, tree)))
+                .filter(|(_, rest, _)| rest.is_empty() || rest.starts_with(['.', '[']))
+                .max_by_key(|(name, ..)| name.len())
+                .map(|(_, rest, tree)| (tree, rest)),
+            Branch::List(items) => path
+                .strip_prefix('[')
+                .and_then(|path| path.split_once(']'))
+                .and_then(|(index, rest)| Some((items.get(index.parse::<usize>().ok()?)?, rest))),
+            Branch::Leaf(_) => None,
+        };
+        next.map_or(self.line, |(tree, rest)| tree.line_of(rest))
+    }
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let Spanned {
+            value, referenced, ..
+        } = Spanned::<Branch>::deserialize(deserializer)?;
+        Ok(Self {
+            line: referenced.line(),
+            branch: value,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for Branch {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(BranchVisitor)
+    }
+}
+
+struct BranchVisitor;
+
+impl<'de> Visitor<'de> for BranchVisitor {
+    type Value = Branch;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a YAML value")
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Branch, E> {
+        Ok(Branch::Leaf(value.into()))
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Branch, E> {
+        Ok(Branch::Leaf(value.into()))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Branch, E> {
+        Ok(Branch::Leaf(value.into()))
+    }
+
+    fn visit_f64<E>(self, value: f64) -> Result<Branch, E> {
+        Ok(Branch::Leaf(value.into()))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Branch, E> {
+        Ok(Branch::Leaf(value.into()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Branch, E> {
+        Ok(Branch::Leaf(Value::Null))
+    }
+
+    fn visit_none<E>(self) -> Result<Branch, E> {
+        Ok(Branch::Leaf(Value::Null))
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Branch, D::Error> {
+        Branch::deserialize(deserializer)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Branch, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Branch::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut fields: A) -> Result<Branch, A::Error> {
+        let mut map = Vec::new();
+        while let Some(field) = fields.next_entry()? {
+            map.push(field);
+        }
+        Ok(Branch::Map(map))
+    }
+}

@@ -1,0 +1,217 @@
+//! The files of the manifest folder and what is in force of each. A file that breaks keeps the last
+//! content that was whole; one that was never whole gives what is whole in it.
+
+use super::{
+    document::{Found, Parsed, parse},
+    merge::merge,
+    problem::{Severity, SourceProblem},
+};
+use crate::state::Cluster;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs::{self, OpenOptions},
+    io::{self, Read},
+    os::unix::fs::OpenOptionsExt,
+    path::{Path, PathBuf},
+};
+
+/// Largest file read.
+pub(super) const MAX_FILE_BYTES: u64 = 4 << 20;
+/// Most files read.
+pub(super) const MAX_FILES: usize = 1000;
+
+#[derive(Debug)]
+pub(super) struct Folder {
+    path: PathBuf,
+    files: BTreeMap<PathBuf, FileState>,
+}
+
+#[derive(Debug, Default)]
+struct FileState {
+    /// Of the content parsed last, to skip parsing what has not changed.
+    digest: Option<[u8; 32]>,
+    in_force: Vec<Found>,
+    /// Whether `in_force` was a file without fault.
+    was_whole: bool,
+    problems: Vec<SourceProblem>,
+}
+
+/// What a scan found.
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Without a revision.
+    pub(super) cluster: Cluster,
+    pub(super) problems: Vec<SourceProblem>,
+    /// Folders in which the files really lie, where these are links.
+    pub(super) elsewhere: BTreeSet<PathBuf>,
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self {
+            path,
+            files: BTreeMap::new(),
+        }
+    }
+
+    /// Reads what has changed. Blocks on the disk.
+    pub(super) fn scan(&mut self) -> Scan {
+        let mut problems = Vec::new();
+        let mut elsewhere = BTreeSet::new();
+        match list(&self.path) {
+            // Everything stays in force: a folder that is unmounted for a moment removes nothing.
+            Err(e) => problems.push(SourceProblem::of_file(
+                &self.path.display().to_string(),
+                format!("the folder can't be read: {e}; make it readable, until then what was read last stays in force"),
+            )),
+            Ok(paths) => {
+                self.files.retain(|path, _| paths.contains(path));
+                if paths.len() > MAX_FILES {
+                    let message = format!(
+                        "the folder holds {} manifests, {MAX_FILES} are read (by name); put several objects into one file, separated by ---",
+                        paths.len()
+                    );
+                    let folder = self.path.display().to_string();
+                    problems.push(SourceProblem::of_file(&folder, message));
+                }
+                let home = self.path.canonicalize().ok();
+                for path in paths.into_iter().take(MAX_FILES) {
+                    if let Ok(real) = path.canonicalize()
+                        && let Some(parent) = real.parent()
+                        && Some(parent) != home.as_deref()
+                    {
+                        elsewhere.insert(parent.to_owned());
+                    }
+                    self.update(path);
+                }
+            }
+        }
+        let names: Vec<String> = self.files.keys().map(|p| p.display().to_string()).collect();
+        let in_force = self.files.values().map(|file| file.in_force.as_slice());
+        let (cluster, contradictions) = merge(names.iter().map(String::as_str).zip(in_force));
+        problems.extend(
+            self.files
+                .values()
+                .flat_map(|file| file.problems.iter().cloned()),
+        );
+        problems.extend(contradictions);
+        problems.sort();
+        Scan {
+            cluster,
+            problems,
+            elsewhere,
+        }
+    }
+
+    fn update(&mut self, path: PathBuf) {
+        let name = path.display().to_string();
+        let read = read(&path);
+        if let Err(ReadError::Vanished) = read {
+            // Deleted since the folder was listed.
+            self.files.remove(&path);
+            return;
+        }
+        let file = self.files.entry(path).or_default();
+        let parsed = match read {
+            Ok(bytes) => {
+                let digest = Sha256::digest(&bytes).into();
+                if file.digest == Some(digest) {
+                    return;
+                }
+                file.digest = Some(digest);
+                parse(&name, &bytes)
+            }
+            Err(error) => {
+                file.digest = None;
+                let problems = vec![SourceProblem::of_file(&name, error.to_string())];
+                Parsed {
+                    objects: Vec::new(),
+                    problems,
+                }
+            }
+        };
+        file.apply(parsed);
+    }
+}
+
+impl FileState {
+    fn apply(&mut self, parsed: Parsed) {
+        let broken = parsed.is_broken();
+        self.problems = parsed.problems;
+        if !broken || !self.was_whole {
+            self.in_force = parsed.objects;
+            self.was_whole = !broken;
+        }
+        let effect = if self.was_whole {
+            "until then the last good content of this file stays in force"
+        } else {
+            "until then only the rest of this file is in force"
+        };
+        for problem in self
+            .problems
+            .iter_mut()
+            .filter(|p| broken && p.severity == Severity::Error)
+        {
+            problem.message = format!("{}; {effect}", problem.message);
+        }
+    }
+}
+
+/// The manifests of the folder by name. Hidden names are none: editors and ConfigMap volumes keep
+/// their own things there.
+fn list(folder: &Path) -> io::Result<BTreeSet<PathBuf>> {
+    let mut paths = BTreeSet::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        let hidden = path
+            .file_name()
+            .is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if !hidden && matches!(extension, Some("yaml" | "yml" | "json")) {
+            paths.insert(path);
+        }
+    }
+    Ok(paths)
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ReadError {
+    #[error("vanished")]
+    Vanished,
+    #[error("is a link to nothing; remove it or make its target")]
+    Dangling,
+    #[error("is not a regular file; remove it or give it another ending")]
+    NotAFile,
+    #[error("has {0} bytes, at most {MAX_FILE_BYTES} are read; split it")]
+    TooLarge(u64),
+    #[error("can't be read: {0}; make it readable for the agent")]
+    Io(io::Error),
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ReadError> {
+    // Not blocking: a FIFO named like a manifest must not stop the agent.
+    let opened = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path);
+    let file = opened.map_err(|e| match e.kind() {
+        io::ErrorKind::NotFound if path.is_symlink() => ReadError::Dangling,
+        io::ErrorKind::NotFound => ReadError::Vanished,
+        _ => ReadError::Io(e),
+    })?;
+    let metadata = file.metadata().map_err(ReadError::Io)?;
+    if !metadata.is_file() {
+        return Err(ReadError::NotAFile);
+    }
+    let mut bytes = Vec::new();
+    file.take(MAX_FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(ReadError::Io)?;
+    let length = metadata.len().max(bytes.len() as u64);
+    if length > MAX_FILE_BYTES {
+        Err(ReadError::TooLarge(length))
+    } else {
+        Ok(bytes)
+    }
+}

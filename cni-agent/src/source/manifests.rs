@@ -1,0 +1,253 @@
+//! The standalone source: a folder of Kubernetes manifests (`*.yaml`, `*.yml`, `*.json`), watched.
+//!
+//! A change is read when the folder has been quiet for a moment, so that a file written in several
+//! steps is read once. Files replaced by a rename and folders of links, as ConfigMap volumes are,
+//! are seen at once; what no event tells (network file systems) by a regular look.
+
+use super::{
+    Source, SourceProblem,
+    folder::{Folder, Scan},
+};
+use crate::state::Cluster;
+use notify::{
+    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
+    event::{AccessKind, AccessMode},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinHandle,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+/// How long the folder must be quiet before it is read.
+const QUIET: Duration = Duration::from_millis(50);
+/// A folder that is never quiet is read after this time.
+const LONGEST: Duration = Duration::from_millis(500);
+/// How often the folder is looked at without an event.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Why the source could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestsError {
+    #[error("manifest folder {folder} can't be read: {error}; make it, or name another one by --manifests", folder = .folder.display())]
+    Folder { folder: PathBuf, error: io::Error },
+}
+
+/// The watched folder. Ends watching when dropped.
+#[derive(Debug)]
+pub struct Manifests {
+    cluster: watch::Sender<Arc<Cluster>>,
+    problems: watch::Sender<Arc<Vec<SourceProblem>>>,
+    task: JoinHandle<()>,
+}
+
+impl Manifests {
+    /// Reads the folder and watches it from then on. The first snapshot is there on return. Must
+    /// be called in a tokio runtime; blocks for the first read.
+    ///
+    /// # Errors
+    /// When the folder can't be read. Faulty files are no error but `problems`.
+    pub fn watch(folder: &Path) -> Result<Self, ManifestsError> {
+        if let Err(error) = fs::read_dir(folder) {
+            return Err(ManifestsError::Folder {
+                folder: folder.to_owned(),
+                error,
+            });
+        }
+        let cluster = watch::Sender::new(Arc::new(Cluster::default()));
+        let problems = watch::Sender::new(Arc::new(Vec::new()));
+        let (eyes, changed) = Eyes::open(folder);
+        let mut reader = Reader {
+            folder: Arc::new(Mutex::new(Folder::new(folder.to_owned()))),
+            eyes,
+            cluster: cluster.clone(),
+            problems: problems.clone(),
+        };
+        let scan = lock(&reader.folder).scan();
+        reader.publish(scan);
+        let task = tokio::spawn(reader.run(changed));
+        Ok(Self {
+            cluster,
+            problems,
+            task,
+        })
+    }
+
+    /// As `problems`, with a signal when they change.
+    pub fn subscribe_problems(&self) -> watch::Receiver<Arc<Vec<SourceProblem>>> {
+        self.problems.subscribe()
+    }
+}
+
+impl Source for Manifests {
+    fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
+        self.cluster.subscribe()
+    }
+
+    fn problems(&self) -> Vec<SourceProblem> {
+        self.problems.borrow().to_vec()
+    }
+}
+
+impl Drop for Manifests {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+struct Reader {
+    folder: Arc<Mutex<Folder>>,
+    eyes: Eyes,
+    cluster: watch::Sender<Arc<Cluster>>,
+    problems: watch::Sender<Arc<Vec<SourceProblem>>>,
+}
+
+impl Reader {
+    async fn run(mut self, changed: Arc<Notify>) {
+        loop {
+            if timeout(LOOK, changed.notified()).await.is_ok() {
+                quiet(&changed).await;
+            }
+            let folder = self.folder.clone();
+            match tokio::task::spawn_blocking(move || lock(&folder).scan()).await {
+                Ok(scan) => self.publish(scan),
+                Err(error) => tracing::error!(%error, "reading the manifests ended badly"),
+            }
+        }
+    }
+
+    fn publish(&mut self, scan: Scan) {
+        let Scan {
+            mut cluster,
+            mut problems,
+            elsewhere,
+        } = scan;
+        problems.extend(self.eyes.look_at(&elsewhere));
+        self.cluster.send_if_modified(|current| {
+            if current.revision > 0 && current.same_objects(&cluster) {
+                return false;
+            }
+            cluster.revision = current.revision + 1;
+            let (nodes, pods) = (cluster.nodes.len(), cluster.pods.len());
+            tracing::info!(
+                revision = cluster.revision,
+                nodes,
+                pods,
+                "read the manifests"
+            );
+            *current = Arc::new(std::mem::take(&mut cluster));
+            true
+        });
+        self.problems.send_if_modified(|current| {
+            if **current == problems {
+                return false;
+            }
+            for problem in problems.iter().filter(|problem| !current.contains(problem)) {
+                tracing::warn!(%problem, "fault in the manifests");
+            }
+            *current = Arc::new(std::mem::take(&mut problems));
+            true
+        });
+    }
+}
+
+/// Returns when nothing has changed for a moment, or after the longest wait.
+async fn quiet(changed: &Notify) {
+    let end = Instant::now() + LONGEST;
+    loop {
+        tokio::select! {
+            () = sleep(QUIET) => return,
+            () = sleep_until(end) => return,
+            () = changed.notified() => {}
+        }
+    }
+}
+
+fn lock(folder: &Mutex<Folder>) -> std::sync::MutexGuard<'_, Folder> {
+    folder.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The watches on the folder and on those that its links lead to.
+struct Eyes {
+    folder: PathBuf,
+    watcher: Result<RecommendedWatcher, notify::Error>,
+    /// Watched folders with device and inode: a watch stays with the folder that was made first
+    /// when another one takes its name.
+    watched: BTreeMap<PathBuf, (u64, u64)>,
+}
+
+impl Eyes {
+    /// Watches the folder before it is read, so that no change falls in between.
+    fn open(folder: &Path) -> (Self, Arc<Notify>) {
+        let changed = Arc::new(Notify::new());
+        let signal = changed.clone();
+        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+            // Reading is no change, or the reader would wake itself. A lost event is one.
+            let reading = event.is_ok_and(|event| match event.kind {
+                EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
+                EventKind::Access(_) => true,
+                _ => false,
+            });
+            if !reading {
+                signal.notify_one();
+            }
+        });
+        let mut eyes = Self {
+            folder: folder.to_owned(),
+            watcher,
+            watched: BTreeMap::new(),
+        };
+        // What fails here is reported with the first read.
+        drop(eyes.look_at(&BTreeSet::new()));
+        (eyes, changed)
+    }
+
+    /// Watches the folder and `elsewhere`, and nothing else. Returns what can't be watched.
+    fn look_at(&mut self, elsewhere: &BTreeSet<PathBuf>) -> Vec<SourceProblem> {
+        let fault = |folder: &Path, error: &dyn std::fmt::Display| {
+            SourceProblem::of_file(
+                &folder.display().to_string(),
+                format!(
+                    "changes are seen only every {} s, because the folder can't be watched: {error}; raise fs.inotify.max_user_watches or max_user_instances",
+                    LOOK.as_secs()
+                ),
+            )
+        };
+        let watcher = match &mut self.watcher {
+            Ok(watcher) => watcher,
+            Err(error) => return vec![fault(&self.folder, error)],
+        };
+        let mut wanted = BTreeMap::new();
+        for path in std::iter::once(&self.folder).chain(elsewhere) {
+            if let Ok(metadata) = fs::metadata(path) {
+                wanted.insert(path.clone(), (metadata.dev(), metadata.ino()));
+            }
+        }
+        self.watched.retain(|path, identity| {
+            let stays = wanted.get(path) == Some(identity);
+            if !stays && let Err(error) = watcher.unwatch(path) {
+                tracing::debug!(%error, "the watch was gone already");
+            }
+            stays
+        });
+        let mut problems = Vec::new();
+        for (path, identity) in wanted {
+            if self.watched.contains_key(&path) {
+                continue;
+            }
+            match watcher.watch(&path, RecursiveMode::NonRecursive) {
+                Ok(()) => drop(self.watched.insert(path, identity)),
+                Err(error) => problems.push(fault(&path, &error)),
+            }
+        }
+        problems
+    }
+}

@@ -1,0 +1,31 @@
+//! Where the desired state comes from. A source reads Kubernetes objects, converts what the node
+//! needs to the model, and publishes snapshots of the whole cluster; it never writes to the kernel.
+//!
+//! [`manifests`] is the standalone source: a watched folder. PURE parts: [`convert`] (one object to
+//! the model), `document` (text to objects) and `merge` (objects to one cluster).
+
+pub mod convert;
+mod document;
+mod folder;
+pub mod manifests;
+mod merge;
+mod object;
+mod problem;
+#[cfg(test)]
+mod tests;
+
+pub use problem::{Severity, SourceProblem};
+
+use crate::state::Cluster;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// A stream of desired state.
+pub trait Source: Send + Sync + 'static {
+    /// The present snapshot and every later one. Level-triggered: a slow reader gets the newest.
+    /// The channel closes when the source is dropped.
+    fn subscribe(&self) -> watch::Receiver<Arc<Cluster>>;
+
+    /// What is wrong with the input at present, each with its place and remedy; empty if nothing.
+    fn problems(&self) -> Vec<SourceProblem>;
+}

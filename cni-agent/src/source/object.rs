@@ -1,0 +1,250 @@
+//! The Kubernetes objects that Fairlead takes, converted.
+
+use super::convert::{self, FieldError};
+use crate::model::{Node, Pod};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::Value;
+use std::fmt;
+
+/// What names an object in a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct ObjectKey {
+    pub(super) kind: &'static str,
+    /// Empty for kinds without namespaces.
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let slash = if self.namespace.is_empty() { "" } else { "/" };
+        write!(f, "{} {}{slash}{}", self.kind, self.namespace, self.name)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Object {
+    Node(Node),
+    Pod(Pod),
+    /// Checked, and not used by this version.
+    Later,
+}
+
+/// An object read, and the fields that its kind does not have.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) key: ObjectKey,
+    pub(super) object: Object,
+    pub(super) unknown_fields: Vec<String>,
+}
+
+/// The kinds taken and the one version of each.
+const KINDS: [(&str, &str); 6] = [
+    ("Node", "v1"),
+    ("Pod", "v1"),
+    ("Namespace", "v1"),
+    ("Service", "v1"),
+    ("EndpointSlice", "discovery.k8s.io/v1"),
+    ("NetworkPolicy", "networking.k8s.io/v1"),
+];
+
+/// Reads one object from its JSON form.
+pub(super) fn read(value: Value) -> Result<Read, Vec<FieldError>> {
+    let kind = expected(&value).map_err(|e| vec![e])?;
+    match kind {
+        "Node" => {
+            let (node, unknown): (core::Node, _) = typed(value, kind)?;
+            finish(
+                convert::node(&node).map(Object::Node),
+                kind,
+                &node.metadata,
+                unknown,
+            )
+        }
+        "Pod" => {
+            let (pod, unknown): (core::Pod, _) = typed(value, kind)?;
+            finish(
+                convert::pod(&pod).map(Object::Pod),
+                kind,
+                &pod.metadata,
+                unknown,
+            )
+        }
+        "Namespace" => later(typed::<core::Namespace>(value, kind)?, kind, |o| {
+            &o.metadata
+        }),
+        "Service" => later(typed::<core::Service>(value, kind)?, kind, |o| &o.metadata),
+        "EndpointSlice" => later(typed::<discovery::EndpointSlice>(value, kind)?, kind, |o| {
+            &o.metadata
+        }),
+        "NetworkPolicy" => later(
+            typed::<networking::NetworkPolicy>(value, kind)?,
+            kind,
+            |o| &o.metadata,
+        ),
+        other => Err(vec![FieldError::new(
+            "kind",
+            format!("kind {other} is not read"),
+        )]),
+    }
+}
+
+/// The kind, if it is taken in the version written.
+fn expected(value: &Value) -> Result<&'static str, FieldError> {
+    let text = |field: &str, example: &str| match value.get(field) {
+        Some(Value::String(text)) => Ok(text.clone()),
+        Some(other) => Err(FieldError::new(
+            field,
+            format!("{other} is not text; write {example}"),
+        )),
+        None => Err(FieldError::new(
+            field,
+            format!("is missing; every Kubernetes object has it, {example} for example"),
+        )),
+    };
+    let kind = text("kind", "kind: Node")?;
+    let version = text("apiVersion", "apiVersion: v1")?;
+    let Some(&(kind, taken)) = KINDS.iter().find(|(known, _)| *known == kind) else {
+        let kinds: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        let message = format!(
+            "kind {kind} is not used by Fairlead, which reads {} and List; remove this document from the folder",
+            kinds.join(", ")
+        );
+        return Err(FieldError::new("kind", message));
+    };
+    if version != taken {
+        let message = format!(
+            "kind {kind} is read in version {taken}, not {version}; write apiVersion: {taken}"
+        );
+        return Err(FieldError::new("apiVersion", message));
+    }
+    Ok(kind)
+}
+
+fn typed<T: DeserializeOwned + Serialize>(
+    mut value: Value,
+    kind: &str,
+) -> Result<(T, Vec<String>), Vec<FieldError>> {
+    quantities_as_text(&mut value);
+    let object: T = serde_path_to_error::deserialize(&value).map_err(|e| {
+        let path = e.path().to_string();
+        let reason = e.into_inner().to_string();
+        let remedy = if reason.ends_with("expected a string") {
+            "put it into quotes".to_owned()
+        } else if reason.ends_with("expected a sequence") {
+            "write a list, with '-' before each item".to_owned()
+        } else {
+            format!(
+                "`kubectl explain {}.{}` shows what it takes",
+                kind.to_lowercase(),
+                explained(&path)
+            )
+        };
+        vec![FieldError::new(&path, format!("{reason}; {remedy}"))]
+    })?;
+    let mut unknown = Vec::new();
+    if let Ok(understood) = serde_json::to_value(&object) {
+        collect_unknown(&value, &understood, String::new(), &mut unknown);
+    }
+    Ok((object, unknown))
+}
+
+/// The path without indexes, as `kubectl explain` takes it.
+fn explained(path: &str) -> String {
+    let after_index = |part: &str| {
+        part.split_once(']')
+            .map_or(String::new(), |p| p.1.to_owned())
+    };
+    let mut parts = path.split('[');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |path, part| path + &after_index(part))
+}
+
+/// Kubernetes takes numbers for quantities (`cpu: 2`), its published types only text.
+fn quantities_as_text(value: &mut Value) {
+    const OF_QUANTITIES: [&str; 5] = ["limits", "requests", "capacity", "allocatable", "overhead"];
+    const QUANTITY: [&str; 2] = ["sizeLimit", "divisor"];
+    let as_text = |value: &mut Value| {
+        if value.is_number() {
+            *value = Value::String(value.to_string());
+        }
+    };
+    match value {
+        Value::Array(items) => items.iter_mut().for_each(quantities_as_text),
+        Value::Object(fields) => {
+            for (name, field) in fields {
+                if QUANTITY.contains(&name.as_str()) {
+                    as_text(field);
+                } else if OF_QUANTITIES.contains(&name.as_str()) {
+                    field
+                        .as_object_mut()
+                        .into_iter()
+                        .flat_map(|f| f.values_mut())
+                        .for_each(as_text);
+                }
+                quantities_as_text(field);
+            }
+        }
+        _ => {}
+    }
+}
+
+/// The fields written that are not among those understood: misspelt, or of a newer Kubernetes.
+fn collect_unknown(written: &Value, understood: &Value, path: String, unknown: &mut Vec<String>) {
+    match (written, understood) {
+        (Value::Object(written), Value::Object(understood)) => {
+            for (name, field) in written.iter().filter(|(_, field)| !field.is_null()) {
+                let dot = if path.is_empty() { "" } else { "." };
+                let path = format!("{path}{dot}{name}");
+                match understood.get(name) {
+                    Some(known) => collect_unknown(field, known, path, unknown),
+                    None => unknown.push(path),
+                }
+            }
+        }
+        (Value::Array(written), Value::Array(understood)) => {
+            for (n, (item, known)) in written.iter().zip(understood).enumerate() {
+                collect_unknown(item, known, format!("{path}[{n}]"), unknown);
+            }
+        }
+        _ => {}
+    }
+}
+
+fn later<T>(
+    (object, unknown): (T, Vec<String>),
+    kind: &'static str,
+    metadata: impl Fn(&T) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> Result<Read, Vec<FieldError>> {
+    finish(Ok(Object::Later), kind, metadata(&object), unknown)
+}
+
+fn finish(
+    converted: Result<Object, Vec<FieldError>>,
+    kind: &'static str,
+    metadata: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+    unknown_fields: Vec<String>,
+) -> Result<Read, Vec<FieldError>> {
+    let named = convert::name(metadata);
+    let namespace = match kind {
+        "Node" | "Namespace" => Ok(String::new()),
+        _ => convert::namespace(metadata),
+    };
+    match (converted, named, namespace) {
+        (Ok(object), Ok(name), Ok(namespace)) => Ok(Read {
+            key: ObjectKey {
+                kind,
+                namespace,
+                name,
+            },
+            object,
+            unknown_fields,
+        }),
+        // The conversions report a bad name themselves.
+        (Err(errors), ..) => Err(errors),
+        (_, name, namespace) => Err(name.err().into_iter().chain(namespace.err()).collect()),
+    }
+}
