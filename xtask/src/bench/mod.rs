@@ -12,7 +12,12 @@ mod report;
 mod stats;
 pub(crate) mod worker;
 
-use crate::lab::{self, Session};
+use crate::{
+    build,
+    lab::{self, Session},
+    setup::{self, Group},
+    workspace,
+};
 use anyhow::{Context, Result, bail, ensure};
 use figures::LOADS;
 use paths::{CORES, Paths};
@@ -53,6 +58,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         true => (3, 100, 16),
         false => (args.rounds, args.millis, args.calls),
     };
+    setup::ensure(Group::Bench)?;
     let missing = lab::missing();
     if !missing.is_empty() {
         let list: Vec<_> = missing.iter().map(|one| format!("  - {one}")).collect();
@@ -66,10 +72,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         cores > CORES.1,
         "the two ends need a core each, and there is {cores}"
     );
-    let (binaries, plugins) = (
-        PathBuf::from("target/fairlead"),
-        PathBuf::from("/opt/cni/bin"),
-    );
+    build::ensure_built()?;
+    let (binaries, plugins) = (workspace::binaries(), setup::go_tools()?);
 
     let dir = result_dir()?;
     let start = Instant::now();

@@ -6,16 +6,15 @@ mod matrix;
 mod show;
 
 use crate::{
+    build,
     lab::{self, Agent, Lab, LabOptions, Plugin, Pod, Session, Underlay, probe::Server},
+    setup::{self, Group},
     table::Table,
+    workspace,
 };
 use anyhow::{Context, Result, bail, ensure};
 use matrix::Matrix;
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::{path::Path, sync::Arc, time::Instant};
 
 /// Pods of a demo at most: all pairs are probed.
 const MOST_PODS: usize = 64;
@@ -66,20 +65,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     let progress = Progress(Instant::now());
     progress.say("looking at rights, kernel and commands");
+    setup::ensure(Group::Lab)?;
     let missing = lab::missing();
     if !missing.is_empty() {
         let list: Vec<_> = missing.iter().map(|one| format!("  - {one}")).collect();
         bail!("this machine cannot run the demo yet:\n{}", list.join("\n"));
     }
     progress.say("building (the first time takes some minutes)");
-    let binaries = binaries()?;
+    build::ensure_built()?;
+    let binaries = workspace::binaries();
     let session = Session::start()?;
     demo(args, &progress, &session, &binaries)
-}
-
-/// Folder of the built `fairlead` and `fairlead-cni`.
-fn binaries() -> Result<PathBuf> {
-    Ok(PathBuf::from("target/fairlead").canonicalize()?)
 }
 
 fn demo(args: &Args, progress: &Progress, session: &Arc<Session>, binaries: &Path) -> Result<()> {

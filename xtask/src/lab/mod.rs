@@ -41,6 +41,8 @@ pub(crate) use pod::Pod;
 pub(crate) use process::Process;
 pub(crate) use session::{Session, sweep};
 pub(crate) use underlay::Underlay;
+#[cfg(test)]
+pub(crate) use undo::StepId;
 
 use anyhow::{Context, Result, ensure};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};

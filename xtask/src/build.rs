@@ -1,0 +1,112 @@
+//! `cargo xtask build`: the two binaries as they are released, static, in `target/fairlead`.
+
+use crate::{
+    setup::{self, Group},
+    workspace,
+};
+use anyhow::{Context, Result, ensure};
+use std::{env, fs, path::Path, process::Command};
+
+/// Build the static release binaries `fairlead` and `fairlead-cni` into target/fairlead.
+#[derive(clap::Args)]
+pub(crate) struct Args {}
+
+/// Package, binary, profile. The shim is executed for every pod and has a profile of its own.
+const BINARIES: [(&str, &str, &str); 2] = [
+    ("cni-agent", "fairlead", "release"),
+    ("cni-shim", "fairlead-cni", "shim"),
+];
+
+/// Builds both and says where they are.
+///
+/// # Errors
+/// Those of [`ensure_built`].
+pub(crate) fn run(_: &Args) -> Result<()> {
+    ensure_built()?;
+    for (_, binary, _) in BINARIES {
+        let path = workspace::binaries().join(binary);
+        let size = fs::metadata(&path)?.len();
+        println!(
+            "{} ({:.1} MiB, static)",
+            path.display(),
+            size as f64 / f64::from(1 << 20)
+        );
+    }
+    Ok(())
+}
+
+/// Builds both binaries, quick when they are fresh. Other verbs call it before they run them.
+///
+/// # Errors
+/// When the machine lacks something or the compiler fails.
+pub(crate) fn ensure_built() -> Result<()> {
+    setup::ensure(Group::Build)?;
+    let target = host_target()?;
+    let folder = workspace::binaries();
+    fs::create_dir_all(&folder)?;
+    for (package, binary, profile) in BINARIES {
+        workspace::run(
+            workspace::cargo()
+                .args(["build", "--locked", "--package", package, "--bin", binary])
+                .args(["--profile", profile])
+                // Named, so that the flags hold for the binaries only: with them a procedural
+                // macro, which is a shared library for the compiler, could not be built.
+                .args(["--target", &target])
+                .env("CARGO_ENCODED_RUSTFLAGS", static_flags()),
+        )?;
+        let built = workspace::target_dir()
+            .join(&target)
+            .join(profile)
+            .join(binary);
+        install(&built, &folder.join(binary))?;
+    }
+    Ok(())
+}
+
+/// The user's flags, and a C library that is linked in: the binaries run in any mount namespace and
+/// on any distribution.
+fn static_flags() -> String {
+    const SEPARATOR: &str = "\u{1f}";
+    let users = match env::var("CARGO_ENCODED_RUSTFLAGS") {
+        Ok(flags) => flags,
+        Err(_) => {
+            let flags = env::var("RUSTFLAGS").unwrap_or_default();
+            flags.split_whitespace().collect::<Vec<_>>().join(SEPARATOR)
+        }
+    };
+    let flag = "-Ctarget-feature=+crt-static";
+    if users.is_empty() {
+        flag.to_owned()
+    } else {
+        format!("{users}{SEPARATOR}{flag}")
+    }
+}
+
+/// The target that the compiler runs on.
+fn host_target() -> Result<String> {
+    let about = workspace::output(
+        Command::new("rustc")
+            .arg("-vV")
+            .current_dir(workspace::root())
+            .env_remove("LD_LIBRARY_PATH"),
+    )?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
+}
+
+/// Copies by way of a rename: a running binary is not written to, and nobody sees half of it.
+fn install(from: &Path, to: &Path) -> Result<()> {
+    if same(from, to) {
+        return Ok(());
+    }
+    let temporary = to.with_extension("new");
+    let copied = fs::copy(from, &temporary)
+        .with_context(|| format!("copying {} to {}", from.display(), temporary.display()))?;
+    ensure!(copied > 0, "{} is empty", from.display());
+    fs::rename(&temporary, to).with_context(|| format!("putting {} in place", to.display()))
+}
+
+fn same(from: &Path, to: &Path) -> bool {
+    let size = |path: &Path| fs::metadata(path).map(|metadata| metadata.len()).ok();
+    size(from).is_some() && size(from) == size(to) && fs::read(from).ok() == fs::read(to).ok()
+}

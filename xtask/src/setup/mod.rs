@@ -1,0 +1,210 @@
+//! `cargo xtask setup`: makes a fresh machine able to build and to test. Every verb calls [`ensure`]
+//! for what it needs, so nobody has to run it by hand.
+//!
+//! A step looks before it acts: when nothing is to do, all of it takes a fraction of a second. What
+//! is downloaded goes into one cache folder outside the clone, under a lock, and appears there by a
+//! rename; only Debian packages are installed into the system, and only by root.
+
+mod go_tools;
+mod programs;
+mod rust;
+mod rust_src;
+
+use crate::ebpf_object;
+use anyhow::{Context, Result, anyhow, ensure};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Instant,
+};
+
+/// Make this machine able to build and, with --test, to run demo, tests and benchmarks. Other verbs
+/// do this by themselves.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Also what the demo, the tests and the benchmark need.
+    #[arg(long)]
+    test: bool,
+}
+
+/// For what the machine is to be made ready; each group holds those before it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Group {
+    /// Compiling everything.
+    Build,
+    /// Labs of network namespaces.
+    Lab,
+    /// The reference plugins, which the bench compares with.
+    Bench,
+    /// Everything that `cargo xtask test` runs.
+    Test,
+}
+
+/// One thing that has to be there.
+struct Step {
+    group: Group,
+    name: &'static str,
+    /// Says what is there, `None` when it is not. Has to be quick.
+    ready: fn(&Path) -> Result<Option<String>>,
+    /// Makes it, or says what a person has to do.
+    make: fn(&Path) -> Result<()>,
+}
+
+#[rustfmt::skip] // one step, one line
+const STEPS: [Step; 7] = [
+    Step { group: Group::Build, name: "C compiler", ready: rust::cc, make: rust::no_cc },
+    Step { group: Group::Build, name: "nightly Rust", ready: rust::nightly, make: rust::add_nightly },
+    Step { group: Group::Build, name: "Rust's source", ready: rust_src::ready, make: rust_src::make },
+    Step { group: Group::Build, name: "bpf-linker", ready: rust::linker, make: rust::add_linker },
+    Step { group: Group::Lab, name: "network tools", ready: programs::lab, make: programs::add_lab },
+    Step { group: Group::Bench, name: "CNI tools", ready: go_tools::ready, make: go_tools::make },
+    Step { group: Group::Test, name: "test tools", ready: programs::test, make: programs::add_test },
+];
+
+/// Runs every step and says what is there.
+///
+/// # Errors
+/// The first thing that cannot be made, with what to do about it.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let wanted = if args.test { Group::Test } else { Group::Build };
+    for (step, found) in make_ready(wanted)? {
+        println!("{:14} {found}", step.name);
+    }
+    match wanted {
+        Group::Test => println!("ready to build and to test"),
+        _ => println!("ready to build; `cargo xtask setup --test` adds what demo and tests need"),
+    }
+    Ok(())
+}
+
+/// Makes the machine ready for a group. Says nothing when it already is.
+///
+/// # Errors
+/// The first thing that cannot be made, with what to do about it.
+pub(crate) fn ensure(wanted: Group) -> Result<()> {
+    make_ready(wanted).map(|_| ())
+}
+
+/// Every step of a group with what is there now.
+fn make_ready(wanted: Group) -> Result<Vec<(&'static Step, String)>> {
+    let cache = cache()?;
+    let mut lock = None;
+    let mut all = Vec::new();
+    for step in STEPS.iter().filter(|step| step.group <= wanted) {
+        let mut found = (step.ready)(&cache)?;
+        if found.is_none() && lock.is_none() {
+            lock = Some(take_lock(&cache)?);
+            // Another process may have made it while we waited.
+            found = (step.ready)(&cache)?;
+        }
+        let found = match found {
+            Some(found) => found,
+            None => make(step, &cache)?,
+        };
+        all.push((step, found));
+    }
+    Ok(all)
+}
+
+fn make(step: &Step, cache: &Path) -> Result<String> {
+    let name = step.name;
+    eprintln!("setup: {name}: not there yet");
+    let start = Instant::now();
+    (step.make)(cache).with_context(|| format!("set-up of {name}"))?;
+    let found = (step.ready)(cache)?;
+    let found = found.with_context(|| format!("{name} was set up and is still not there"))?;
+    eprintln!(
+        "setup: {name}: {found} ({:.1} s)",
+        start.elapsed().as_secs_f64()
+    );
+    Ok(found)
+}
+
+/// The folder of reference plugins and `cnitool`, filled for [`Group::Bench`].
+///
+/// # Errors
+/// When the list of tools cannot be read or there is no cache folder.
+pub(crate) fn go_tools() -> Result<PathBuf> {
+    go_tools::folder(&cache()?)
+}
+
+fn cache() -> Result<PathBuf> {
+    ebpf_object::cache().map_err(|fault| anyhow!(fault))
+}
+
+/// One set-up at a time on a machine; given back when the file is closed, however a process ends.
+fn take_lock(cache: &Path) -> Result<File> {
+    fs::create_dir_all(cache).with_context(|| format!("making {}", cache.display()))?;
+    let file = File::create(cache.join("setup.lock"))?;
+    if file.try_lock().is_err() {
+        eprintln!("setup: waiting for another set-up on this machine");
+        file.lock()?;
+    }
+    Ok(file)
+}
+
+/// A folder that is filled and then appears at once at its place.
+struct Staging {
+    folder: tempfile::TempDir,
+}
+
+impl Staging {
+    fn new(cache: &Path) -> Result<Self> {
+        fs::create_dir_all(cache)?;
+        Ok(Self {
+            folder: tempfile::Builder::new().prefix(".new-").tempdir_in(cache)?,
+        })
+    }
+
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Replaces `place`.
+    fn publish(self, from: &Path, place: &Path) -> Result<()> {
+        ensure!(
+            from.starts_with(self.path()),
+            "only a staged folder is published"
+        );
+        if place.exists() {
+            fs::rename(place, self.path().join("replaced"))?;
+        }
+        fs::rename(from, place).with_context(|| format!("putting {} in place", place.display()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_group_holds_the_ones_before_it() {
+        assert!(
+            Group::Build < Group::Lab && Group::Lab < Group::Bench && Group::Bench < Group::Test
+        );
+        assert!(
+            STEPS.is_sorted_by_key(|step| step.group),
+            "told in the order of the groups"
+        );
+    }
+
+    #[test]
+    fn a_staged_folder_replaces_the_old_one_whole() {
+        let cache = tempfile::tempdir().unwrap();
+        let place = cache.path().join("tool");
+        fs::create_dir(&place).unwrap();
+        fs::write(place.join("old"), "").unwrap();
+        let staging = Staging::new(cache.path()).unwrap();
+        let made = staging.path().join("made");
+        fs::create_dir(&made).unwrap();
+        fs::write(made.join("new"), "").unwrap();
+        staging.publish(&made, &place).unwrap();
+        let names: Vec<_> = fs::read_dir(&place)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
+        assert_eq!(names, ["new"]);
+        let left: Vec<_> = fs::read_dir(cache.path()).unwrap().collect();
+        assert_eq!(left.len(), 1, "the staging folder is gone");
+    }
+}

@@ -1,0 +1,122 @@
+//! Programs of the distribution that labs and tests run. Root gets them by apt; everybody else, and
+//! every other distribution, gets the list.
+
+use crate::workspace::{self, find, in_path, is_static};
+use anyhow::{Result, bail};
+use std::{fmt::Write as _, path::Path, process::Command};
+
+/// A program, Debian's package of it, and what runs it.
+struct Program {
+    name: &'static str,
+    package: &'static str,
+    purpose: &'static str,
+}
+
+#[rustfmt::skip] // one program, one line
+const LAB: [Program; 5] = [
+    Program { name: "ip", package: "iproute2", purpose: "demo, bench, test: nodes and pods" },
+    Program { name: "bpftool", package: "bpftool", purpose: "demo, test: shows the maps" },
+    Program { name: "nft", package: "nftables", purpose: "demo, test: shows the masquerading" },
+    Program { name: "ping", package: "iputils-ping", purpose: "demo, test: ICMP, PMTU" },
+    Program { name: "nsenter", package: "util-linux", purpose: "demo, test: looks into a node" },
+];
+
+#[rustfmt::skip] // one program, one line
+const TEST: [Program; 6] = [
+    Program { name: "containerd", package: "containerd", purpose: "test: a real runtime" },
+    Program { name: "ctr", package: "containerd", purpose: "test: its client" },
+    Program { name: "runc", package: "runc", purpose: "test: its containers" },
+    Program { name: "busybox", package: "busybox-static", purpose: "test: what runs in them" },
+    Program { name: "ethtool", package: "ethtool", purpose: "test: offloads" },
+    Program { name: "tcpdump", package: "tcpdump", purpose: "test: what is on the wire" },
+];
+
+pub(super) fn lab(_: &Path) -> Result<Option<String>> {
+    Ok(present(&LAB))
+}
+
+pub(super) fn add_lab(_: &Path) -> Result<()> {
+    add(&LAB)
+}
+
+pub(super) fn test(_: &Path) -> Result<Option<String>> {
+    Ok(present(&TEST))
+}
+
+pub(super) fn add_test(_: &Path) -> Result<()> {
+    add(&TEST)
+}
+
+fn present(programs: &[Program]) -> Option<String> {
+    if programs.iter().all(usable) {
+        Some(
+            programs
+                .iter()
+                .map(|program| program.name)
+                .collect::<Vec<_>>()
+                .join(", "),
+        )
+    } else {
+        None
+    }
+}
+
+/// A busybox with libraries would not run in a container that has none.
+fn usable(program: &Program) -> bool {
+    let Some(path) = find(program.name) else {
+        return false;
+    };
+    program.package != "busybox-static" || is_static(&path)
+}
+
+fn add(programs: &[Program]) -> Result<()> {
+    let missing: Vec<_> = programs.iter().filter(|program| !usable(program)).collect();
+    let mut list = String::new();
+    for program in &missing {
+        let Program {
+            name,
+            package,
+            purpose,
+        } = program;
+        writeln!(
+            list,
+            "  {name:<11} Debian's package {package:<15} {purpose}"
+        )?;
+    }
+    let mut packages: Vec<_> = missing.iter().map(|program| program.package).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let line = format!("apt-get install {}", packages.join(" "));
+    if !in_path("apt-get") {
+        bail!("programs are missing; install them as your distribution names them:\n{list}");
+    }
+    if !rustix::process::geteuid().is_root() {
+        bail!("programs are missing, and only root can install them:\n{list}  sudo {line}");
+    }
+    eprintln!("{list}  {line}");
+    if install(&packages).is_err() {
+        // Its lists of packages may be empty or old.
+        eprintln!("  apt-get update, and once more");
+        workspace::output(apt().arg("update"))?;
+        install(&packages)?;
+    }
+    Ok(())
+}
+
+fn install(packages: &[&str]) -> Result<String> {
+    workspace::output(
+        apt()
+            .args(["install", "--yes", "--no-install-recommends"])
+            .args(packages),
+    )
+}
+
+fn apt() -> Command {
+    let mut command = Command::new("apt-get");
+    command
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .args(["--quiet=2"]);
+    // Another apt, the machine's own updates say, is waited for.
+    command.args(["-o", "DPkg::Lock::Timeout=120"]);
+    command
+}

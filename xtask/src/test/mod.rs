@@ -1,0 +1,193 @@
+//! `cargo xtask test`: the whole test suite, ring by ring, the quickest first.
+//!
+//! A ring that cannot run has failed, and so has one in which no test ran: nothing is skipped
+//! silently. A full run also finds tests that belong to no ring.
+
+mod outcome;
+
+use crate::{
+    build, lab,
+    setup::{self, Group},
+    table::Table,
+    tidy, workspace,
+};
+use anyhow::{Result, bail, ensure};
+use clap::builder::PossibleValuesParser;
+use outcome::Outcome;
+use std::time::{Duration, Instant};
+
+/// Run every test: formatting, lints, house rules, pure tests, kernel programs, namespaces, whole
+/// nodes, a real container runtime. As root; what is missing on the machine is set up first.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only this ring; may be given again.
+    #[arg(long = "ring", value_name = "NAME", value_parser = PossibleValuesParser::new(RINGS.map(|ring| ring.name)))]
+    rings: Vec<String>,
+}
+
+/// One ring of tests.
+struct Ring {
+    name: &'static str,
+    what: &'static str,
+    /// Makes ready what the ring needs, or says what is missing.
+    prepare: fn() -> Result<()>,
+    work: Work,
+}
+
+enum Work {
+    /// Rules of this repository.
+    Tidy,
+    /// A cargo command that succeeds or not.
+    Check(&'static [&'static str]),
+    /// Cargo commands that run tests, each at least one.
+    Tests(&'static [&'static [&'static str]]),
+}
+
+#[rustfmt::skip] // one ring, one line
+const RINGS: [Ring; 8] = [
+    Ring { name: "fmt", what: "formatting", prepare: nothing, work: Work::Check(&["fmt", "--all", "--check"]) },
+    Ring { name: "tidy", what: "rules of the house", prepare: nothing, work: Work::Tidy },
+    Ring { name: "clippy", what: "lints", prepare: compiler, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
+    Ring { name: "pure", what: "decisions, without the kernel", prepare: compiler, work: Work::Tests(&[&[]]) },
+    Ring { name: "program", what: "kernel programs, built packets", prepare: kernel, work: Work::Tests(&[&["--package", "cni-agent", "--test", "datapath_*", "--", "--ignored"]]) },
+    Ring { name: "netns", what: "links, routes, packets between namespaces", prepare: kernel, work: Work::Tests(&[&["--package", "cni-agent", "--test", "netns_*", "--", "--ignored"], &["--package", "xtask", "--", "--ignored", "lab::"]]) },
+    // One after another: they watch running transfers and count what a node holds.
+    Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--package", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
+    Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--package", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
+];
+
+fn nothing() -> Result<()> {
+    Ok(())
+}
+
+fn compiler() -> Result<()> {
+    setup::ensure(Group::Build)
+}
+
+/// Rights, kernel and programs that work with network namespaces and eBPF needs.
+fn kernel() -> Result<()> {
+    setup::ensure(Group::Lab)?;
+    let missing: Vec<_> = lab::missing()
+        .iter()
+        .map(|one| format!("  - {one}"))
+        .collect();
+    ensure!(
+        missing.is_empty(),
+        "this machine cannot run the ring:\n{}",
+        missing.join("\n")
+    );
+    Ok(())
+}
+
+fn binaries() -> Result<()> {
+    kernel()?;
+    build::ensure_built()
+}
+
+fn runtime() -> Result<()> {
+    setup::ensure(Group::Test)?;
+    binaries()
+}
+
+/// Runs the rings and prints the summary.
+///
+/// # Errors
+/// When a ring failed, could not run or ran nothing, or a test belongs to no ring.
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let wanted = |ring: &&Ring| args.rings.is_empty() || args.rings.iter().any(|r| r == ring.name);
+    let start = Instant::now();
+    let mut table = Table::new(3, &["ring", "result", "what", "passed", "failed", "time"]);
+    let mut failures = Vec::new();
+    let mut row = |ring: &Ring, outcome: &Outcome, took: Duration| {
+        let result = if outcome.failure.is_none() {
+            "ok"
+        } else {
+            "FAILED"
+        };
+        let (passed, failed) = (outcome.passed.to_string(), outcome.failed.to_string());
+        let took = format!("{:.1} s", took.as_secs_f64());
+        table.row([ring.name, result, ring.what, &passed, &failed, &took]);
+    };
+    let (mut left_out, mut caught_up) = (0, 0);
+    for ring in RINGS.iter().filter(wanted) {
+        println!("\n══ {}: {}", ring.name, ring.what);
+        let start = Instant::now();
+        let outcome = ring.run();
+        row(ring, &outcome, start.elapsed());
+        match ring.name {
+            "pure" => left_out = outcome.ignored,
+            _ => caught_up += outcome.passed + outcome.failed,
+        }
+        if let Some(failure) = outcome.failure {
+            println!("══ {} FAILED: {failure}", ring.name);
+            failures.push(format!("{}: {failure}", ring.name));
+        }
+    }
+    println!(
+        "\n══ summary, {:.0} s in all\n\n{table}",
+        start.elapsed().as_secs_f64()
+    );
+    if args.rings.is_empty() && failures.is_empty() && left_out != caught_up {
+        failures.push(format!(
+            "{left_out} tests need the kernel, but the rings ran {caught_up} of them: which ring \
+             do the others belong to (xtask/src/test)?"
+        ));
+    }
+    for failure in &failures {
+        println!("  FAILED {failure}");
+    }
+    if !failures.is_empty() {
+        bail!("the test suite failed in {} places", failures.len());
+    }
+    println!("  everything passed");
+    Ok(())
+}
+
+impl Ring {
+    fn run(&self) -> Outcome {
+        if let Err(error) = (self.prepare)() {
+            return Outcome::failed(format!("could not run: {error:#}"));
+        }
+        match self.work {
+            Work::Tidy => match tidy::check() {
+                Ok(()) => Outcome::default(),
+                Err(error) => Outcome::failed(format!("{error:#}")),
+            },
+            Work::Check(words) => match workspace::run(workspace::cargo().args(words)) {
+                Ok(()) => Outcome::default(),
+                Err(error) => Outcome::failed(format!("{error:#}")),
+            },
+            Work::Tests(commands) => {
+                let mut sum = Outcome::default();
+                for words in commands {
+                    let mut command = workspace::cargo();
+                    command
+                        .args(["test", "--locked", "--no-fail-fast"])
+                        .args(*words);
+                    sum.add(outcome::of_tests(&mut command));
+                }
+                sum
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rings_are_called_what_the_documentation_calls_them() {
+        let page = std::fs::read_to_string(workspace::root().join("docs/testing.md")).unwrap();
+        for ring in RINGS
+            .iter()
+            .filter(|ring| matches!(ring.work, Work::Tests(_)))
+        {
+            assert!(
+                page.contains(&format!("| {} |", ring.name)),
+                "{}",
+                ring.name
+            );
+        }
+    }
+}
