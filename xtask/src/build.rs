@@ -74,9 +74,10 @@ fn static_flags() -> String {
             flags.split_whitespace().collect::<Vec<_>>().join(SEPARATOR)
         }
     };
-    let flag = "-Ctarget-feature=+crt-static";
+    // A fixed place in memory saves the shim the pages that relocation would touch.
+    let flag = format!("-Ctarget-feature=+crt-static{SEPARATOR}-Crelocation-model=static");
     if users.is_empty() {
-        flag.to_owned()
+        flag
     } else {
         format!("{users}{SEPARATOR}{flag}")
     }

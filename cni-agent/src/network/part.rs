@@ -145,8 +145,14 @@ pub async fn cni(
             Ok(Value::Null)
         }
         Command::Status => match network.serving() {
-            Ok(_) => Ok(Value::Null),
             Err(e) => Err(CniError::not_available(&e.to_string())),
+            Ok(_) => match network.ipam_rows().iter().find(|pool| pool.used == pool.total) {
+                Some(pool) => Err(CniError::not_available(&format!(
+                    "all {} addresses of podCIDR {} are in use",
+                    pool.total, pool.prefix
+                ))),
+                None => Ok(Value::Null),
+            },
         },
     }
 }

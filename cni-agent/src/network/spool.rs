@@ -25,6 +25,8 @@ struct Spooled {
     version: u32,
     container_id: String,
     ifname: String,
+    /// Unix time in seconds.
+    at: u64,
 }
 
 impl<K: Kernel> Network<K> {
@@ -86,8 +88,12 @@ impl<K: Kernel> Network<K> {
         };
         let attachment = AttachmentId::new(&spooled.container_id, &spooled.ifname)
             .map_err(|e| e.to_string())?;
-        self.del(&attachment).await.map_err(|e| e.to_string())?;
-        tracing::info!(%attachment, "spooled deletion done");
+        // Added again since then: the deletion was of the attachment before.
+        let again = self.book.get(&attachment).is_some_and(|e| e.created_at > spooled.at);
+        if !again {
+            self.del(&attachment).await.map_err(|e| e.to_string())?;
+            tracing::info!(%attachment, "spooled deletion done");
+        }
         fs::remove_file(file).map_err(|e| e.to_string())
     }
 }

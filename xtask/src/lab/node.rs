@@ -40,7 +40,7 @@ impl Node {
     ) -> Result<Self> {
         let name = format!("n{number}");
         let dir = dir.join(&name);
-        for folder in ["state", "spool", "cni"] {
+        for folder in ["state", "cni"] {
             fs::create_dir_all(dir.join(folder))?;
         }
         let ns = NetNs::new(session, &format!("{lab}-{name}"))?.without_dad()?;
@@ -122,7 +122,7 @@ impl Node {
 
     /// Where the shim spools and the agent replays.
     pub(crate) fn spool(&self) -> PathBuf {
-        self.dir.join("spool")
+        self.state_dir().join("spool")
     }
 
     /// Folder of the agent's store.

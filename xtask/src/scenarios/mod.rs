@@ -116,7 +116,7 @@ impl Scene {
             // Interfaces' numbers and counters differ between pods that come and go; of what is
             // left, everything counts.
             let lines = ip(words);
-            held.extend(lines.lines().filter(|l| !l.contains("lo:")).map(|line| without_index(line)));
+            held.extend(lines.lines().filter(|l| !l.contains("lo:")).map(without_index));
         }
         for map in ["endpoints", "endpoint_addrs", "drops", "nodes"] {
             held.push(format!("{map}: {} rows", self.map(index, map).len()));
@@ -135,6 +135,8 @@ impl Scene {
 /// A line of `ip -o link` without the interface's number, which is never used twice, and the
 /// state of queues that comes and goes.
 fn without_index(line: &str) -> String {
+    // The XDP program has another number after each start of an agent.
+    let line = line.split("\\    prog/xdp").next().unwrap_or(line);
     match line.split_once(": ") {
         Some((index, rest)) if index.bytes().all(|b| b.is_ascii_digit()) => rest.to_owned(),
         _ => line.to_owned(),

@@ -94,7 +94,7 @@ fn check_names_what_was_changed_by_hand() {
     check().unwrap();
     for (damage, mend, named) in [
         ("link set eth0 mtu 1400", "link set eth0 mtu 1500", "1400"),
-        ("route del default", "route add default via 169.254.1.1 dev eth0 onlink", "default"),
+        ("route del default", "route add default via 169.254.1.1 dev eth0 proto 157", "0.0.0.0/0"),
     ] {
         pod.ns.ip(damage).unwrap();
         let error = check().unwrap_err();
