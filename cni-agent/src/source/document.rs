@@ -60,30 +60,38 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Parsed {
         parsed.problems.push(SourceProblem::of_file(file, message));
         return parsed;
     }
-    let options = serde_saphyr::options! { with_snippet: false };
-    let documents: Vec<Tree> = match serde_saphyr::from_multiple_with_options(text, options) {
-        Ok(documents) => documents,
-        Err(error) => {
-            let line = error
-                .location()
-                .map(|location| location.line())
-                .filter(|line| *line > 0);
-            parsed.problems.push(SourceProblem {
-                document: line.map(|line| document_at(text, line)),
-                line,
-                ..SourceProblem::of_file(file, syntax(&error))
-            });
-            return parsed;
-        }
+    // The other limits of the parser suit a file of 4 MiB; this one is for fewer, larger documents.
+    let options = serde_saphyr::options! {
+        with_snippet: false,
+        budget: serde_saphyr::budget! { max_documents: 65_536 },
     };
-    for tree in &documents {
-        let place = Place {
-            file,
-            document: document_at(text, tree.line),
-            root: tree,
-            prefix: String::new(),
-        };
-        place.read(tree, &mut parsed);
+    let starts = starts(text);
+    // One document at a time, so that only one is in memory besides the text. The parser goes on
+    // behind a fault if it can.
+    for document in serde_saphyr::read_with_options::<_, Tree>(&mut text.as_bytes(), options) {
+        match document {
+            Ok(tree) => {
+                let document = document_at(&starts, tree.line);
+                let place = Place {
+                    file,
+                    document,
+                    root: &tree,
+                    prefix: String::new(),
+                };
+                place.read(&tree, &mut parsed);
+            }
+            Err(error) => {
+                let line = error
+                    .location()
+                    .map(|location| location.line())
+                    .filter(|l| *l > 0);
+                parsed.problems.push(SourceProblem {
+                    document: line.map(|line| document_at(&starts, line)),
+                    line,
+                    ..SourceProblem::of_file(file, syntax(&error))
+                });
+            }
+        }
     }
     parsed
 }
@@ -93,27 +101,34 @@ fn syntax(error: &serde_saphyr::Error) -> String {
     let rendered = error.render();
     let reason = rendered.lines().next().unwrap_or_default();
     let reason = reason.split(" at line ").next().unwrap_or_default();
-    match reason.split_once(", set DuplicateKeyPolicy") {
-        Some((reason, _)) => format!("not valid YAML: {reason}; keep one of the two"),
-        None => format!("not valid YAML or JSON: {reason}; mend this line or the one before it"),
+    if let Some((reason, _)) = reason.split_once(", set DuplicateKeyPolicy") {
+        return format!("not valid YAML: {reason}; keep one of the two");
     }
+    if let Some(limit) = reason.strip_prefix("budget breached: ") {
+        return format!("more than is read of one file ({limit}); split it into several files");
+    }
+    format!("not valid YAML or JSON: {reason}; mend this line or the one before it")
 }
 
-/// Which document a line belongs to, as people count them: those with content, from 1.
-fn document_at(text: &str, line: u64) -> usize {
-    let (mut number, mut content) = (1, false);
-    for text in text
-        .lines()
-        .take(usize::try_from(line).unwrap_or(usize::MAX))
-    {
+/// The line at which each document begins, as people count them: those with content.
+fn starts(text: &str) -> Vec<u64> {
+    let (mut starts, mut content) = (vec![1], false);
+    for (line, text) in (1..).zip(text.lines()) {
         if text.trim_end() == "---" || text.starts_with("--- ") {
-            number += usize::from(content);
+            if content {
+                starts.push(line);
+            }
             content = text.trim_end().len() > 3;
         } else if !(text.trim().is_empty() || text.trim_start().starts_with('#')) {
             content |= !text.starts_with('%') && text.trim_end() != "...";
         }
     }
-    number
+    starts
+}
+
+/// Which document a line belongs to, from 1.
+fn document_at(starts: &[u64], line: u64) -> usize {
+    starts.partition_point(|start| *start <= line).max(1)
 }
 
 /// Where in a file an object stands.
