@@ -62,7 +62,10 @@ pub(super) fn make(cache: &Path) -> Result<()> {
     ]));
     let Err(refused) = rustup else { return Ok(()) };
     let refused = format!("{refused:#}");
-    eprintln!("  {}", refused.lines().last().unwrap_or_default());
+    let reason = refused
+        .lines()
+        .find_map(|line| line.strip_prefix("error: "));
+    eprintln!("  rustup cannot: {}", reason.unwrap_or(&refused));
     let version = rust::nightly_version()?;
     let wanted = minor(&version).with_context(|| format!("strange version: {version}"))?;
     from_debian(cache, wanted).with_context(|| {
