@@ -16,7 +16,11 @@ pub struct AgentArgs {
     pub node_name: String,
 
     /// Folder of Kubernetes manifests (Node, Pod, …) that say what should be; watched for changes.
-    #[arg(long, env = "FAIRLEAD_MANIFESTS", default_value = "/etc/fairlead/manifests")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_MANIFESTS",
+        default_value = "/etc/fairlead/manifests"
+    )]
     pub manifests: PathBuf,
 
     /// Folder for what must survive a reboot: the store and the spool of deletions.
@@ -48,7 +52,13 @@ pub struct AgentArgs {
     pub masquerade: bool,
 
     /// Parts to run in this process, separated by commas.
-    #[arg(long, env = "FAIRLEAD_PARTS", value_enum, value_delimiter = ',', default_value = "network")]
+    #[arg(
+        long,
+        env = "FAIRLEAD_PARTS",
+        value_enum,
+        value_delimiter = ',',
+        default_value = "network"
+    )]
     pub parts: Vec<PartName>,
 
     /// What to log: off, error, warn, info, debug, trace, or a filter such as `info,cni_agent=debug`.
@@ -146,9 +156,13 @@ pub struct NetworkConfig {
 /// An option that can't be used, with the remedy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
-    #[error("--node-name is empty: give the name of this node's Node object, `hostname` for example")]
+    #[error(
+        "--node-name is empty: give the name of this node's Node object, `hostname` for example"
+    )]
     EmptyNodeName,
-    #[error("--{option} {path:?} is relative: give an absolute path, the agent may be started anywhere")]
+    #[error(
+        "--{option} {path:?} is relative: give an absolute path, the agent may be started anywhere"
+    )]
     RelativePath { option: &'static str, path: PathBuf },
     #[error("--parts is empty: name at least one part, `network`")]
     NoParts,
@@ -168,7 +182,10 @@ impl TryFrom<AgentArgs> for Config {
             ("bpf-dir", &args.bpf_dir),
         ] {
             if !path.is_absolute() {
-                return Err(ConfigError::RelativePath { option, path: path.clone() });
+                return Err(ConfigError::RelativePath {
+                    option,
+                    path: path.clone(),
+                });
             }
         }
         let parts: BTreeSet<_> = args.parts.into_iter().collect();

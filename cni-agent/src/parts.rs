@@ -56,7 +56,12 @@ pub struct PartStates(Arc<Mutex<BTreeMap<&'static str, PartState>>>);
 impl PartStates {
     /// A copy of the states by the parts' names.
     pub async fn snapshot(&self) -> BTreeMap<String, PartState> {
-        self.0.lock().await.iter().map(|(name, state)| ((*name).to_owned(), state.clone())).collect()
+        self.0
+            .lock()
+            .await
+            .iter()
+            .map(|(name, state)| ((*name).to_owned(), state.clone()))
+            .collect()
     }
 
     async fn change(&self, name: PartName, change: impl FnOnce(&mut PartState)) {
@@ -93,7 +98,9 @@ async fn keep_running(part: Part, states: PartStates, mut shutdown: Shutdown) {
         states.change(part.name, |state| state.running = true).await;
         let started = tokio::time::Instant::now();
         let outcome = tokio::spawn((part.start)(shutdown.clone())).await;
-        states.change(part.name, |state| state.running = false).await;
+        states
+            .change(part.name, |state| state.running = false)
+            .await;
         if shutdown.is_requested() {
             return;
         }
@@ -126,7 +133,10 @@ mod tests {
     use std::sync::atomic::{AtomicU32, Ordering};
 
     fn part(run: impl Fn(Shutdown) -> Run + Send + Sync + 'static) -> Part {
-        Part { name: PartName::Network, start: Box::new(run) }
+        Part {
+            name: PartName::Network,
+            start: Box::new(run),
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -157,7 +167,11 @@ mod tests {
         let states = PartStates::default();
         supervise(vec![panicking, other], states.clone(), shutdown).await;
         assert_eq!(starts.load(Ordering::SeqCst), 3);
-        assert_eq!(steady.load(Ordering::SeqCst), 1, "the other part was disturbed");
+        assert_eq!(
+            steady.load(Ordering::SeqCst),
+            1,
+            "the other part was disturbed"
+        );
         let state = states.snapshot().await.remove("network").unwrap();
         assert_eq!(state.restarts, 2);
         assert!(state.last_failure.unwrap().contains("panicked"));

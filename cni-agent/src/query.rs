@@ -47,8 +47,19 @@ pub struct UplinkStatus {
 impl UplinkStatus {
     /// The device with the mode that XDP has on it.
     pub fn new(uplink: &Uplink, xdp: String) -> Self {
-        let Uplink { name, ifindex, mtu, addresses } = uplink.clone();
-        Self { name, ifindex, mtu, addresses, xdp }
+        let Uplink {
+            name,
+            ifindex,
+            mtu,
+            addresses,
+        } = uplink.clone();
+        Self {
+            name,
+            ifindex,
+            mtu,
+            addresses,
+            xdp,
+        }
     }
 }
 

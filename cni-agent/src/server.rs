@@ -41,7 +41,8 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<Value, CniError>> + Send;
 
     /// A question of the command line.
-    fn query(self: Arc<Self>, query: Query) -> impl Future<Output = Result<Value, CniError>> + Send;
+    fn query(self: Arc<Self>, query: Query)
+    -> impl Future<Output = Result<Value, CniError>> + Send;
 }
 
 /// Binds the socket, for root alone; replaces one that a dead agent left.
@@ -79,7 +80,9 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>, mut shutdown: Shutdown) {
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else { return };
+        let Ok(place) = places.clone().acquire_owned().await else {
+            return;
+        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = shutdown.requested() => break,
@@ -103,13 +106,19 @@ pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>, mut shutd
     }
     // What is under way ends before the agent does.
     let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
-    let _ended = timeout(LONGEST_CALL, places.acquire_many(all)).await.is_ok();
+    let _ended = timeout(LONGEST_CALL, places.acquire_many(all))
+        .await
+        .is_ok();
 }
 
 async fn serve_one(mut stream: UnixStream, handler: Arc<impl Handler>) -> io::Result<()> {
     let peer = stream.peer_cred()?;
     if peer.uid() != 0 {
-        tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused: only root may ask the agent");
+        tracing::warn!(
+            uid = peer.uid(),
+            pid = peer.pid(),
+            "refused: only root may ask the agent"
+        );
         let refusal = CniError::forbidden("only root may ask the agent");
         return write_frame(&mut stream, &Response::from(Err(refusal))).await;
     }
@@ -134,7 +143,9 @@ async fn answer(
     match timeout(patience, task).await {
         Ok(Ok(answer)) => answer,
         Ok(Err(panic)) => Err(CniError::internal(&panic.to_string())),
-        Err(_late) => Err(CniError::try_again("the agent needs longer than the deadline")),
+        Err(_late) => Err(CniError::try_again(
+            "the agent needs longer than the deadline",
+        )),
     }
 }
 
@@ -150,7 +161,9 @@ pub async fn query(socket: &Path, query: Query) -> Result<Value, String> {
         )
     };
     let mut stream = UnixStream::connect(socket).await.map_err(no_agent)?;
-    write_frame(&mut stream, &Request::Query { query }).await.map_err(no_agent)?;
+    write_frame(&mut stream, &Request::Query { query })
+        .await
+        .map_err(no_agent)?;
     let response: Response = read_frame(&mut stream).await.map_err(|e| e.to_string())?;
     response.into_result().map_err(|e| e.to_string())
 }

@@ -11,9 +11,16 @@ pub(super) fn run(args: AgentArgs) -> ExitCode {
     };
     let filter = match EnvFilter::try_new(&args.log_level) {
         Ok(filter) => filter,
-        Err(e) => return fail(format!("--log-level: {e}; try info or info,cni_agent=debug")),
+        Err(e) => {
+            return fail(format!(
+                "--log-level: {e}; try info or info,cni_agent=debug"
+            ));
+        }
     };
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .init();
     let config = match Config::try_from(args) {
         Ok(config) => config,
         Err(e) => return fail(e.to_string()),

@@ -5,9 +5,12 @@ mod client;
 mod print;
 mod rows;
 
-use crate::{config::{AgentArgs, DEFAULT_SOCKET, Output}, query::Query};
-use client::ask;
+use crate::{
+    config::{AgentArgs, DEFAULT_SOCKET, Output},
+    query::Query,
+};
 use clap::{CommandFactory, Parser, Subcommand};
+use client::ask;
 use std::{path::PathBuf, process::ExitCode};
 
 /// Network, storage and devices of a Kubernetes node in one agent.
@@ -15,7 +18,9 @@ use std::{path::PathBuf, process::ExitCode};
 /// Run the agent with `fairlead agent --node-name NAME`; ask it with the other commands.
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
-#[command(after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead drops -o json\n  fairlead debug maps")]
+#[command(
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead drops -o json\n  fairlead debug maps"
+)]
 struct Cli {
     /// Unix socket of the agent to ask.
     #[arg(long, global = true, env = "FAIRLEAD_SOCKET", default_value = DEFAULT_SOCKET)]
@@ -45,9 +50,7 @@ enum Verb {
     #[command(subcommand)]
     Debug(DebugVerb),
     /// Print a completion script: `fairlead completion bash > /etc/bash_completion.d/fairlead`.
-    Completion {
-        shell: clap_complete::Shell,
-    },
+    Completion { shell: clap_complete::Shell },
 }
 
 #[derive(Subcommand)]
@@ -96,16 +99,19 @@ pub fn main() -> ExitCode {
             return agent::run(*args);
         }
         Verb::Completion { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "fairlead", &mut std::io::stdout());
+            clap_complete::generate(
+                shell,
+                &mut Cli::command(),
+                "fairlead",
+                &mut std::io::stdout(),
+            );
             Ok(ExitCode::SUCCESS)
         }
         Verb::Status(p) => ask(&cli.socket, Query::Status).and_then(|s| rows::status(&s, p.output)),
         Verb::Endpoint(EndpointVerb::List(p)) => ask(&cli.socket, Query::Endpoints)
             .and_then(|list: Vec<_>| rows::endpoints(&list, p.output)),
-        Verb::Endpoint(EndpointVerb::Get { endpoint, print }) => {
-            ask(&cli.socket, Query::Endpoints)
-                .and_then(|list: Vec<_>| rows::endpoint(&list, &endpoint, print.output))
-        }
+        Verb::Endpoint(EndpointVerb::Get { endpoint, print }) => ask(&cli.socket, Query::Endpoints)
+            .and_then(|list: Vec<_>| rows::endpoint(&list, &endpoint, print.output)),
         Verb::Node(NodeVerb::List(p)) => {
             ask(&cli.socket, Query::Nodes).and_then(|list: Vec<_>| rows::nodes(&list, p.output))
         }

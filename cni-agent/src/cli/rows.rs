@@ -15,7 +15,8 @@ const NONE: &str = "-";
 pub(super) fn status(status: &Status, output: Output) -> Result<ExitCode, String> {
     print(status, output, || {
         let mut rows = Vec::new();
-        let mut line = |name: &str, value: String| rows.push((vec![name.to_owned(), value], vec![]));
+        let mut line =
+            |name: &str, value: String| rows.push((vec![name.to_owned(), value], vec![]));
         line("node", status.node.clone());
         line("ready", if status.ready { "yes" } else { "no" }.to_owned());
         line("version", status.version.clone());
@@ -24,30 +25,63 @@ pub(super) fn status(status: &Status, output: Output) -> Result<ExitCode, String
         line("pod MTU", status.pod_mtu.to_string());
         for uplink in &status.uplinks {
             let addresses = join(&uplink.addresses);
-            line("uplink", format!("{} ({addresses}) mtu {} xdp {}", uplink.name, uplink.mtu, uplink.xdp));
+            line(
+                "uplink",
+                format!(
+                    "{} ({addresses}) mtu {} xdp {}",
+                    uplink.name, uplink.mtu, uplink.xdp
+                ),
+            );
         }
         line("endpoints", status.endpoints.to_string());
         line("nodes", status.nodes.to_string());
         for (name, part) in &status.parts {
             let state = if part.running { "running" } else { "stopped" };
-            let last = part.last_failure.as_ref().map(|f| format!("; last failure: {f}"));
-            line("part", format!("{name}: {state}, {} restarts{}", part.restarts, last.unwrap_or_default()));
+            let last = part
+                .last_failure
+                .as_ref()
+                .map(|f| format!("; last failure: {f}"));
+            line(
+                "part",
+                format!(
+                    "{name}: {state}, {} restarts{}",
+                    part.restarts,
+                    last.unwrap_or_default()
+                ),
+            );
         }
         if let Some(a) = &status.adoption {
-            line("start", format!(
-                "{} endpoints adopted, {} freed, {} orphan links removed, {} deletions replayed",
-                a.adopted, a.freed.len(), a.orphan_links, a.replayed_deletions
-            ));
+            line(
+                "start",
+                format!(
+                    "{} endpoints adopted, {} freed, {} orphan links removed, {} deletions replayed",
+                    a.adopted,
+                    a.freed.len(),
+                    a.orphan_links,
+                    a.replayed_deletions
+                ),
+            );
         }
         for path in status.paths.iter().filter(|p| p.packets > 0) {
-            line("packets", format!("{}: {} ({} bytes)", path.path, path.packets, path.bytes));
+            line(
+                "packets",
+                format!("{}: {} ({} bytes)", path.path, path.packets, path.bytes),
+            );
         }
         for problem in &status.problems {
             line("problem", problem.clone());
         }
-        Columns { heads: vec!["FIELD", "VALUE"], rows, ..Columns::default() }
+        Columns {
+            heads: vec!["FIELD", "VALUE"],
+            rows,
+            ..Columns::default()
+        }
     })?;
-    Ok(if status.ready { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if status.ready {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::from(1)
+    })
 }
 
 pub(super) fn endpoints(list: &[EndpointRow], output: Output) -> Result<ExitCode, String> {
@@ -59,18 +93,35 @@ pub(super) fn endpoints(list: &[EndpointRow], output: Output) -> Result<ExitCode
     Ok(ExitCode::SUCCESS)
 }
 
-pub(super) fn endpoint(list: &[EndpointRow], wanted: &str, output: Output) -> Result<ExitCode, String> {
-    let found: Vec<_> = list.iter().filter(|e| matches(e, wanted)).cloned().collect();
+pub(super) fn endpoint(
+    list: &[EndpointRow],
+    wanted: &str,
+    output: Output,
+) -> Result<ExitCode, String> {
+    let found: Vec<_> = list
+        .iter()
+        .filter(|e| matches(e, wanted))
+        .cloned()
+        .collect();
     match found.as_slice() {
         [] => {
-            eprintln!("fairlead: no endpoint {wanted:?}; `fairlead endpoint list -o wide` shows them");
+            eprintln!(
+                "fairlead: no endpoint {wanted:?}; `fairlead endpoint list -o wide` shows them"
+            );
             Ok(ExitCode::from(1))
         }
         [one] if matches!(output, Output::Json | Output::Yaml) => {
             print(one, output, Columns::default)?;
             Ok(ExitCode::SUCCESS)
         }
-        several => endpoints(several, if output == Output::Table { Output::Wide } else { output }),
+        several => endpoints(
+            several,
+            if output == Output::Table {
+                Output::Wide
+            } else {
+                output
+            },
+        ),
     }
 }
 
@@ -81,8 +132,20 @@ pub(super) fn nodes(list: &[NodeRow], output: Output) -> Result<ExitCode, String
         rows: list
             .iter()
             .map(|node| {
-                let by = if node.local { "this node" } else { node.uplink.as_deref().unwrap_or("no way") };
-                (vec![node.name.clone(), join(&node.pod_cidrs), join(&node.addresses), by.to_owned()], vec![])
+                let by = if node.local {
+                    "this node"
+                } else {
+                    node.uplink.as_deref().unwrap_or("no way")
+                };
+                (
+                    vec![
+                        node.name.clone(),
+                        join(&node.pod_cidrs),
+                        join(&node.addresses),
+                        by.to_owned(),
+                    ],
+                    vec![],
+                )
             })
             .collect(),
     })?;
@@ -114,8 +177,18 @@ pub(super) fn drops(list: &[DropRow], output: Output) -> Result<ExitCode, String
         rows: list
             .iter()
             .map(|d| {
-                let endpoint = if d.endpoint.is_empty() { NONE } else { &d.endpoint };
-                let row = [&d.reason, &d.interface, endpoint, &d.packets.to_string(), &d.bytes.to_string()];
+                let endpoint = if d.endpoint.is_empty() {
+                    NONE
+                } else {
+                    &d.endpoint
+                };
+                let row = [
+                    &d.reason,
+                    &d.interface,
+                    endpoint,
+                    &d.packets.to_string(),
+                    &d.bytes.to_string(),
+                ];
                 (row.map(str::to_owned).to_vec(), vec![d.ifindex.to_string()])
             })
             .collect(),
@@ -129,7 +202,12 @@ pub(super) fn pins(list: &[PinRow], output: Output) -> Result<ExitCode, String> 
         wide_heads: vec!["PATH"],
         rows: list
             .iter()
-            .map(|p| (vec![p.kind.clone(), p.name.clone(), p.command.clone()], vec![p.path.clone()]))
+            .map(|p| {
+                (
+                    vec![p.kind.clone(), p.name.clone(), p.command.clone()],
+                    vec![p.path.clone()],
+                )
+            })
             .collect(),
     })?;
     Ok(ExitCode::SUCCESS)
@@ -137,7 +215,9 @@ pub(super) fn pins(list: &[PinRow], output: Output) -> Result<ExitCode, String> 
 
 fn endpoint_row(e: &EndpointRow) -> (Vec<String>, Vec<String>) {
     let or_none = |text: Option<String>| text.unwrap_or_else(|| NONE.to_owned());
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |d| d.as_secs());
     let row = vec![
         e.id.to_string(),
         or_none(e.pod.as_ref().map(ToString::to_string)),
@@ -169,7 +249,10 @@ fn join<T: ToString>(list: &[T]) -> String {
     if list.is_empty() {
         return NONE.to_owned();
     }
-    list.iter().map(ToString::to_string).collect::<Vec<_>>().join(",")
+    list.iter()
+        .map(ToString::to_string)
+        .collect::<Vec<_>>()
+        .join(",")
 }
 
 /// Seconds as people say them: 59s, 3m, 5h, 2d.

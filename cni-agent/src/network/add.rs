@@ -41,7 +41,10 @@ impl<K: Kernel> Network<K> {
             self.remove_endpoint(&endpoint).await?;
         }
         let wanted: Vec<IpAddr> = wanted_addresses(request);
-        let reservation = self.book.reserve(id, &wanted).map_err(|e| CniError::from(&e))?;
+        let reservation = self
+            .book
+            .reserve(id, &wanted)
+            .map_err(|e| CniError::from(&e))?;
         let endpoint = self.plan(request, &desired, &reservation);
 
         // Durable and wired at the same time; the reply waits for both.
@@ -74,7 +77,10 @@ impl<K: Kernel> Network<K> {
     }
 
     async fn is_whole(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> bool {
-        let differences = self.kernel.differences(endpoint, Some(sandbox.clone())).await;
+        let differences = self
+            .kernel
+            .differences(endpoint, Some(sandbox.clone()))
+            .await;
         differences.is_ok_and(|d| d.is_empty())
     }
 
@@ -98,16 +104,30 @@ impl<K: Kernel> Network<K> {
 
     async fn wire(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> Result<(), CniError> {
         let fault = |e| CniError::kernel(&e);
-        let link = self.kernel.create(endpoint, sandbox.clone()).await.map_err(fault)?;
-        self.kernel.enforce(endpoint, link.host_ifindex).await.map_err(fault)?;
-        self.kernel.bring_up(endpoint, link, sandbox.clone()).await.map_err(fault)
+        let link = self
+            .kernel
+            .create(endpoint, sandbox.clone())
+            .await
+            .map_err(fault)?;
+        self.kernel
+            .enforce(endpoint, link.host_ifindex)
+            .await
+            .map_err(fault)?;
+        self.kernel
+            .bring_up(endpoint, link, sandbox.clone())
+            .await
+            .map_err(fault)
     }
 }
 
 /// Addresses asked for by the capability `ips` or by `IP=` in `CNI_ARGS`.
 fn wanted_addresses(request: &AddRequest) -> Vec<IpAddr> {
     let capability = &request.conf.runtime_config.ips;
-    if capability.is_empty() { request.args.ip.into_iter().collect() } else { capability.clone() }
+    if capability.is_empty() {
+        request.args.ip.into_iter().collect()
+    } else {
+        capability.clone()
+    }
 }
 
 /// A locally administered unicast MAC, the same for the same attachment.

@@ -37,9 +37,14 @@ impl<K: Kernel> Network<K> {
 /// The first thing in which the runtime's record of ADD's result differs from the store.
 fn difference_from_record(endpoint: &Endpoint, previous: &PrevResult) -> Option<String> {
     let recorded: Vec<IpAddr> = previous.addresses();
-    let missing = endpoint.addresses.iter().find(|address| !recorded.contains(address));
+    let missing = endpoint
+        .addresses
+        .iter()
+        .find(|address| !recorded.contains(address));
     if let Some(address) = missing {
-        return Some(format!("prevResult.ips lacks {address}, which the store has for this attachment"));
+        return Some(format!(
+            "prevResult.ips lacks {address}, which the store has for this attachment"
+        ));
     }
     let ifname = endpoint.attachment.ifname();
     if !previous.interface_names().any(|name| name == ifname) {

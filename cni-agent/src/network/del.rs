@@ -25,8 +25,14 @@ impl<K: Kernel> Network<K> {
     /// Kernel first, so that no packet uses an address that is free; then the store. Goes on after
     /// a failure and reports the first.
     pub(super) async fn remove_endpoint(&self, endpoint: &Endpoint) -> Result<(), CniError> {
-        self.kernel.remove(endpoint).await.map_err(|e| CniError::kernel(&e))?;
-        self.book.remove(&endpoint.attachment).await.map_err(|e| CniError::from(&e))?;
+        self.kernel
+            .remove(endpoint)
+            .await
+            .map_err(|e| CniError::kernel(&e))?;
+        self.book
+            .remove(&endpoint.attachment)
+            .await
+            .map_err(|e| CniError::from(&e))?;
         Ok(())
     }
 }

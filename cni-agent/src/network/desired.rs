@@ -58,13 +58,17 @@ pub struct Desired {
 /// Why the node can't serve yet, with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
-    #[error("no Node object named {0:?}: add it to the manifests, or start the agent with the name of one that is there")]
+    #[error(
+        "no Node object named {0:?}: add it to the manifests, or start the agent with the name of one that is there"
+    )]
     NoNode(String),
     #[error("Node {0:?} has no podCIDR: set spec.podCIDRs, for example [\"100.11.1.0/24\"]")]
     NoPodCidr(String),
     #[error("Node {0:?} has no address: set status.addresses with an entry of type InternalIP")]
     NoAddress(String),
-    #[error("no interface of this machine holds an address of Node {name:?} ({addresses}): correct status.addresses or name the interface by --uplink")]
+    #[error(
+        "no interface of this machine holds an address of Node {name:?} ({addresses}): correct status.addresses or name the interface by --uplink"
+    )]
     NoUplink { name: String, addresses: String },
 }
 
@@ -73,7 +77,10 @@ pub enum NotReady {
 /// # Errors
 /// Says what is missing and where to put it.
 pub fn own_node<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Node, NotReady> {
-    let node = cluster.nodes.get(name).ok_or_else(|| NotReady::NoNode(name.to_owned()))?;
+    let node = cluster
+        .nodes
+        .get(name)
+        .ok_or_else(|| NotReady::NoNode(name.to_owned()))?;
     if node.pod_cidrs.is_empty() {
         return Err(NotReady::NoPodCidr(name.to_owned()));
     }
@@ -96,8 +103,15 @@ pub fn compile(
     masquerade: bool,
 ) -> Result<Desired, NotReady> {
     let Some(smallest) = uplinks.iter().map(|u| u.mtu).min() else {
-        let addresses = own.addresses.iter().map(ToString::to_string).collect::<Vec<_>>();
-        return Err(NotReady::NoUplink { name: own.name.clone(), addresses: addresses.join(", ") });
+        let addresses = own
+            .addresses
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
+        return Err(NotReady::NoUplink {
+            name: own.name.clone(),
+            addresses: addresses.join(", "),
+        });
     };
     let mut remote: Vec<RemoteCidr> = others(cluster, own)
         .filter_map(|(node, cidr)| way_to(node, cidr, &uplinks))
@@ -108,7 +122,13 @@ pub fn compile(
         inside: inside(cluster),
     });
     let pod_mtu = wanted_mtu.unwrap_or(smallest);
-    Ok(Desired { uplinks, local: own.pod_cidrs.clone(), remote, masquerade, pod_mtu })
+    Ok(Desired {
+        uplinks,
+        local: own.pod_cidrs.clone(),
+        remote,
+        masquerade,
+        pod_mtu,
+    })
 }
 
 /// podCIDRs of other nodes that have no way there, with the reason, for `fairlead status`.
@@ -137,9 +157,15 @@ fn others<'a>(
 }
 
 fn way_to(node: &Node, cidr: IpNetwork, uplinks: &[Uplink]) -> Option<RemoteCidr> {
-    let next_hop = *node.addresses.iter().find(|a| a.is_ipv4() == cidr.is_ipv4())?;
+    let next_hop = *node
+        .addresses
+        .iter()
+        .find(|a| a.is_ipv4() == cidr.is_ipv4())?;
     let (uplink, source) = uplinks.iter().find_map(|uplink| {
-        let source = uplink.addresses.iter().find(|a| a.is_ipv4() == cidr.is_ipv4())?;
+        let source = uplink
+            .addresses
+            .iter()
+            .find(|a| a.is_ipv4() == cidr.is_ipv4())?;
         Some((uplink, *source))
     })?;
     Some(RemoteCidr {
@@ -158,7 +184,10 @@ fn inside(cluster: &Cluster) -> Vec<IpNetwork> {
         .nodes
         .values()
         .flat_map(|node| {
-            node.pod_cidrs.iter().copied().chain(node.addresses.iter().map(|a| IpNetwork::from(*a)))
+            node.pod_cidrs
+                .iter()
+                .copied()
+                .chain(node.addresses.iter().map(|a| IpNetwork::from(*a)))
         })
         .collect();
     inside.sort();

@@ -29,7 +29,10 @@ impl<K: Kernel> Network<K> {
         if failures.is_empty() {
             Ok(removed)
         } else {
-            Err(CniError::several("GC could not remove every stale attachment", &failures))
+            Err(CniError::several(
+                "GC could not remove every stale attachment",
+                &failures,
+            ))
         }
     }
 }

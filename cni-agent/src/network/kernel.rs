@@ -68,7 +68,8 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Removes a link that no endpoint owns, and entries and pins that no endpoint of `living`
     /// owns. Returns how many links were removed.
-    fn sweep(&self, living: &[Endpoint]) -> impl Future<Output = Result<usize, KernelError>> + Send;
+    fn sweep(&self, living: &[Endpoint])
+    -> impl Future<Output = Result<usize, KernelError>> + Send;
 
     /// What differs from the endpoint as it should be; the first difference comes first. Without a
     /// sandbox only the host's side is compared.

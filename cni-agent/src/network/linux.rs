@@ -59,10 +59,17 @@ impl Linux {
     /// Worded for people: what the kernel or the machine lacks.
     pub async fn open(config: &NetworkConfig) -> Result<Self, KernelError> {
         let log_level = config.ebpf_log_level.into();
-        let load = DatapathConfig { bpf_dir: config.bpf_dir.clone(), log_level };
+        let load = DatapathConfig {
+            bpf_dir: config.bpf_dir.clone(),
+            log_level,
+        };
         let datapath = blocking(move || Datapath::load(&load)).await?;
         let log_reader = (log_level != crate::datapath::LogLevel::Off)
-            .then(|| datapath.log_reader().map(|reader| tokio::spawn(reader.run())))
+            .then(|| {
+                datapath
+                    .log_reader()
+                    .map(|reader| tokio::spawn(reader.run()))
+            })
             .transpose()
             .map_err(fault)?;
         let dying = Arc::new(Notify::new());
@@ -96,9 +103,10 @@ impl Linux {
     /// When a map can't be read.
     pub async fn drop_rows(&self, endpoints: &[Endpoint]) -> Result<Vec<DropRow>, KernelError> {
         let datapath = self.datapath.clone();
-        let (drops, rows) =
-            blocking(move || Ok::<_, crate::datapath::DatapathError>((datapath.drops()?, datapath.endpoints()?)))
-                .await?;
+        let (drops, rows) = blocking(move || {
+            Ok::<_, crate::datapath::DatapathError>((datapath.drops()?, datapath.endpoints()?))
+        })
+        .await?;
         let by_id: BTreeMap<u32, &Endpoint> = endpoints.iter().map(|e| (e.id, e)).collect();
         let by_ifindex: BTreeMap<u32, &Endpoint> = rows
             .iter()
@@ -106,9 +114,15 @@ impl Linux {
             .collect();
         let uplinks: BTreeMap<u32, String> = {
             let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-            attached.iter().map(|(name, (ifindex, _))| (*ifindex, name.clone())).collect()
+            attached
+                .iter()
+                .map(|(name, (ifindex, _))| (*ifindex, name.clone()))
+                .collect()
         };
-        Ok(drops.iter().map(|drop| named(drop, &by_ifindex, &uplinks)).collect())
+        Ok(drops
+            .iter()
+            .map(|drop| named(drop, &by_ifindex, &uplinks))
+            .collect())
     }
 
     /// Packets by the way they took.
@@ -118,11 +132,12 @@ impl Linux {
     pub async fn path_rows(&self) -> Result<Vec<PathRow>, KernelError> {
         let datapath = self.datapath.clone();
         let paths = blocking(move || datapath.paths()).await?;
-        let row = |(path, counter): &(crate::datapath::PacketPath, crate::datapath::Counter)| PathRow {
-            path: path.name().to_owned(),
-            packets: counter.packets,
-            bytes: counter.bytes,
-        };
+        let row =
+            |(path, counter): &(crate::datapath::PacketPath, crate::datapath::Counter)| PathRow {
+                path: path.name().to_owned(),
+                packets: counter.packets,
+                bytes: counter.bytes,
+            };
         Ok(paths.iter().map(row).collect())
     }
 
@@ -140,12 +155,17 @@ impl Linux {
                 path,
             }
         });
-        let links = self.datapath.attachments().map_err(fault)?.into_iter().map(|attachment| PinRow {
-            name: format!("{}.{}", attachment.ifname, attachment.program),
-            kind: "link".to_owned(),
-            command: format!("bpftool prog show id {}", attachment.program_id),
-            path: attachment.pin.display().to_string(),
-        });
+        let links = self
+            .datapath
+            .attachments()
+            .map_err(fault)?
+            .into_iter()
+            .map(|attachment| PinRow {
+                name: format!("{}.{}", attachment.ifname, attachment.program),
+                kind: "link".to_owned(),
+                command: format!("bpftool prog show id {}", attachment.program_id),
+                path: attachment.pin.display().to_string(),
+            });
         Ok(maps.chain(links).collect())
     }
 
@@ -155,7 +175,11 @@ impl Linux {
         let stale: Vec<String> = {
             let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
             let is_wanted = |name: &String| wanted.iter().any(|u| &u.name == name);
-            attached.keys().filter(|name| !is_wanted(name)).cloned().collect()
+            attached
+                .keys()
+                .filter(|name| !is_wanted(name))
+                .cloned()
+                .collect()
         };
         let work = move || {
             let mut done = Vec::new();
@@ -184,10 +208,17 @@ impl Linux {
     }
 
     async fn sync_nodes(&self, desired: &Desired) -> Result<(), KernelError> {
-        let local = desired.local.iter().map(|cidr| MapRoute { cidr: *cidr, via: Via::Local });
+        let local = desired.local.iter().map(|cidr| MapRoute {
+            cidr: *cidr,
+            via: Via::Local,
+        });
         let remote = desired.remote.iter().map(|r| MapRoute {
             cidr: r.cidr,
-            via: Via::Node { next_hop: r.next_hop, ifindex: r.ifindex, mtu: r.mtu },
+            via: Via::Node {
+                next_hop: r.next_hop,
+                ifindex: r.ifindex,
+                mtu: r.mtu,
+            },
         });
         let routes: Vec<_> = local.chain(remote).collect();
         let datapath = self.datapath.clone();
@@ -208,8 +239,13 @@ impl Kernel for Linux {
         endpoint: &Endpoint,
         sandbox: Arc<OwnedFd>,
     ) -> Result<NewLink, KernelError> {
-        let ids = link::create_endpoint(&plan(endpoint), sandbox.as_fd()).await.map_err(fault)?;
-        Ok(NewLink { host_ifindex: ids.host_ifindex, pod_ifindex: ids.pod_ifindex })
+        let ids = link::create_endpoint(&plan(endpoint), sandbox.as_fd())
+            .await
+            .map_err(fault)?;
+        Ok(NewLink {
+            host_ifindex: ids.host_ifindex,
+            pod_ifindex: ids.pod_ifindex,
+        })
     }
 
     async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
@@ -228,8 +264,13 @@ impl Kernel for Linux {
         link: NewLink,
         sandbox: Arc<OwnedFd>,
     ) -> Result<(), KernelError> {
-        let ids = LinkIds { host_ifindex: link.host_ifindex, pod_ifindex: link.pod_ifindex };
-        link::bring_up(&plan(endpoint), ids, sandbox.as_fd()).await.map_err(fault)
+        let ids = LinkIds {
+            host_ifindex: link.host_ifindex,
+            pod_ifindex: link.pod_ifindex,
+        };
+        link::bring_up(&plan(endpoint), ids, sandbox.as_fd())
+            .await
+            .map_err(fault)
     }
 
     async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
@@ -252,7 +293,12 @@ impl Kernel for Linux {
         let links = link::list_host_links().await.map_err(fault)?;
         let living = links.into_iter().filter(|link| !link.dying);
         Ok(living
-            .map(|l| HostLink { name: l.name, ifindex: l.ifindex, alias: l.alias, up: l.up })
+            .map(|l| HostLink {
+                name: l.name,
+                ifindex: l.ifindex,
+                alias: l.alias,
+                up: l.up,
+            })
             .collect())
     }
 
@@ -263,7 +309,10 @@ impl Kernel for Linux {
             .await?
             .into_iter()
             .filter(|link| !lives(&link.name))
-            .map(|link| OwnLink { host_ifname: link.name, alias: link.alias })
+            .map(|link| OwnLink {
+                host_ifname: link.name,
+                alias: link.alias,
+            })
             .collect();
         let swept = link::mark_dying(&orphans).await.map_err(fault)?;
         let (datapath, living) = (self.datapath.clone(), living.to_vec());
@@ -284,12 +333,17 @@ impl Kernel for Linux {
     ) -> Result<Vec<String>, KernelError> {
         let mut differences = Vec::new();
         if let Some(sandbox) = sandbox {
-            let found = link::inspect(&plan(endpoint), sandbox.as_fd()).await.map_err(fault)?;
+            let found = link::inspect(&plan(endpoint), sandbox.as_fd())
+                .await
+                .map_err(fault)?;
             differences.extend(found.iter().map(ToString::to_string));
         }
         let links = self.links().await?;
         let Some(link) = links.iter().find(|link| link.name == endpoint.host_ifname) else {
-            differences.push(format!("link {} on the node: expected, not found", endpoint.host_ifname));
+            differences.push(format!(
+                "link {} on the node: expected, not found",
+                endpoint.host_ifname
+            ));
             return Ok(differences);
         };
         let (datapath, endpoint, ifindex) = (self.datapath.clone(), endpoint.clone(), link.ifindex);
@@ -311,7 +365,11 @@ impl Kernel for Linux {
             },
         };
         let own = |all: &[ipnetwork::IpNetwork]| {
-            addresses.iter().filter(|a| all.iter().any(|p| p.ip() == **a)).copied().collect()
+            addresses
+                .iter()
+                .filter(|a| all.iter().any(|p| p.ip() == **a))
+                .copied()
+                .collect()
         };
         let uplinks = found.into_iter().map(|found| Uplink {
             addresses: own(&found.addresses),
@@ -326,7 +384,11 @@ impl Kernel for Linux {
         let mut failures = Vec::new();
         let mut note = |result: Result<(), KernelError>| failures.extend(result.err());
         let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
-        note(blocking(move || sysctl::prepare_host(&names)).await.map(|_| ()));
+        note(
+            blocking(move || sysctl::prepare_host(&names))
+                .await
+                .map(|_| ()),
+        );
         // Routes before the maps: what the programs leave to the kernel finds its way at once.
         let routes: Vec<route::NodeRoute> = desired
             .remote
@@ -338,10 +400,17 @@ impl Kernel for Linux {
                 src: Some(r.source),
             })
             .collect();
-        note(route::sync_node_routes(&routes, &desired.local).await.map(|_| ()).map_err(fault));
+        note(
+            route::sync_node_routes(&routes, &desired.local)
+                .await
+                .map(|_| ())
+                .map_err(fault),
+        );
         note(self.sync_nodes(desired).await);
         let masqueraded = match &desired.masquerade {
-            Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside).await.map(|_| ()),
+            Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
+                .await
+                .map(|_| ()),
             None => masquerade::remove().await.map(|_| ()),
         };
         note(masqueraded.map_err(fault));
@@ -418,15 +487,26 @@ fn in_maps(
 ) -> Result<Vec<String>, crate::datapath::DatapathError> {
     let wanted = endpoint_rows(endpoint, ifindex);
     let mut differences = Vec::new();
-    let row = datapath.endpoints()?.into_iter().find(|(index, _)| *index == ifindex);
+    let row = datapath
+        .endpoints()?
+        .into_iter()
+        .find(|(index, _)| *index == ifindex);
     if row.map(|(_, row)| row) != Some(wanted.row) {
-        differences.push(format!("map endpoints, interface {ifindex}: expected {:?}, found {row:?}", wanted.row));
+        differences.push(format!(
+            "map endpoints, interface {ifindex}: expected {:?}, found {row:?}",
+            wanted.row
+        ));
     }
     let addresses = datapath.addresses()?;
     for address in endpoint.addresses.iter() {
-        let found = addresses.iter().find(|(a, _)| *a == address).map(|(_, row)| row);
+        let found = addresses
+            .iter()
+            .find(|(a, _)| *a == address)
+            .map(|(_, row)| row);
         if found.is_none_or(|row| row.ifindex != ifindex || row.id != endpoint.id) {
-            differences.push(format!("map endpoint_addrs, {address}: expected interface {ifindex}, found {found:?}"));
+            differences.push(format!(
+                "map endpoint_addrs, {address}: expected interface {ifindex}, found {found:?}"
+            ));
         }
     }
     let attached = datapath.attachments()?;
@@ -435,7 +515,10 @@ fn in_maps(
             a.ifname == endpoint.host_ifname && a.program == program && a.ifindex == ifindex
         });
         if !there {
-            differences.push(format!("program {program} on {}: expected, not attached", endpoint.host_ifname));
+            differences.push(format!(
+                "program {program} on {}: expected, not attached",
+                endpoint.host_ifname
+            ));
         }
     }
     Ok(differences)

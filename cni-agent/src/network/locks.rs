@@ -39,7 +39,10 @@ impl Drop for AttachmentGuard {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
         drop(self.held.take());
         // Only the table itself still knows the lock: nobody waits.
-        if locks.get(&self.id).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+        if locks
+            .get(&self.id)
+            .is_some_and(|lock| Arc::strong_count(lock) == 1)
+        {
             locks.remove(&self.id);
         }
     }

@@ -63,12 +63,23 @@ impl<K: Kernel> Network<K> {
         cluster: watch::Receiver<Arc<Cluster>>,
     ) -> Self {
         let (view, locks) = (Mutex::default(), AttachmentLocks::default());
-        Self { config, kernel, book, clock, cluster, view, locks }
+        Self {
+            config,
+            kernel,
+            book,
+            clock,
+            cluster,
+            view,
+            locks,
+        }
     }
 
     /// What the reconciler last found and did.
     pub fn view(&self) -> View {
-        self.view.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.view
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn change_view(&self, change: impl FnOnce(&mut View)) {

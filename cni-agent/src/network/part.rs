@@ -47,7 +47,10 @@ impl NetworkSlot {
     async fn started(&self) -> Result<Arc<Running>, CniError> {
         let mut slot = self.0.subscribe();
         let running = slot.wait_for(Option::is_some).await;
-        running.ok().and_then(|slot| slot.clone()).ok_or_else(|| CniError::try_again("the agent is ending"))
+        running
+            .ok()
+            .and_then(|slot| slot.clone())
+            .ok_or_else(|| CniError::try_again("the agent is ending"))
     }
 }
 
@@ -55,7 +58,11 @@ impl NetworkSlot {
 ///
 /// # Errors
 /// What kept it from starting, worded for people.
-pub async fn run(config: NetworkConfig, slot: NetworkSlot, shutdown: Shutdown) -> Result<(), String> {
+pub async fn run(
+    config: NetworkConfig,
+    slot: NetworkSlot,
+    shutdown: Shutdown,
+) -> Result<(), String> {
     let clock = Arc::new(SystemClock);
     let folder = config.state_dir.clone();
     let store = Store::open(&folder.join("state.redb")).map_err(|e| e.to_string())?;
@@ -134,7 +141,9 @@ pub async fn cni(
         }
         Command::Check => {
             let previous = PrevResult::required(&conf)?;
-            network.check(&attachment()?, sandbox.map(Arc::new), &previous).await?;
+            network
+                .check(&attachment()?, sandbox.map(Arc::new), &previous)
+                .await?;
             Ok(Value::Null)
         }
         Command::Gc => {
@@ -146,7 +155,11 @@ pub async fn cni(
         }
         Command::Status => match network.serving() {
             Err(e) => Err(CniError::not_available(&e.to_string())),
-            Ok(_) => match network.ipam_rows().iter().find(|pool| pool.used == pool.total) {
+            Ok(_) => match network
+                .ipam_rows()
+                .iter()
+                .find(|pool| pool.used == pool.total)
+            {
                 Some(pool) => Err(CniError::not_available(&format!(
                     "all {} addresses of podCIDR {} are in use",
                     pool.total, pool.prefix
@@ -171,10 +184,17 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         Query::Nodes => serde_json::to_value(network.node_rows()),
         Query::Ipam => serde_json::to_value(network.ipam_rows()),
         Query::Drops => serde_json::to_value(
-            network.kernel.drop_rows(&network.book.list()).await.map_err(|e| CniError::kernel(&e))?,
+            network
+                .kernel
+                .drop_rows(&network.book.list())
+                .await
+                .map_err(|e| CniError::kernel(&e))?,
         ),
         Query::Maps => serde_json::to_value(
-            network.kernel.pin_rows().map_err(|e| CniError::kernel(&e))?,
+            network
+                .kernel
+                .pin_rows()
+                .map_err(|e| CniError::kernel(&e))?,
         ),
         Query::Status => return Err(CniError::internal("status is the agent's to answer")),
     };
@@ -184,13 +204,17 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
 /// Adds what the network part knows to the agent's status.
 pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
     let Some(running) = slot.now() else {
-        status.problems.push("the network part is not running (yet)".to_owned());
+        status
+            .problems
+            .push("the network part is not running (yet)".to_owned());
         return;
     };
     let network = &running.network;
     let view = network.view();
     status.problems.extend(view.problems);
-    status.problems.extend(running.source.problems().iter().map(ToString::to_string));
+    status
+        .problems
+        .extend(running.source.problems().iter().map(ToString::to_string));
     status.adoption = view.adoption;
     status.endpoints = network.book.list().len();
     status.nodes = network.cluster.borrow().nodes.len();

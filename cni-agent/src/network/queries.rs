@@ -19,7 +19,10 @@ impl<K: Kernel> Network<K> {
         let uplink_to = |name: &str| {
             let desired = desired.as_ref()?;
             let remote = desired.remote.iter().find(|r| r.node == name)?;
-            let uplink = desired.uplinks.iter().find(|u| u.ifindex == remote.ifindex)?;
+            let uplink = desired
+                .uplinks
+                .iter()
+                .find(|u| u.ifindex == remote.ifindex)?;
             Some(uplink.name.clone())
         };
         let rows = cluster.nodes.values().map(|node| NodeRow {

@@ -24,7 +24,11 @@ impl<K: Kernel> Network<K> {
             cluster.mark_unchanged();
             let whole = self.reconcile().await;
             let again = async {
-                if whole { std::future::pending::<()>().await } else { sleep(retry).await }
+                if whole {
+                    std::future::pending::<()>().await
+                } else {
+                    sleep(retry).await
+                }
             };
             tokio::select! {
                 // A closed channel ends with the source, that is with this part.
@@ -33,7 +37,11 @@ impl<K: Kernel> Network<K> {
                 () = again => {}
                 () = shutdown.requested() => return,
             }
-            retry = if whole { FIRST_RETRY } else { (retry * 2).min(LAST_RETRY) };
+            retry = if whole {
+                FIRST_RETRY
+            } else {
+                (retry * 2).min(LAST_RETRY)
+            };
         }
     }
 
@@ -43,12 +51,20 @@ impl<K: Kernel> Network<K> {
         let compiled = async {
             let own = own_node(&cluster, &self.config.node_name)
                 .map_err(|e: NotReady| vec![e.to_string()])?;
-            let found = self.kernel.uplinks(&own.addresses, self.config.uplink.as_deref()).await;
+            let found = self
+                .kernel
+                .uplinks(&own.addresses, self.config.uplink.as_deref())
+                .await;
             let uplinks = found.map_err(|e| vec![e.to_string()])?;
             let problems = unreachable(&cluster, own, &uplinks);
-            let desired =
-                compile(&cluster, own, uplinks, self.config.mtu, self.config.masquerade)
-                    .map_err(|e| vec![e.to_string()])?;
+            let desired = compile(
+                &cluster,
+                own,
+                uplinks,
+                self.config.mtu,
+                self.config.masquerade,
+            )
+            .map_err(|e| vec![e.to_string()])?;
             Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
         };
         match compiled.await {

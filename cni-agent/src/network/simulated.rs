@@ -57,9 +57,16 @@ impl Kernel for Simulated {
                 alias: format!("fairlead:{}", endpoint.attachment),
                 up: false,
             };
-            let new = NewLink { host_ifindex: link.ifindex, pod_ifindex: 2 };
+            let new = NewLink {
+                host_ifindex: link.ifindex,
+                pod_ifindex: 2,
+            };
             let before = state.links.insert(endpoint.host_ifname.clone(), link);
-            assert!(before.is_none(), "a second link for {}", endpoint.attachment);
+            assert!(
+                before.is_none(),
+                "a second link for {}",
+                endpoint.attachment
+            );
             new
         })
     }
@@ -67,7 +74,9 @@ impl Kernel for Simulated {
     async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
         self.call("enforce", |state| {
             assert_eq!(state.links[&endpoint.host_ifname].ifindex, ifindex);
-            state.enforced.insert(endpoint.host_ifname.clone(), endpoint.clone());
+            state
+                .enforced
+                .insert(endpoint.host_ifname.clone(), endpoint.clone());
         })
     }
 
@@ -127,7 +136,10 @@ impl Kernel for Simulated {
     }
 
     async fn apply(&self, desired: &Desired) -> Vec<KernelError> {
-        self.call("apply", |state| state.applied = Some(desired.clone())).err().into_iter().collect()
+        self.call("apply", |state| state.applied = Some(desired.clone()))
+            .err()
+            .into_iter()
+            .collect()
     }
 
     async fn changed(&self) {

@@ -42,11 +42,17 @@ impl<K: Kernel> Network<K> {
             let _due = changed.try_send(()).is_err();
         })
         .map_err(io::Error::other)?;
-        watcher.watch(folder, RecursiveMode::NonRecursive).map_err(io::Error::other)?;
+        watcher
+            .watch(folder, RecursiveMode::NonRecursive)
+            .map_err(io::Error::other)?;
         loop {
             let (_, failed) = self.replay(folder).await;
             let again = async {
-                if failed > 0 { sleep(RETRY).await } else { std::future::pending::<()>().await }
+                if failed > 0 {
+                    sleep(RETRY).await
+                } else {
+                    std::future::pending::<()>().await
+                }
             };
             tokio::select! {
                 _ = changes.recv() => {}
@@ -86,10 +92,13 @@ impl<K: Kernel> Network<K> {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(e) => return Err(e.to_string()),
         };
-        let attachment = AttachmentId::new(&spooled.container_id, &spooled.ifname)
-            .map_err(|e| e.to_string())?;
+        let attachment =
+            AttachmentId::new(&spooled.container_id, &spooled.ifname).map_err(|e| e.to_string())?;
         // Added again since then: the deletion was of the attachment before.
-        let again = self.book.get(&attachment).is_some_and(|e| e.created_at > spooled.at);
+        let again = self
+            .book
+            .get(&attachment)
+            .is_some_and(|e| e.created_at > spooled.at);
         if !again {
             self.del(&attachment).await.map_err(|e| e.to_string())?;
             tracing::info!(%attachment, "spooled deletion done");
@@ -103,7 +112,10 @@ impl<K: Kernel> Network<K> {
 /// # Errors
 /// When it can't be made or belongs to somebody else's permissions.
 pub fn prepare(folder: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
 }
 
@@ -123,7 +135,9 @@ fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
 fn read(file: &Path) -> io::Result<Spooled> {
     let meta = fs::symlink_metadata(file)?;
     if !meta.is_file() || meta.len() > MAX_BYTES {
-        return Err(io::Error::other("not a plain file of at most 64 KiB; remove it by hand"));
+        return Err(io::Error::other(
+            "not a plain file of at most 64 KiB; remove it by hand",
+        ));
     }
     let spooled: Spooled = serde_json::from_slice(&fs::read(file)?).map_err(io::Error::other)?;
     if spooled.version != 1 {

@@ -17,7 +17,10 @@ impl<K: Kernel> Network<K> {
         let mut adoption = Adoption::default();
         let mut living = Vec::new();
         for endpoint in self.book.list() {
-            match links.get(endpoint.host_ifname.as_str()).filter(|link| link.up) {
+            match links
+                .get(endpoint.host_ifname.as_str())
+                .filter(|link| link.up)
+            {
                 Some(link) => {
                     self.kernel.enforce(&endpoint, link.ifindex).await?;
                     living.push(endpoint);

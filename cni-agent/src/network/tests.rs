@@ -23,7 +23,10 @@ fn node(name: &str, number: u8) -> Node {
 }
 
 fn cluster() -> Cluster {
-    let mut cluster = Cluster { revision: 1, ..Cluster::default() };
+    let mut cluster = Cluster {
+        revision: 1,
+        ..Cluster::default()
+    };
     for node in [node("n1", 1), node("n2", 2)] {
         cluster.nodes.insert(node.name.clone(), node);
     }
@@ -59,7 +62,11 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
     };
     kernel.0.lock().unwrap().uplinks = vec![uplink];
     let network = Network::new(config, kernel.clone(), book, clock, receiver);
-    Bench { network, kernel, _cluster: sender }
+    Bench {
+        network,
+        kernel,
+        _cluster: sender,
+    }
 }
 
 async fn ready() -> Bench {
@@ -109,7 +116,10 @@ async fn a_step_that_fails_leaves_nothing_whichever_it_is() {
         let error = bench.network.add(&request("c1")).await.unwrap_err();
         assert!(error.code >= 100, "{error}");
         let state = bench.kernel.0.lock().unwrap();
-        assert!(state.links.is_empty() && state.enforced.is_empty(), "step {step}");
+        assert!(
+            state.links.is_empty() && state.enforced.is_empty(),
+            "step {step}"
+        );
         drop(state);
         assert!(bench.network.book.list().is_empty(), "step {step}");
         assert_eq!(bench.network.ipam_rows()[0].used, 0, "step {step}");
@@ -138,7 +148,10 @@ async fn exhaustion_says_how_many_addresses_are_in_use() {
     };
     assert_eq!(made, 6, "a /29 without its first and last address");
     let text = format!("{error}");
-    assert!(text.contains('6') && text.contains("100.11.1.0/29"), "{text}");
+    assert!(
+        text.contains('6') && text.contains("100.11.1.0/29"),
+        "{text}"
+    );
 }
 
 #[tokio::test]
@@ -164,10 +177,22 @@ async fn check_names_the_first_difference() {
     let previous = crate::cni::result::PrevResult::parse(&result, "1.1.0").unwrap();
     let check = || bench.network.check(&request.attachment, None, &previous);
     check().await.unwrap();
-    bench.kernel.0.lock().unwrap().links.get_mut(&endpoint.host_ifname).unwrap().up = false;
+    bench
+        .kernel
+        .0
+        .lock()
+        .unwrap()
+        .links
+        .get_mut(&endpoint.host_ifname)
+        .unwrap()
+        .up = false;
     let error = check().await.unwrap_err();
     assert!(error.to_string().contains("missing or down"), "{error}");
-    let unknown = bench.network.check(&id("c2"), None, &previous).await.unwrap_err();
+    let unknown = bench
+        .network
+        .check(&id("c2"), None, &previous)
+        .await
+        .unwrap_err();
     assert_eq!(unknown.code, 3);
 }
 
@@ -205,7 +230,8 @@ async fn spooled_deletions_are_done_once_and_a_broken_file_is_kept() {
     let bench = ready().await;
     bench.network.add(&request("c1")).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
-    let good = json!({"version": 1, "containerId": "c1", "ifname": "eth0", "network": "pods", "at": 1});
+    let good =
+        json!({"version": 1, "containerId": "c1", "ifname": "eth0", "network": "pods", "at": 1});
     std::fs::write(folder.path().join("a.json"), good.to_string()).unwrap();
     std::fs::write(folder.path().join("b.json"), "{").unwrap();
     std::fs::write(folder.path().join("c.tmp"), "").unwrap();
@@ -223,5 +249,13 @@ async fn the_kernel_is_told_of_the_other_node_and_of_what_is_inside() {
     assert_eq!(applied.remote[0].next_hop.to_string(), "172.31.250.2");
     let masquerade = applied.masquerade.unwrap();
     let inside: Vec<_> = masquerade.inside.iter().map(ToString::to_string).collect();
-    assert_eq!(inside, ["100.11.1.0/29", "100.11.2.0/29", "172.31.250.1/32", "172.31.250.2/32"]);
+    assert_eq!(
+        inside,
+        [
+            "100.11.1.0/29",
+            "100.11.2.0/29",
+            "172.31.250.1/32",
+            "172.31.250.2/32"
+        ]
+    );
 }

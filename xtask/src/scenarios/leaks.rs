@@ -24,7 +24,10 @@ pub(super) fn until_same(scene: &Scene, index: usize, before: &[String]) {
         if Instant::now() > deadline {
             let more: Vec<_> = now.iter().filter(|l| !before.contains(l)).collect();
             let less: Vec<_> = before.iter().filter(|l| !now.contains(l)).collect();
-            panic!("left behind: {more:#?}\nlost: {less:#?}\nlog: {}", scene.agent(index).log_tail());
+            panic!(
+                "left behind: {more:#?}\nlost: {less:#?}\nlog: {}",
+                scene.agent(index).log_tail()
+            );
         }
         thread::sleep(Duration::from_millis(50));
     }
@@ -40,7 +43,11 @@ fn sandboxes(scene: &Scene, count: usize) -> Vec<Sandbox> {
     (0..count)
         .map(|number| {
             let ns = NetNs::new(scene.lab.session(), &format!("s-p{number}")).unwrap();
-            Sandbox { id: ns.name().to_owned(), path: ns.path().to_owned(), _ns: ns }
+            Sandbox {
+                id: ns.name().to_owned(),
+                path: ns.path().to_owned(),
+                _ns: ns,
+            }
         })
         .collect()
 }
@@ -55,7 +62,9 @@ fn call_all(scene: &Scene, action: Action, sandboxes: &[Sandbox], lanes: usize) 
             let mut answers = Vec::new();
             loop {
                 let index = next.fetch_add(1, Ordering::Relaxed);
-                let Some(sandbox) = sandboxes.get(index) else { return Ok(answers) };
+                let Some(sandbox) = sandboxes.get(index) else {
+                    return Ok(answers);
+                };
                 let call = Call {
                     container_id: &sandbox.id,
                     netns: &sandbox.path,
@@ -67,7 +76,9 @@ fn call_all(scene: &Scene, action: Action, sandboxes: &[Sandbox], lanes: usize) 
             }
         };
         let lanes: Vec<_> = (0..lanes).map(|_| scope.spawn(lane)).collect();
-        let ended = lanes.into_iter().map(|lane| lane.join().expect("a lane panicked"));
+        let ended = lanes
+            .into_iter()
+            .map(|lane| lane.join().expect("a lane panicked"));
         ended.collect::<Result<Vec<_>>>()
     });
     let mut answers: Vec<_> = answers.unwrap().into_iter().flatten().collect();
@@ -87,7 +98,10 @@ fn two_hundred_adds_and_dels_eight_at_a_time_leave_nothing() {
     let listed = scene.ask(0, &["endpoint", "list"]);
     let endpoints = listed.as_array().unwrap();
     assert_eq!(endpoints.len(), 200);
-    let mut addresses: Vec<_> = endpoints.iter().map(|e| e["addresses"]["v4"].to_string()).collect();
+    let mut addresses: Vec<_> = endpoints
+        .iter()
+        .map(|e| e["addresses"]["v4"].to_string())
+        .collect();
     addresses.sort();
     addresses.dedup();
     assert_eq!(addresses.len(), 200, "an address was handed out twice");
@@ -170,5 +184,9 @@ fn pods_that_ended_while_the_agent_was_down_are_freed_at_its_start() {
     scene.restart(0);
     until_same(&scene, 0, &before);
     let status = scene.ask(0, &["status"]);
-    assert_eq!(status["adoption"]["freed"].as_array().unwrap().len(), 2, "{status}");
+    assert_eq!(
+        status["adoption"]["freed"].as_array().unwrap().len(),
+        2,
+        "{status}"
+    );
 }

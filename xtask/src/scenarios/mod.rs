@@ -27,14 +27,31 @@ struct Scene {
 impl Scene {
     fn new(nodes: u8, underlay: Underlay) -> Self {
         let session = Session::start().unwrap();
-        let lab = Lab::new(&session, LabOptions { name: "s", nodes, underlay }).unwrap();
+        let lab = Lab::new(
+            &session,
+            LabOptions {
+                name: "s",
+                nodes,
+                underlay,
+            },
+        )
+        .unwrap();
         let binaries = binaries();
         let plugins = lab
             .nodes
             .iter()
-            .map(|node| Plugin { path: binaries.clone(), config: node.cni_config("1.1.0") })
+            .map(|node| Plugin {
+                path: binaries.clone(),
+                config: node.cni_config("1.1.0"),
+            })
             .collect();
-        let mut scene = Self { lab, agents: Vec::new(), plugins, binaries, _session: session };
+        let mut scene = Self {
+            lab,
+            agents: Vec::new(),
+            plugins,
+            binaries,
+            _session: session,
+        };
         for index in 0..scene.lab.nodes.len() {
             let agent = scene.start_agent(index);
             scene.agents.push(Some(agent));
@@ -72,14 +89,21 @@ impl Scene {
 
     /// What a client command answers, as JSON.
     fn ask(&self, index: usize, words: &[&str]) -> Value {
-        let output = self.agent(index).client(&[words, &["-o", "json"]].concat()).unwrap();
+        let output = self
+            .agent(index)
+            .client(&[words, &["-o", "json"]].concat())
+            .unwrap();
         serde_json::from_slice(&output.stdout)
             .unwrap_or_else(|e| panic!("{words:?}: {e}: {output:?}"))
     }
 
     /// Rows of a pinned map, by bpftool.
     fn map(&self, index: usize, name: &str) -> Vec<Value> {
-        let path = self.lab.bpf_dir(self.node(index)).join("v1/maps").join(name);
+        let path = self
+            .lab
+            .bpf_dir(self.node(index))
+            .join("v1/maps")
+            .join(name);
         let output = Command::new("bpftool")
             .args(["-j", "map", "dump", "pinned"])
             .arg(&path)
@@ -102,7 +126,10 @@ impl Scene {
     fn holdings(&self, index: usize) -> Vec<String> {
         let node = self.node(index);
         let ip = |words: &[&str]| {
-            let output = Command::new("ip").args(["-n", node.ns.name()]).args(words).output();
+            let output = Command::new("ip")
+                .args(["-n", node.ns.name()])
+                .args(words)
+                .output();
             String::from_utf8(output.unwrap().stdout).unwrap()
         };
         let mut held: Vec<String> = Vec::new();
@@ -116,14 +143,27 @@ impl Scene {
             // Interfaces' numbers and counters differ between pods that come and go; of what is
             // left, everything counts.
             let lines = ip(words);
-            held.extend(lines.lines().filter(|l| !l.contains("lo:")).map(without_index));
+            held.extend(
+                lines
+                    .lines()
+                    .filter(|l| !l.contains("lo:"))
+                    .map(without_index),
+            );
         }
         for map in ["endpoints", "endpoint_addrs", "drops", "nodes"] {
             held.push(format!("{map}: {} rows", self.map(index, map).len()));
         }
-        held.push(format!("endpoints: {}", self.ask(index, &["endpoint", "list"])));
-        let used: Vec<_> = self.ask(index, &["ipam"]).as_array().unwrap().iter()
-            .map(|pool| pool["used"].clone()).collect();
+        held.push(format!(
+            "endpoints: {}",
+            self.ask(index, &["endpoint", "list"])
+        ));
+        let used: Vec<_> = self
+            .ask(index, &["ipam"])
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pool| pool["used"].clone())
+            .collect();
         held.push(format!("addresses used: {used:?}"));
         held.extend(names_in(&self.lab.bpf_dir(node).join("v1/links")));
         held.extend(names_in(&node.spool()));
@@ -145,19 +185,34 @@ fn without_index(line: &str) -> String {
 
 fn names_in(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    entries
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect()
 }
 
 /// The folder that `cargo xtask build` fills.
 fn binaries() -> PathBuf {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fairlead");
     let folder = std::env::var_os("FAIRLEAD_BINARIES").map_or(folder, PathBuf::from);
-    let found = folder.canonicalize().with_context(|| format!("{}", folder.display()));
+    let found = folder
+        .canonicalize()
+        .with_context(|| format!("{}", folder.display()));
     found.expect("the binaries are there: cargo xtask build")
 }
 
 /// One call of the plugin about an attachment that no [`Pod`] stands for.
-fn call(node: &Node, plugin: &Plugin, action: crate::lab::Action, id: &str, netns: &Path) -> Result<Value> {
-    let call = Call { container_id: id, netns, ifname: "eth0", args: String::new() };
+fn call(
+    node: &Node,
+    plugin: &Plugin,
+    action: crate::lab::Action,
+    id: &str,
+    netns: &Path,
+) -> Result<Value> {
+    let call = Call {
+        container_id: id,
+        netns,
+        ifname: "eth0",
+        args: String::new(),
+    };
     node.ns.run(|| plugin.call(action, &call, None))
 }

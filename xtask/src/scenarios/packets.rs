@@ -1,7 +1,10 @@
 //! What packets must survive, and what must not get out.
 
 use super::Scene;
-use crate::lab::{Pod, Underlay, probe::{Proto, Server, ping, transfer, udp_echo}};
+use crate::lab::{
+    Pod, Underlay,
+    probe::{Proto, Server, ping, transfer, udp_echo},
+};
 use std::net::IpAddr;
 
 #[test]
@@ -9,7 +12,10 @@ use std::net::IpAddr;
 fn transfers_of_every_size_arrive_intact_on_both_paths() {
     let scene = Scene::new(2, Underlay::Bridge);
     let pods = [scene.pod(0, "a"), scene.pod(0, "b"), scene.pod(1, "c")];
-    let _servers: Vec<_> = pods.iter().map(|pod| Server::start(&pod.ns).unwrap()).collect();
+    let _servers: Vec<_> = pods
+        .iter()
+        .map(|pod| Server::start(&pod.ns).unwrap())
+        .collect();
     for to in &pods[1..] {
         for v6 in [false, true] {
             for size in [0, 1, 1_447, 65_536, 10_000_000, 1 << 30] {
@@ -47,22 +53,38 @@ fn an_expired_ttl_and_a_closed_port_and_a_missing_pod_are_answered() {
     for v6 in [false, true] {
         // Nobody listens: the pod's own kernel says so, across both nodes.
         let closed = std::net::SocketAddr::new(b.addr(v6), 9);
-        let error = a.ns.run(|| Ok(std::net::TcpStream::connect(closed))).unwrap().unwrap_err();
-        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionRefused, "{closed}");
+        let error =
+            a.ns.run(|| Ok(std::net::TcpStream::connect(closed)))
+                .unwrap()
+                .unwrap_err();
+        assert_eq!(
+            error.kind(),
+            std::io::ErrorKind::ConnectionRefused,
+            "{closed}"
+        );
     }
     // An address of the podCIDR that no pod has, here and there.
     let before = scene.drops(0, "no_endpoint");
     for missing in ["100.11.1.250", "fd00:100:11:1::dead"] {
         let missing: IpAddr = missing.parse().unwrap();
         let address = std::net::SocketAddr::new(missing, 9);
-        let error = a.ns.run(|| Ok(std::net::TcpStream::connect(address))).unwrap().unwrap_err();
+        let error =
+            a.ns.run(|| Ok(std::net::TcpStream::connect(address)))
+                .unwrap()
+                .unwrap_err();
         let kind = error.kind();
-        let told = matches!(kind, std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable);
+        let told = matches!(
+            kind,
+            std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable
+        );
         assert!(told, "{missing}: {error}");
     }
     assert!(scene.drops(0, "no_endpoint") >= before + 2);
     for v6 in [false, true] {
-        assert!(hops(&a, b.addr(v6)) >= 2, "two routers between pods of two nodes");
+        assert!(
+            hops(&a, b.addr(v6)) >= 2,
+            "two routers between pods of two nodes"
+        );
     }
 }
 
@@ -71,7 +93,17 @@ fn hops(from: &Pod, to: IpAddr) -> u32 {
     for ttl in 1..=8_u32 {
         let option = if to.is_ipv4() { "-4" } else { "-6" };
         let mut ping = std::process::Command::new("ping");
-        ping.args([option, "-n", "-c", "1", "-W", "2", "-t", &ttl.to_string(), &to.to_string()]);
+        ping.args([
+            option,
+            "-n",
+            "-c",
+            "1",
+            "-W",
+            "2",
+            "-t",
+            &ttl.to_string(),
+            &to.to_string(),
+        ]);
         if from.ns.output(&mut ping).unwrap().status.success() {
             return ttl - 1;
         }
@@ -90,8 +122,14 @@ fn a_forged_source_gets_nothing_out_and_the_counter_names_it() {
         a.ns.run(|| Proto::Udp.check(target)).unwrap();
     }
     // Another address on the pod's own interface.
-    a.ns.ip("address add 100.11.1.99/32 dev eth0\naddress add fd00:100:11:1::99/128 dev eth0 nodad").unwrap();
-    for (own, target) in [("100.11.1.99", b.addr(false)), ("fd00:100:11:1::99", b.addr(true))] {
+    a.ns.ip(
+        "address add 100.11.1.99/32 dev eth0\naddress add fd00:100:11:1::99/128 dev eth0 nodad",
+    )
+    .unwrap();
+    for (own, target) in [
+        ("100.11.1.99", b.addr(false)),
+        ("fd00:100:11:1::99", b.addr(true)),
+    ] {
         let before = scene.drops(0, "source_address");
         let sent = a.ns.run(|| {
             let socket = std::net::UdpSocket::bind((own.parse::<IpAddr>()?, 0))?;
@@ -121,6 +159,11 @@ fn a_forged_source_gets_nothing_out_and_the_counter_names_it() {
     .unwrap();
     assert!(scene.drops(0, "source_mac") > before);
     let rows = scene.ask(0, &["drops"]);
-    let row = rows.as_array().unwrap().iter().find(|r| r["reason"] == "source_mac").unwrap();
+    let row = rows
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|r| r["reason"] == "source_mac")
+        .unwrap();
     assert_eq!(row["endpoint"], "default/a", "{row}");
 }

@@ -1,12 +1,18 @@
 //! ADD, CHECK, DEL, GC, STATUS: what a runtime sees.
 
 use super::{Scene, call};
-use crate::lab::{Action, CniError, NetNs, Plugin, Underlay, probe::{Proto, Server}};
+use crate::lab::{
+    Action, CniError, NetNs, Plugin, Underlay,
+    probe::{Proto, Server},
+};
 use serde_json::json;
 use std::path::Path;
 
 fn code(error: &anyhow::Error) -> u64 {
-    error.downcast_ref::<CniError>().unwrap_or_else(|| panic!("{error:#}")).code
+    error
+        .downcast_ref::<CniError>()
+        .unwrap_or_else(|| panic!("{error:#}"))
+        .code
 }
 
 #[test]
@@ -14,13 +20,21 @@ fn code(error: &anyhow::Error) -> u64 {
 fn pods_of_one_node_and_of_two_talk_and_hosts_reach_them() {
     let scene = Scene::new(2, Underlay::Bridge);
     let pods = [scene.pod(0, "a"), scene.pod(0, "b"), scene.pod(1, "c")];
-    let _servers: Vec<_> = pods.iter().map(|pod| Server::start(&pod.ns).unwrap()).collect();
+    let _servers: Vec<_> = pods
+        .iter()
+        .map(|pod| Server::start(&pod.ns).unwrap())
+        .collect();
     for from in &pods {
         for to in &pods {
             for (proto, v6) in Proto::ALL.iter().flat_map(|p| [(p, false), (p, true)]) {
                 let target = to.addr(v6);
                 let result = from.ns.run(|| proto.check(target));
-                assert!(result.is_ok(), "{} → {} {proto} {target}: {result:?}", from.name, to.name);
+                assert!(
+                    result.is_ok(),
+                    "{} → {} {proto} {target}: {result:?}",
+                    from.name,
+                    to.name
+                );
             }
         }
     }
@@ -29,7 +43,12 @@ fn pods_of_one_node_and_of_two_talk_and_hosts_reach_them() {
             for v6 in [false, true] {
                 let target = to.addr(v6);
                 let result = node.ns.run(|| Proto::Tcp.check(target));
-                assert!(result.is_ok(), "{} → {} {target}: {result:?}", node.name, to.name);
+                assert!(
+                    result.is_ok(),
+                    "{} → {} {target}: {result:?}",
+                    node.name,
+                    to.name
+                );
             }
         }
     }
@@ -54,11 +73,30 @@ fn any_interface_name_and_a_second_interface_work() {
         ifname: "net1",
         args: String::new(),
     };
-    let result = scene.node(0).ns.run(|| scene.plugins[0].call(Action::Add, &second, None)).unwrap();
-    assert!(result["ips"].as_array().is_some_and(|ips| ips.len() == 2), "{result}");
-    assert_eq!(scene.ask(0, &["endpoint", "list"]).as_array().unwrap().len(), 2);
-    scene.node(0).ns.run(|| scene.plugins[0].call(Action::Del, &second, Some(&result))).unwrap();
-    pod.call(scene.node(0), &scene.plugins[0], Action::Check).unwrap();
+    let result = scene
+        .node(0)
+        .ns
+        .run(|| scene.plugins[0].call(Action::Add, &second, None))
+        .unwrap();
+    assert!(
+        result["ips"].as_array().is_some_and(|ips| ips.len() == 2),
+        "{result}"
+    );
+    assert_eq!(
+        scene
+            .ask(0, &["endpoint", "list"])
+            .as_array()
+            .unwrap()
+            .len(),
+        2
+    );
+    scene
+        .node(0)
+        .ns
+        .run(|| scene.plugins[0].call(Action::Del, &second, Some(&result)))
+        .unwrap();
+    pod.call(scene.node(0), &scene.plugins[0], Action::Check)
+        .unwrap();
 }
 
 #[test]
@@ -66,10 +104,17 @@ fn any_interface_name_and_a_second_interface_work() {
 fn add_again_answers_the_same_and_del_again_succeeds() {
     let scene = Scene::new(1, Underlay::Bridge);
     let pod = scene.pod(0, "a");
-    let again = call(scene.node(0), &scene.plugins[0], Action::Add, pod.container_id(), pod.ns.path());
+    let again = call(
+        scene.node(0),
+        &scene.plugins[0],
+        Action::Add,
+        pod.container_id(),
+        pod.ns.path(),
+    );
     assert_eq!(again.unwrap(), pod.result);
     for _ in 0..2 {
-        pod.call(scene.node(0), &scene.plugins[0], Action::Del).unwrap();
+        pod.call(scene.node(0), &scene.plugins[0], Action::Del)
+            .unwrap();
     }
 }
 
@@ -81,7 +126,14 @@ fn del_succeeds_when_the_namespace_is_gone() {
     let pod = scene.pod(0, "a");
     let id = pod.container_id().to_owned();
     drop(pod);
-    call(scene.node(0), &scene.plugins[0], Action::Del, &id, Path::new("")).unwrap();
+    call(
+        scene.node(0),
+        &scene.plugins[0],
+        Action::Del,
+        &id,
+        Path::new(""),
+    )
+    .unwrap();
     super::leaks::until_same(&scene, 0, &empty);
 }
 
@@ -94,7 +146,11 @@ fn check_names_what_was_changed_by_hand() {
     check().unwrap();
     for (damage, mend, named) in [
         ("link set eth0 mtu 1400", "link set eth0 mtu 1500", "1400"),
-        ("route del default", "route add default via 169.254.1.1 dev eth0 proto 157", "0.0.0.0/0"),
+        (
+            "route del default",
+            "route add default via 169.254.1.1 dev eth0 proto 157",
+            "0.0.0.0/0",
+        ),
     ] {
         pod.ns.ip(damage).unwrap();
         let error = check().unwrap_err();
@@ -102,7 +158,13 @@ fn check_names_what_was_changed_by_hand() {
         assert!(format!("{error:#}").contains(named), "{damage}: {error:#}");
         pod.ns.ip(mend).unwrap();
     }
-    let unknown = call(scene.node(0), &with_result(&scene.plugins[0], &pod.result), Action::Check, "nobody", pod.ns.path());
+    let unknown = call(
+        scene.node(0),
+        &with_result(&scene.plugins[0], &pod.result),
+        Action::Check,
+        "nobody",
+        pod.ns.path(),
+    );
     assert_eq!(code(&unknown.unwrap_err()), 3);
 }
 
@@ -121,7 +183,8 @@ fn gc_removes_what_is_not_valid_and_keeps_the_rest() {
     plugin.config["cni.dev/valid-attachments"] =
         json!([{"containerID": keep.container_id(), "ifname": "eth0"}]);
     call(scene.node(0), &plugin, Action::Gc, "", Path::new("")).unwrap();
-    keep.call(scene.node(0), &scene.plugins[0], Action::Check).unwrap();
+    keep.call(scene.node(0), &scene.plugins[0], Action::Check)
+        .unwrap();
     let gone = stale.call(scene.node(0), &scene.plugins[0], Action::Check);
     assert_eq!(code(&gone.unwrap_err()), 3);
 }
@@ -149,13 +212,22 @@ fn a_requested_address_and_mac_are_honoured_or_refused_with_the_reason() {
     let netns = NetNs::new(scene.lab.session(), "s-asked").unwrap();
     let result = call(scene.node(0), &plugin, Action::Add, "asked", netns.path()).unwrap();
     let text = result.to_string();
-    assert!(text.contains("100.11.1.77/32") && text.contains("02:00:5e:10:00:01"), "{text}");
+    assert!(
+        text.contains("100.11.1.77/32") && text.contains("02:00:5e:10:00:01"),
+        "{text}"
+    );
     let other = NetNs::new(scene.lab.session(), "s-other").unwrap();
     let taken = call(scene.node(0), &plugin, Action::Add, "other", other.path()).unwrap_err();
-    assert!(format!("{taken:#}").contains("in use by asked/eth0"), "{taken:#}");
+    assert!(
+        format!("{taken:#}").contains("in use by asked/eth0"),
+        "{taken:#}"
+    );
     plugin.config["runtimeConfig"] = json!({"ips": ["10.0.0.1"]});
     let outside = call(scene.node(0), &plugin, Action::Add, "other", other.path()).unwrap_err();
-    assert!(format!("{outside:#}").contains("100.11.1.0/24"), "{outside:#}");
+    assert!(
+        format!("{outside:#}").contains("100.11.1.0/24"),
+        "{outside:#}"
+    );
 }
 
 #[test]
@@ -165,8 +237,16 @@ fn bpftool_prints_endpoints_and_nodes_with_field_names() {
     let _pod = scene.pod(0, "a");
     let endpoints = scene.map(0, "endpoints");
     let fields = &endpoints[0]["formatted"];
-    assert!(fields["key"]["ifindex"].is_u64() && fields["value"]["mac"].is_array(), "{endpoints:?}");
+    assert!(
+        fields["key"]["ifindex"].is_u64() && fields["value"]["mac"].is_array(),
+        "{endpoints:?}"
+    );
     let nodes = scene.map(0, "nodes");
     assert_eq!(nodes.len(), 4, "two podCIDRs of two nodes");
-    assert!(nodes.iter().all(|n| n["formatted"]["value"]["next_hop"].is_array()), "{nodes:?}");
+    assert!(
+        nodes
+            .iter()
+            .all(|n| n["formatted"]["value"]["next_hop"].is_array()),
+        "{nodes:?}"
+    );
 }
