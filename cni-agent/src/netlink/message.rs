@@ -247,6 +247,15 @@ impl Route {
         self.request(NLM_F_CREATE | NLM_F_EXCL, "add route")
     }
 
+    /// With a metric, so that several interfaces can have a route for the same prefix.
+    pub(super) fn add_beside(&self, metric: u32) -> RouteRequest {
+        let mut request = self.add();
+        if let RouteNetlinkMessage::NewRoute(message) = &mut request.message {
+            message.attributes.push(RouteAttribute::Priority(metric));
+        }
+        request
+    }
+
     pub(super) fn replace(&self) -> RouteRequest {
         self.request(NLM_F_CREATE | NLM_F_REPLACE, "replace route")
     }

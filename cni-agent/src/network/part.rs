@@ -67,6 +67,10 @@ pub async fn run(
     let folder = config.state_dir.clone();
     let store = Store::open(&folder.join("state.redb")).map_err(|e| e.to_string())?;
     let book = Book::open(store, clock.clone()).map_err(|e| e.to_string())?;
+    // A state file that was copied from another node would hand out addresses twice.
+    book.bind_node(&config.node_name)
+        .await
+        .map_err(|e| e.to_string())?;
     let source = Manifests::watch(&config.manifests).map_err(|e| e.to_string())?;
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
     let network = Network::new(config, kernel, book, clock, source.subscribe());

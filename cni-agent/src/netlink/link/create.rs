@@ -316,10 +316,15 @@ fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
     }
     for gateway in plan.gateways() {
         requests.push(set_neighbour(ifindex, gateway, plan.host_mac, ifname));
-        requests.extend(pod_routes(gateway, ifindex).map(|route| route.add()));
+        requests
+            .extend(pod_routes(gateway, ifindex).map(|route| route.add_beside(METRIC + ifindex)));
     }
     pod.send(requests)?.complete().map(drop)
 }
+
+/// Metric of a pod's routes, plus the interface's number: the first interface's routes are taken, and
+/// a second one's (Multus) find room beside them. The base is IPv6's default.
+const METRIC: u32 = 1024;
 
 /// The gateway is on the link, and everything is behind it.
 pub(super) fn pod_routes(gateway: IpAddr, ifindex: u32) -> [Route; 2] {

@@ -1,6 +1,6 @@
 //! TCP: a transfer of any size, echoed and compared byte by byte.
 
-use super::{ANSWER_LIMIT, Port, fill, first_difference};
+use super::{Port, fill, first_difference};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     io::{ErrorKind, Read, Write},
@@ -9,6 +9,9 @@ use std::{
     time::Duration,
 };
 
+/// How long a connection may take to be made: the first SYN finds no neighbour resolved on any hop,
+/// and the kernel repeats it after 1, 3 and 7 seconds.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 /// A transfer that stands still for this long has failed.
 const STALL_LIMIT: Duration = Duration::from_secs(20);
 
@@ -52,10 +55,10 @@ pub(crate) fn transfer(target: IpAddr, size: u64) -> Result<Transfer> {
     Ok(Transfer { bytes })
 }
 
-/// Connects within [`ANSWER_LIMIT`].
+/// Connects within [`CONNECT_LIMIT`].
 pub(super) fn connect(target: IpAddr, port: Port) -> Result<TcpStream> {
     let address = SocketAddr::new(target, port as u16);
-    TcpStream::connect_timeout(&address, ANSWER_LIMIT)
+    TcpStream::connect_timeout(&address, CONNECT_LIMIT)
         .with_context(|| format!("connecting to {address}"))
 }
 
