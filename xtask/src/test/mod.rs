@@ -39,7 +39,8 @@ enum Work {
     Tidy,
     /// A cargo command that succeeds or not.
     Check(&'static [&'static str]),
-    /// Cargo commands that run tests, each at least one.
+    /// Options of `cargo test`, for commands that each run at least one test. Without `--package`:
+    /// a selection of packages changes features of dependencies, and all would be compiled again.
     Tests(&'static [&'static [&'static str]]),
 }
 
@@ -49,11 +50,11 @@ const RINGS: [Ring; 8] = [
     Ring { name: "tidy", what: "rules of the house", prepare: nothing, work: Work::Tidy },
     Ring { name: "clippy", what: "lints", prepare: compiler, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
     Ring { name: "pure", what: "decisions, without the kernel", prepare: compiler, work: Work::Tests(&[&[]]) },
-    Ring { name: "program", what: "kernel programs, built packets", prepare: kernel, work: Work::Tests(&[&["--package", "cni-agent", "--test", "datapath_*", "--", "--ignored"]]) },
-    Ring { name: "netns", what: "links, routes, packets between namespaces", prepare: kernel, work: Work::Tests(&[&["--package", "cni-agent", "--test", "netns_*", "--", "--ignored"], &["--package", "xtask", "--", "--ignored", "lab::"]]) },
+    Ring { name: "program", what: "kernel programs, built packets", prepare: kernel, work: Work::Tests(&[&["--test", "datapath_*", "--", "--ignored"]]) },
+    Ring { name: "netns", what: "links, routes, packets between namespaces", prepare: kernel, work: Work::Tests(&[&["--test", "netns_*", "--", "--ignored"], &["--bin", "xtask", "--", "--ignored", "lab::"]]) },
     // One after another: they watch running transfers and count what a node holds.
-    Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--package", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
-    Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--package", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
+    Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
+    Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
 ];
 
 fn nothing() -> Result<()> {
