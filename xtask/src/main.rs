@@ -11,6 +11,8 @@ mod deny;
 mod ebpf_object;
 mod lab;
 #[cfg(test)]
+mod runtime;
+#[cfg(test)]
 mod scenarios;
 mod setup;
 mod table;
