@@ -109,6 +109,7 @@ impl Datapath {
     /// # Errors
     /// No bpf file system, pinned maps of another layout, or a kernel that refuses the programs.
     pub fn load(config: &DatapathConfig) -> Result<Self, DatapathError> {
+        grace::mend();
         let pins = Pins::prepare(&config.bpf_dir)?;
         let loaded = loader::load(&pins, config.log_level)?;
         Ok(Self {

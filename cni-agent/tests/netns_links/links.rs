@@ -183,7 +183,7 @@ fn every_damage_is_named() {
         ),
         (
             false,
-            "ip route replace default via 169.254.1.1 dev eth0 proto static".into(),
+            "ip route replace default via 169.254.1.1 dev eth0 proto static metric 1026".into(),
             vec![in_pod("route 0.0.0.0/0")],
         ),
         (
@@ -273,11 +273,11 @@ fn a_failure_inside_the_sandbox_leaves_nothing() {
     // The default route that would be added is there already, in one family or the other.
     for (damage, expected) in [
         (
-            "ip link set lo up; ip route add default dev lo",
+            "ip link set lo up; ip route add default dev lo metric 1026",
             "add route 0.0.0.0/0",
         ),
         (
-            "ip link set lo up; ip -6 route add default dev lo metric 1024",
+            "ip link set lo up; ip -6 route add default dev lo metric 1026",
             "add route ::/0",
         ),
     ] {

@@ -6,13 +6,14 @@ mod packets;
 mod restarts;
 mod wiring;
 
-use crate::lab::{Agent, Call, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay};
+use crate::lab::{Agent, Call, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay, probe::ping};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
     process::Command,
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 /// Nodes with a ready agent each, and the plugin of each.
@@ -56,7 +57,28 @@ impl Scene {
             let agent = scene.start_agent(index);
             scene.agents.push(Some(agent));
         }
+        scene.wait_for_underlay();
         scene
+    }
+
+    /// Until the nodes' own addresses answer each other: what a scenario then sees is ours, not a
+    /// router that has only just come up.
+    fn wait_for_underlay(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        for from in &self.lab.nodes {
+            for to in self.lab.nodes.iter().filter(|to| to.number != from.number) {
+                for v6 in [false, true] {
+                    let target = to.addr(v6);
+                    while let Err(error) = from.ns.run(|| ping(target, 56)) {
+                        assert!(
+                            Instant::now() < deadline,
+                            "{} → {target}: {error:#}",
+                            from.name
+                        );
+                    }
+                }
+            }
+        }
     }
 
     fn fairlead(&self) -> PathBuf {
