@@ -92,8 +92,13 @@ fn containers_of_two_nodes_reach_each_other_and_leave_nothing() {
 
 fn cnitool(node: &Node, folder: &Path, command: &str, sandbox: &NetNs) -> Output {
     let tools = setup::go_tools().unwrap();
-    let mut tool = Command::new(tools.join("cnitool"));
-    tool.args([command, "fairlead"])
+    // libcni keeps results in /var/lib/cni: here that is a folder of the lab's.
+    let inside = "mount --bind \"$0\" /var/lib && exec \"$@\"";
+    let mut tool = Command::new("unshare");
+    tool.args(["--mount", "--propagation", "private", "sh", "-c", inside])
+        .arg(&node.dir)
+        .arg(tools.join("cnitool"))
+        .args([command, "fairlead"])
         .arg(sandbox.path())
         .env("NETCONFPATH", folder)
         .env("CNI_PATH", workspace::binaries());
