@@ -181,6 +181,12 @@ fn pods_that_ended_while_the_agent_was_down_are_freed_at_its_start() {
     let pods = [scene.pod(0, "a"), scene.pod(0, "b")];
     scene.take_agent(0).kill().unwrap();
     drop(pods);
+    // The kernel takes a namespace's links away some time after its name is gone.
+    let deadline = Instant::now() + SETTLE;
+    while scene.links(0).contains("fairlead:") {
+        assert!(Instant::now() < deadline, "{}", scene.links(0));
+        thread::sleep(Duration::from_millis(5));
+    }
     scene.restart(0);
     until_same(&scene, 0, &before);
     let status = scene.ask(0, &["status"]);

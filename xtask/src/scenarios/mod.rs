@@ -143,6 +143,15 @@ impl Scene {
         of_reason.map(|row| row["packets"].as_u64().unwrap()).sum()
     }
 
+    /// The node's links with their aliases, as `ip` prints them.
+    fn links(&self, index: usize) -> String {
+        let mut ip = Command::new("ip");
+        let output = ip
+            .args(["-n", self.node(index).ns.name(), "-o", "link"])
+            .output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    }
+
     /// Everything of ours that a node holds: links, addresses, routes, neighbours, map rows, store
     /// rows, pins, spooled files.
     fn holdings(&self, index: usize) -> Vec<String> {
