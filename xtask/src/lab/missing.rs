@@ -1,5 +1,6 @@
 //! What a machine lacks to run a lab with agents, each thing with what to do about it.
 
+use crate::workspace::in_path;
 use std::{fmt, fs, path::Path, process::Command};
 
 /// The oldest kernel: TCX links came with 6.6.
@@ -128,12 +129,6 @@ fn lacking_capabilities(status: &str) -> Vec<&'static str> {
 fn version(release: &str) -> Option<(u32, u32)> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
-}
-
-/// Whether a program is in `PATH`.
-fn in_path(program: &str) -> bool {
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    std::env::split_paths(&path).any(|folder| folder.join(program).is_file())
 }
 
 fn in_new_namespace(command: &str) -> bool {

@@ -145,9 +145,14 @@ impl Scene {
 
     /// The node's links with their aliases, as `ip` prints them.
     fn links(&self, index: usize) -> String {
-        let mut ip = Command::new("ip");
-        let output = ip
-            .args(["-n", self.node(index).ns.name(), "-o", "link"])
+        self.ip(index, &["-o", "link"])
+    }
+
+    /// What `ip` prints in a node's namespace.
+    fn ip(&self, index: usize, words: &[&str]) -> String {
+        let output = Command::new("ip")
+            .args(["-n", self.node(index).ns.name()])
+            .args(words)
             .output();
         String::from_utf8(output.unwrap().stdout).unwrap()
     }
@@ -156,13 +161,6 @@ impl Scene {
     /// rows, pins, spooled files.
     fn holdings(&self, index: usize) -> Vec<String> {
         let node = self.node(index);
-        let ip = |words: &[&str]| {
-            let output = Command::new("ip")
-                .args(["-n", node.ns.name()])
-                .args(words)
-                .output();
-            String::from_utf8(output.unwrap().stdout).unwrap()
-        };
         let mut held: Vec<String> = Vec::new();
         for words in [
             &["-o", "link"][..],
@@ -173,7 +171,7 @@ impl Scene {
         ] {
             // Interfaces' numbers and counters differ between pods that come and go; of what is
             // left, everything counts.
-            let lines = ip(words);
+            let lines = self.ip(index, words);
             held.extend(
                 lines
                     .lines()
