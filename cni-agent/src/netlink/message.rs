@@ -16,6 +16,7 @@ use rtnetlink::{
             RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope,
             RouteType, RouteVia,
         },
+        rule::{RuleAction, RuleAttribute, RuleMessage},
     },
 };
 use std::net::IpAddr;
@@ -157,6 +158,28 @@ pub(super) fn set_neighbour(ifindex: u32, address: IpAddr, mac: Mac, ifname: &st
     }
 }
 
+/// Priority of our rules: after the local table's (0), before the main one's (32766).
+const RULE_PRIORITY: u32 = 1024;
+
+/// A rule that lets what comes from an address look into `table` first.
+pub(super) fn add_source_rule(address: IpAddr, table: u32, ifname: &str) -> RouteRequest {
+    let mut message = RuleMessage::default();
+    message.header.family = family(address);
+    message.header.src_len = single(address).prefix();
+    message.header.action = RuleAction::ToTable;
+    message.attributes = vec![
+        RuleAttribute::Source(address),
+        RuleAttribute::Priority(RULE_PRIORITY),
+        RuleAttribute::Table(table),
+        RuleAttribute::Protocol(PROTOCOL),
+    ];
+    Request {
+        message: RouteNetlinkMessage::NewRule(message),
+        flags: NLM_F_CREATE | NLM_F_EXCL,
+        action: format!("add rule from {address} to table {table} for {ifname}"),
+    }
+}
+
 /// A route of ours in the main table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Route {
@@ -252,6 +275,17 @@ impl Route {
         let mut request = self.add();
         if let RouteNetlinkMessage::NewRoute(message) = &mut request.message {
             message.attributes.push(RouteAttribute::Priority(metric));
+        }
+        request
+    }
+
+    /// In a table other than the main one.
+    pub(super) fn add_in(&self, table: u32) -> RouteRequest {
+        let mut request = self.add();
+        if let RouteNetlinkMessage::NewRoute(message) = &mut request.message {
+            // The attribute counts where the header's eight bits are too few.
+            message.header.table = RouteHeader::RT_TABLE_UNSPEC;
+            message.attributes.push(RouteAttribute::Table(table));
         }
         request
     }

@@ -15,6 +15,7 @@ use rtnetlink::packet_route::{
     route::{
         RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType, RouteVia,
     },
+    rule::{RuleAttribute, RuleMessage},
 };
 use std::{fmt, net::IpAddr};
 
@@ -51,7 +52,7 @@ impl fmt::Display for SeenNeighbour {
     }
 }
 
-/// A route in the main table, ours or not.
+/// A route, ours or not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SeenRoute {
     pub(super) cidr: IpNetwork,
@@ -65,6 +66,11 @@ pub(super) struct SeenRoute {
 }
 
 impl SeenRoute {
+    /// Whether this is that route of ours.
+    pub(super) fn is(&self, route: &Route) -> bool {
+        self.ours && self.as_route().as_ref() == Some(route)
+    }
+
     /// As we would have made it; none when it is of a kind that we do not make.
     pub(super) fn as_route(&self) -> Option<Route> {
         let target = match (self.kind, self.ifindex, self.gateway) {
@@ -190,14 +196,16 @@ fn seen_neighbour(message: NeighbourMessage) -> Option<SeenNeighbour> {
     })
 }
 
-/// Which routes of the main table to read.
+/// Which routes to read.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct RouteFilter {
     /// Only those on this interface.
     pub(super) ifindex: Option<u32>,
+    /// Those of this table instead of the main one's.
+    pub(super) table: Option<u32>,
 }
 
-/// Routes of one family in the main table.
+/// Routes of one family in one table; none when there is no such table.
 pub(super) fn routes(
     socket: &mut RouteSocket,
     family: AddressFamily,
@@ -205,7 +213,8 @@ pub(super) fn routes(
 ) -> Result<Vec<SeenRoute>, NetlinkError> {
     let mut message = RouteMessage::default();
     message.header.address_family = family;
-    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    let table = filter.table.unwrap_or(MAIN);
+    message.attributes.push(RouteAttribute::Table(table));
     message
         .attributes
         .extend(filter.ifindex.map(RouteAttribute::Oif));
@@ -214,17 +223,28 @@ pub(super) fn routes(
         flags: 0,
         action: "list the routes".into(),
     };
-    let replies = socket.dump(request)?;
+    let replies = match socket.dump(request) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => Vec::new(),
+        replies => replies?,
+    };
     Ok(replies
         .into_iter()
         .filter_map(|reply| match reply {
-            RouteNetlinkMessage::NewRoute(message) => seen_route(&message),
+            RouteNetlinkMessage::NewRoute(message) => seen_route_in(&message, table),
             _ => None,
         })
         .collect())
 }
 
+/// Numbers of the rules' and routes' attributes have 32 bits.
+const MAIN: u32 = RouteHeader::RT_TABLE_MAIN as u32;
+
+/// A route in the main table.
 pub(super) fn seen_route(message: &RouteMessage) -> Option<SeenRoute> {
+    seen_route_in(message, MAIN)
+}
+
+fn seen_route_in(message: &RouteMessage, table: u32) -> Option<SeenRoute> {
     let header = &message.header;
     let mut seen = SeenRoute {
         cidr: match header.address_family {
@@ -251,14 +271,52 @@ pub(super) fn seen_route(message: &RouteMessage) -> Option<SeenRoute> {
             RouteAttribute::Oif(ifindex) => seen.ifindex = Some(*ifindex),
             RouteAttribute::Priority(metric) => seen.metric = *metric,
             // The header has eight bits only; greater tables are told here.
-            RouteAttribute::Table(table) if *table != u32::from(RouteHeader::RT_TABLE_MAIN) => {
-                return None;
-            }
+            RouteAttribute::Table(other) if *other != table => return None,
             _ => {}
         }
     }
     seen.cidr = IpNetwork::new(destination, header.destination_prefix_length).ok()?;
     Some(seen)
+}
+
+/// Rules of one family that send what comes from a single address to a table.
+pub(super) fn source_rules(
+    socket: &mut RouteSocket,
+    family: AddressFamily,
+) -> Result<Vec<(IpAddr, u32)>, NetlinkError> {
+    let mut message = RuleMessage::default();
+    message.header.family = family;
+    let request = Request {
+        message: RouteNetlinkMessage::GetRule(message),
+        flags: 0,
+        action: "list the rules".into(),
+    };
+    let replies = socket.dump(request)?;
+    Ok(replies
+        .into_iter()
+        .filter_map(|reply| match reply {
+            RouteNetlinkMessage::NewRule(message) => source_rule(&message),
+            _ => None,
+        })
+        .collect())
+}
+
+fn source_rule(message: &RuleMessage) -> Option<(IpAddr, u32)> {
+    let (mut from, mut table) = (None, None);
+    for attribute in &message.attributes {
+        match attribute {
+            RuleAttribute::Source(address) => from = Some(*address),
+            RuleAttribute::Table(number) => table = Some(*number),
+            RuleAttribute::Priority(_)
+            | RuleAttribute::Protocol(_)
+            | RuleAttribute::SuppressPrefixLen(_) => {}
+            // Anything else narrows the rule.
+            _ => return None,
+        }
+    }
+    let from = from?;
+    let is_whole = message.header.src_len == IpNetwork::from(from).prefix();
+    is_whole.then_some((from, table?))
 }
 
 fn ip(address: &RouteAddress) -> Option<IpAddr> {

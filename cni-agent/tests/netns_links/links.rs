@@ -309,6 +309,65 @@ fn ipv6_switched_off_by_default_is_on_where_it_is_needed() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_further_interface_answers_by_itself() {
+    let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+    let (first, further) = (
+        plan(21, "eth0", Families::Both),
+        plan(22, "net1", Families::Both),
+    );
+    let rules = "ip rule; ip -6 rule";
+    node.run(async || add(&first, &pod).await);
+    let untouched = pod.sh(rules);
+    assert!(!untouched.contains("100.11.0.21"), "{untouched}");
+    node.run(async || {
+        add(&further, &pod).await;
+        for plan in [&first, &further] {
+            assert_eq!(inspect(plan, pod.fd()).await.unwrap(), []);
+        }
+    });
+    // Each answer leaves by the interface that was asked.
+    let sent = |ifname: &str| -> u64 {
+        // Not from /sys, which shows the namespace that it was mounted in.
+        let column = format!("awk '$1 == \"{ifname}:\" {{print $11}}' /proc/net/dev");
+        pod.sh(&column).trim().parse().unwrap()
+    };
+    node.sh("ip link set lo up; ip address add 192.0.2.1/32 dev lo; \
+             ip address add 2001:db8::1/128 dev lo nodad");
+    let before = [sent("eth0"), sent("net1")];
+    node.sh("ping -c 4 -i 0.01 -W 2 100.11.0.22 && ping -c 4 -i 0.01 -W 2 fd00:11::16");
+    let after = [sent("eth0"), sent("net1")];
+    assert!(after[1] >= before[1] + 8, "{before:?} {after:?}");
+    for (target, from, ifname) in [
+        ("192.0.2.1", "100.11.0.21", "eth0"),
+        ("192.0.2.1", "100.11.0.22", "net1"),
+        ("2001:db8::1", "fd00:11::15", "eth0"),
+        ("2001:db8::1", "fd00:11::16", "net1"),
+    ] {
+        let route = pod.sh(&format!("ip route get {target} from {from}"));
+        assert!(route.contains(&format!("dev {ifname}")), "{route}");
+    }
+    // CHECK names what is missing.
+    for (damage, object) in [
+        ("ip rule del from 100.11.0.22", "rule from 100.11.0.22"),
+        ("ip -6 rule del from fd00:11::16", "rule from fd00:11::16"),
+        (
+            "ip route flush table 1027",
+            "route 169.254.1.1/32 in table 1027",
+        ),
+    ] {
+        pod.sh(damage);
+        node.run(async || {
+            let found = inspect(&further, pod.fd()).await.unwrap();
+            assert!(
+                found.iter().any(|d| d.object.starts_with(object)),
+                "{found:?}"
+            );
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
 fn an_abandoned_call_leaves_nothing() {
     let (node, pod) = (Netns::new("node"), Netns::new("pod"));
     let plan = plan(12, "eth0", Families::Both);

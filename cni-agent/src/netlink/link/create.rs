@@ -6,7 +6,7 @@
 //! down) and gets all it needs, while the host's routes wait for `bring_up`.
 
 use super::{
-    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere,
+    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere, further,
     remove::{find, reap_now},
 };
 use crate::netlink::{
@@ -319,12 +319,18 @@ fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
         requests
             .extend(pod_routes(gateway, ifindex).map(|route| route.add_beside(METRIC + ifindex)));
     }
+    // The first interface of an empty sandbox has this number; the question is saved there.
+    if ifindex != LOOPBACK + 1 {
+        for (address, gateway) in further::addresses(&mut pod, plan, ifindex)? {
+            requests.extend(further::requests(address, gateway, ifindex, ifname));
+        }
+    }
     pod.send(requests)?.complete().map(drop)
 }
 
 /// Metric of a pod's routes, plus the interface's number: the first interface's routes are taken, and
 /// a second one's (Multus) find room beside them. The base is IPv6's default.
-const METRIC: u32 = 1024;
+pub(super) const METRIC: u32 = 1024;
 
 /// The gateway is on the link, and everything is behind it.
 pub(super) fn pod_routes(gateway: IpAddr, ifindex: u32) -> [Route; 2] {

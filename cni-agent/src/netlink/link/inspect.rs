@@ -1,6 +1,6 @@
 //! Compares what the kernel has with what the plan says, for CHECK and for adoption at start.
 
-use super::{LOOPBACK, LinkPlan, Seen, create::pod_routes, remove::find, up::host_routes};
+use super::{LOOPBACK, LinkPlan, Seen, create::pod_routes, further, remove::find, up::host_routes};
 use crate::{
     model::Mac,
     netlink::{
@@ -119,6 +119,9 @@ fn compare(
                 }
                 report.neighbour(&plan.ifname, gateway, plan.host_mac, &side.neighbours);
             }
+            for (object, expected) in further::missing(&mut pod, plan, link.ifindex)? {
+                report.add(format!("{object} {}", report.side), expected, "none");
+            }
         }
     }
     Ok(report.differences)
@@ -140,6 +143,7 @@ impl Side {
         for address in plan.addresses.iter() {
             let filter = RouteFilter {
                 ifindex: Some(ifindex),
+                table: None,
             };
             routes.extend(table::routes(socket, family(address), filter)?);
         }
@@ -210,10 +214,7 @@ impl Report {
     }
 
     fn route(&mut self, ifname: &str, route: &Route, seen: &[SeenRoute]) {
-        if seen
-            .iter()
-            .any(|found| found.ours && found.as_route().as_ref() == Some(route))
-        {
+        if seen.iter().any(|found| found.is(route)) {
             return;
         }
         let same = seen.iter().find(|found| found.cidr == route.cidr);

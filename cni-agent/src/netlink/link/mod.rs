@@ -4,6 +4,7 @@
 //! `mark_dying` and `reap`, end it. Deleting the host's end removes everything else.
 
 mod create;
+mod further;
 mod inspect;
 mod list;
 mod remove;
