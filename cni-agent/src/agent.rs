@@ -9,7 +9,7 @@ use crate::{
     server::{self, Handler},
 };
 use serde_json::Value;
-use std::{fs, os::fd::OwnedFd, sync::Arc, time::Instant};
+use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// Runs the agent until SIGTERM or SIGINT. What is in the kernel stays: traffic goes on.
@@ -21,9 +21,15 @@ pub async fn run(config: Config) -> Result<(), String> {
     let listener =
         server::listen(&socket).map_err(|e| format!("socket {}: {e}", socket.display()))?;
     let (stop, shutdown) = Shutdown::new();
-    let (states, slot) = (PartStates::default(), NetworkSlot::default());
+    let has_network = config.parts.contains(&PartName::Network);
+    let slot = if has_network {
+        NetworkSlot::starting()
+    } else {
+        NetworkSlot::absent()
+    };
+    let states = PartStates::default();
     let mut parts = Vec::new();
-    if config.parts.contains(&PartName::Network) {
+    if has_network {
         let (config, slot) = (config.network.clone(), slot.clone());
         parts.push(Part {
             name: PartName::Network,
@@ -38,7 +44,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         states: states.clone(),
         started: Instant::now(),
     });
-    let serving = tokio::spawn(server::serve(listener, agent, shutdown.clone()));
+    let serving = tokio::spawn(server::serve(listener, socket, agent, shutdown.clone()));
     let running = tokio::spawn(supervise(parts, states, shutdown));
 
     let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
@@ -54,12 +60,11 @@ pub async fn run(config: Config) -> Result<(), String> {
             tracing::error!(%error, "a task ended badly");
         }
     }
-    // A call that comes now finds no socket, and the plugin spools its deletion.
-    if let Err(error) = fs::remove_file(&socket) {
-        tracing::debug!(%error, "the socket was gone already");
-    }
     Ok(())
 }
+
+/// Problems that a status tells; a thousand broken manifests are told by the first of them too.
+const MOST_PROBLEMS: usize = 100;
 
 struct Agent {
     config: NetworkConfig,
@@ -105,6 +110,13 @@ impl Agent {
             paths: Vec::new(),
         };
         part::complete_status(&self.slot, &mut status).await;
+        let more = status.problems.len().saturating_sub(MOST_PROBLEMS);
+        if more > 0 {
+            status.problems.truncate(MOST_PROBLEMS);
+            status
+                .problems
+                .push(format!("… and {more} more; the log has all"));
+        }
         status
     }
 }

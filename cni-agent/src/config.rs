@@ -153,6 +153,13 @@ pub struct NetworkConfig {
     pub ebpf_log_level: EbpfLogLevel,
 }
 
+impl NetworkConfig {
+    /// Where the shim writes deletions down while no agent answers.
+    pub fn spool(&self) -> PathBuf {
+        self.state_dir.join("spool")
+    }
+}
+
 /// An option that can't be used, with the remedy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {

@@ -9,6 +9,7 @@ pub mod clock;
 pub mod cni;
 pub mod config;
 pub mod datapath;
+mod folder_watch;
 pub mod ipam;
 pub mod model;
 pub mod netlink;

@@ -74,6 +74,9 @@ pub struct Adoption {
     pub orphan_links: usize,
     /// Deletions that were asked for while the agent was down.
     pub replayed_deletions: usize,
+    /// Endpoints that could be neither adopted nor freed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
 }
 
 /// Packets of one path.

@@ -4,7 +4,7 @@
 use crate::{
     cni::{
         CniError,
-        frame::{read_frame, read_frame_with_fd, write_frame},
+        frame::{read_answer, read_frame_with_fd, write_frame},
         protocol::{CniCall, Request, Response},
     },
     parts::Shutdown,
@@ -14,7 +14,7 @@ use serde_json::Value;
 use std::{
     fs, io,
     os::{fd::OwnedFd, unix::fs::PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
 };
@@ -30,6 +30,9 @@ const MAX_REQUESTS: usize = 256;
 const PEER_PATIENCE: Duration = Duration::from_secs(10);
 /// Longest that a CNI call may take, whatever it asks for.
 const LONGEST_CALL: Duration = Duration::from_secs(300);
+/// Longest that calls under way may take once the agent is told to end: less than what Kubernetes
+/// and systemd grant before they kill.
+const LAST_CALLS: Duration = Duration::from_secs(20);
 
 /// What answers the requests.
 pub trait Handler: Send + Sync + 'static {
@@ -76,15 +79,22 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Serves until `shutdown`; requests under way are finished by their own tasks.
-pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>, mut shutdown: Shutdown) {
+/// Serves until `shutdown`, then closes the socket at once, so that who calls now does not wait for
+/// nobody (the plugin writes its deletion down), and lets requests under way end.
+pub async fn serve(
+    listener: UnixListener,
+    path: PathBuf,
+    handler: Arc<impl Handler>,
+    mut shutdown: Shutdown,
+) {
     let places = Arc::new(Semaphore::new(MAX_REQUESTS));
     loop {
-        let Ok(place) = places.clone().acquire_owned().await else {
-            return;
+        let next = async {
+            let place = places.clone().acquire_owned().await;
+            (place, listener.accept().await)
         };
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+        let (place, accepted) = tokio::select! {
+            next = next => next,
             () = shutdown.requested() => break,
         };
         let stream = match accepted {
@@ -104,11 +114,13 @@ pub async fn serve(listener: UnixListener, handler: Arc<impl Handler>, mut shutd
             drop(place);
         });
     }
-    // What is under way ends before the agent does.
+    // The path before the listener: a successor binds it only once nobody listens.
+    if let Err(error) = fs::remove_file(&path) {
+        tracing::debug!(%error, "the socket was gone already");
+    }
+    drop(listener);
     let all = u32::try_from(MAX_REQUESTS).unwrap_or(u32::MAX);
-    let _ended = timeout(LONGEST_CALL, places.acquire_many(all))
-        .await
-        .is_ok();
+    let _ended = timeout(LAST_CALLS, places.acquire_many(all)).await.is_ok();
 }
 
 async fn serve_one(mut stream: UnixStream, handler: Arc<impl Handler>) -> io::Result<()> {
@@ -164,6 +176,6 @@ pub async fn query(socket: &Path, query: Query) -> Result<Value, String> {
     write_frame(&mut stream, &Request::Query { query })
         .await
         .map_err(no_agent)?;
-    let response: Response = read_frame(&mut stream).await.map_err(|e| e.to_string())?;
+    let response: Response = read_answer(&mut stream).await.map_err(|e| e.to_string())?;
     response.into_result().map_err(|e| e.to_string())
 }

@@ -17,6 +17,7 @@ use tokio::{sync::watch, time::timeout};
 
 struct Bench {
     folder: tempfile::TempDir,
+    last_good: tempfile::TempDir,
     source: Manifests,
     cluster: watch::Receiver<Arc<Cluster>>,
     problems: watch::Receiver<Arc<Vec<SourceProblem>>>,
@@ -25,10 +26,12 @@ struct Bench {
 fn bench(prepare: impl FnOnce(&Path)) -> Bench {
     let folder = tempfile::tempdir().unwrap();
     prepare(folder.path());
-    let source = Manifests::watch(folder.path()).unwrap();
+    let last_good = tempfile::tempdir().unwrap();
+    let source = Manifests::watch(folder.path(), last_good.path()).unwrap();
     let (cluster, problems) = (source.subscribe(), source.subscribe_problems());
     Bench {
         folder,
+        last_good,
         source,
         cluster,
         problems,
@@ -36,6 +39,23 @@ fn bench(prepare: impl FnOnce(&Path)) -> Bench {
 }
 
 impl Bench {
+    /// Another agent, after something happened to the folder in between.
+    fn restarted(self, meanwhile: impl FnOnce(&Path)) -> Self {
+        let Self {
+            folder, last_good, ..
+        } = self;
+        meanwhile(folder.path());
+        let source = Manifests::watch(folder.path(), last_good.path()).unwrap();
+        let (cluster, problems) = (source.subscribe(), source.subscribe_problems());
+        Self {
+            folder,
+            last_good,
+            source,
+            cluster,
+            problems,
+        }
+    }
+
     fn write(&self, file: &str, text: &str) {
         fs::write(self.folder.path().join(file), text).unwrap();
     }
@@ -112,7 +132,8 @@ async fn what_is_there_at_the_start_is_the_first_revision() {
 
 #[tokio::test]
 async fn a_missing_folder_is_a_clear_error() {
-    let error = Manifests::watch(Path::new("/nonexistent/manifests"))
+    let missing = Path::new("/nonexistent/manifests");
+    let error = Manifests::watch(missing, Path::new("/nonexistent/copies"))
         .unwrap_err()
         .to_string();
     assert!(
@@ -183,6 +204,37 @@ async fn a_broken_file_never_removes_what_worked() {
     bench.remove("a.yaml");
     bench.nodes(&[("n3", 3)]).await;
     bench.errors(&[]).await;
+}
+
+#[tokio::test]
+async fn a_file_that_breaks_while_no_agent_runs_removes_nothing() {
+    let mut bench = bench(|folder| {
+        fs::write(folder.join("a.yaml"), node("n1", 1) + &node("n2", 2)).unwrap();
+        fs::write(folder.join("b.yaml"), node("n3", 3)).unwrap();
+    });
+    bench.nodes(&[("n1", 1), ("n2", 2), ("n3", 3)]).await;
+    for (text, part) in [
+        (node("n1", 1) + "---\nkind: Nod\n", "document 2"),
+        ("kind: [".to_owned(), "not valid YAML"),
+    ] {
+        bench = bench.restarted(|folder| {
+            fs::write(folder.join("a.yaml"), text).unwrap();
+            // Removed, not broken: that is meant.
+            fs::remove_file(folder.join("b.yaml")).unwrap_or_default();
+        });
+        bench.nodes(&[("n1", 1), ("n2", 2)]).await;
+        bench.errors(&[part]).await;
+        let told = bench.source.problems()[0].to_string();
+        assert!(told.contains("last good content"), "{told}");
+    }
+    // What was mended, then removed, has no copy that could come back.
+    bench.write("a.yaml", &node("n1", 7));
+    bench.nodes(&[("n1", 7)]).await;
+    bench.remove("a.yaml");
+    bench.nodes(&[]).await;
+    bench = bench.restarted(|folder| fs::write(folder.join("a.yaml"), "kind: [").unwrap());
+    bench.nodes(&[]).await;
+    assert_eq!(fs::read_dir(bench.last_good.path()).unwrap().count(), 0);
 }
 
 #[tokio::test]
@@ -308,7 +360,7 @@ async fn a_folder_that_goes_away_keeps_everything_in_force() {
     let folder = outer.path().join("manifests");
     fs::create_dir(&folder).unwrap();
     fs::write(folder.join("a.yaml"), node("n1", 1)).unwrap();
-    let source = Manifests::watch(&folder).unwrap();
+    let source = Manifests::watch(&folder, &outer.path().join("copies")).unwrap();
     let mut problems = source.subscribe_problems();
     fs::rename(&folder, outer.path().join("elsewhere")).unwrap();
     // Moving a folder is no event in it; touching what was in it is.

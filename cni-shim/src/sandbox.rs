@@ -62,7 +62,7 @@ fn open_namespace(call: &Call) -> Result<OwnedFd, Fault> {
                 code::ENVIRONMENT,
                 "plugin's netns and netns from CNI_NETNS should not be the same",
             )
-            .with_details("a pod of the host's network needs no CNI; set CNI_NETNS_OVERRIDE=1 if this is meant"));
+            .with_details("a pod of the host's network needs no CNI: the runtime must not call the plugin for it"));
         }
     }
     Ok(file)

@@ -20,8 +20,11 @@ use tokio::{
 
 /// Bytes before the body.
 pub const HEADER: usize = 8;
-/// Longest body, either way.
+/// Longest body of a request, and of an answer to a CNI call.
 pub const MAX_BODY: usize = 1 << 20;
+/// Longest body of an answer to a person's question: a row of some hundred bytes for each endpoint,
+/// node or drop counter that a node can have.
+pub const MAX_ANSWER: usize = 64 << 20;
 /// The version spoken; any other gets an error in a frame of this one.
 pub const VERSION: u16 = 1;
 const MAGIC: [u8; 2] = *b"FL";
@@ -35,7 +38,9 @@ pub enum FrameError {
     Magic([u8; 2]),
     #[error("the peer speaks version {0} of the protocol, not {VERSION}")]
     Version(u16),
-    #[error("a frame of {0} bytes; at most {MAX_BODY} are taken")]
+    #[error(
+        "a frame of {0} bytes; at most {MAX_BODY} are taken of a request, {MAX_ANSWER} of an answer"
+    )]
     TooLarge(u32),
     #[error("{0} descriptors came with the frame, or more than there was room for; one is taken")]
     Descriptors(usize),
@@ -65,7 +70,15 @@ impl FrameError {
 /// # Errors
 /// See [`FrameError`].
 pub async fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, FrameError> {
-    read_frame_with_fd(stream).await.map(|(value, _)| value)
+    Ok(read(stream, MAX_BODY).await?.0)
+}
+
+/// As [`read_frame`], for an answer to a person's question.
+///
+/// # Errors
+/// See [`FrameError`].
+pub async fn read_answer<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<T, FrameError> {
+    Ok(read(stream, MAX_ANSWER).await?.0)
 }
 
 /// Reads one frame and the descriptor that came with its first byte.
@@ -75,8 +88,15 @@ pub async fn read_frame<T: DeserializeOwned>(stream: &mut UnixStream) -> Result<
 pub async fn read_frame_with_fd<T: DeserializeOwned>(
     stream: &mut UnixStream,
 ) -> Result<(T, Option<OwnedFd>), FrameError> {
+    read(stream, MAX_BODY).await
+}
+
+async fn read<T: DeserializeOwned>(
+    stream: &mut UnixStream,
+    most: usize,
+) -> Result<(T, Option<OwnedFd>), FrameError> {
     let (header, descriptor) = read_header(stream).await?;
-    let length = body_length(header)?;
+    let length = body_length(header, most)?;
     // Grows as the bytes come: a peer that only claims a large body gets no memory for it.
     let mut body = BytesMut::new();
     let mut rest = stream.take(length as u64);
@@ -106,8 +126,8 @@ fn to_frame<T: Serialize>(value: &T) -> io::Result<BytesMut> {
     serde_json::to_writer(&mut frame, value)?;
     let mut frame = frame.into_inner();
     let length = frame.len() - HEADER;
-    if length > MAX_BODY {
-        let text = format!("a message of {length} bytes; at most {MAX_BODY} are sent");
+    if length > MAX_ANSWER {
+        let text = format!("a message of {length} bytes; at most {MAX_ANSWER} are sent");
         return Err(io::Error::new(io::ErrorKind::InvalidData, text));
     }
     let length = u32::try_from(length).map_err(io::Error::other)?;
@@ -115,7 +135,7 @@ fn to_frame<T: Serialize>(value: &T) -> io::Result<BytesMut> {
     Ok(frame)
 }
 
-fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
+fn body_length(header: [u8; HEADER], most: usize) -> Result<usize, FrameError> {
     let mut header = &header[..];
     let mut magic = [0; 2];
     header.copy_to_slice(&mut magic);
@@ -128,7 +148,7 @@ fn body_length(header: [u8; HEADER]) -> Result<usize, FrameError> {
     }
     usize::try_from(length)
         .ok()
-        .filter(|length| *length <= MAX_BODY)
+        .filter(|length| *length <= most)
         .ok_or(FrameError::TooLarge(length))
 }
 

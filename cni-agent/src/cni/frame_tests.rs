@@ -92,7 +92,7 @@ async fn headers_are_judged_as_the_golden_file_has_them() {
     let golden: Value = serde_json::from_str(text).unwrap();
     for row in golden["headers"].as_array().unwrap() {
         let number = u64::from_str_radix(row["hex"].as_str().unwrap(), 16).unwrap();
-        let length = body_length(number.to_be_bytes()).ok();
+        let length = body_length(number.to_be_bytes(), MAX_BODY).ok();
         assert_eq!(json!(length), row["length"], "{row}");
     }
 }
@@ -123,9 +123,31 @@ async fn each_fault_of_a_frame_has_its_code() {
 }
 
 #[tokio::test]
+async fn an_answer_to_a_person_may_be_larger_than_one_to_a_plugin() {
+    for (large, taken) in [(true, true), (false, false)] {
+        let (mut ours, peer) = pair();
+        peer.set_nonblocking(true).unwrap();
+        let mut peer = UnixStream::from_std(peer).unwrap();
+        let text = json!("x".repeat(MAX_BODY));
+        let writing = write_frame(&mut peer, &text);
+        let reading = async {
+            let read = if large {
+                read_answer::<Value>(&mut ours).await
+            } else {
+                read_frame(&mut ours).await
+            };
+            drop(ours);
+            read
+        };
+        let (_written, read) = tokio::join!(writing, reading);
+        assert_eq!(read.is_ok(), taken, "{:?}", read.err());
+    }
+}
+
+#[tokio::test]
 async fn a_message_that_is_too_large_is_not_sent() {
     let (mut ours, _peer) = pair();
-    let error = write_frame(&mut ours, &json!("x".repeat(MAX_BODY)))
+    let error = write_frame(&mut ours, &json!("x".repeat(MAX_ANSWER)))
         .await
         .unwrap_err();
     assert_eq!(error.kind(), io::ErrorKind::InvalidData);

@@ -190,6 +190,26 @@ impl Datapath {
         Ok(removed)
     }
 
+    /// Takes the programs off every uplink that is not named, also off one that an agent before this
+    /// one used; returns those that were. Goes on after a failure, which the next call tries again.
+    ///
+    /// # Errors
+    /// The first pin that can't be removed.
+    pub fn retain_uplinks(&self, keep: &[&str]) -> Result<Vec<String>, DatapathError> {
+        let mut removed = Vec::new();
+        let mut failed = None;
+        for ifname in self.pins.interfaces()? {
+            if keep.contains(&ifname.as_str()) || attach::is_endpoint(&self.pins, &ifname)? {
+                continue;
+            }
+            match self.detach(&ifname) {
+                Ok(()) => removed.push(ifname),
+                Err(error) => failed = failed.or(Some(error)),
+            }
+        }
+        failed.map_or(Ok(removed), Err)
+    }
+
     /// What is attached where, read back from the kernel.
     ///
     /// # Errors

@@ -29,6 +29,7 @@ pub(super) struct SeenAddress {
 /// A neighbour of an interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct SeenNeighbour {
+    pub(super) ifindex: u32,
     pub(super) address: IpAddr,
     pub(super) mac: Option<Mac>,
     pub(super) permanent: bool,
@@ -148,15 +149,15 @@ pub(super) fn seen_address(message: &AddressMessage) -> Option<SeenAddress> {
     })
 }
 
-/// Neighbours of both families on one interface.
+/// Neighbours of both families on one interface, or on all.
 pub(super) fn neighbours(
     socket: &mut RouteSocket,
-    ifindex: u32,
+    ifindex: Option<u32>,
 ) -> Result<Vec<SeenNeighbour>, NetlinkError> {
     let mut message = NeighbourMessage::default();
     message
         .attributes
-        .push(NeighbourAttribute::IfIndex(ifindex));
+        .extend(ifindex.map(NeighbourAttribute::IfIndex));
     let request = Request {
         message: RouteNetlinkMessage::GetNeighbour(message),
         flags: 0,
@@ -190,6 +191,7 @@ fn seen_neighbour(message: NeighbourMessage) -> Option<SeenNeighbour> {
     }
     let permanent = message.header.state == NeighbourState::Permanent;
     Some(SeenNeighbour {
+        ifindex: message.header.ifindex,
         address: address?,
         mac,
         permanent,

@@ -1,7 +1,7 @@
 //! ADD: wires an interface of a sandbox. The link comes up only after its programs and entries are
 //! in place and the addresses are durable; a step that fails undoes the ones before it.
 
-use super::{Network, desired::Desired, kernel::Kernel};
+use super::{Network, desired::Desired, kernel::Kernel, spool};
 use crate::{
     cni::{CniError, args::CniArgs, netconf::NetConf},
     model::{AttachmentId, Endpoint, Mac},
@@ -33,8 +33,18 @@ impl<K: Kernel> Network<K> {
         let id = &request.attachment;
         let _alone = self.locks.lock(id).await;
         let desired = self.serving()?;
+        spool::take_back(&self.config.spool(), id).map_err(|e| {
+            CniError::io(&format!(
+                "a spooled deletion of this attachment can't be taken back: {e}"
+            ))
+        })?;
         if let Some(endpoint) = self.book.get(id) {
-            if self.is_whole(&endpoint, &request.sandbox).await {
+            let differences = self
+                .kernel
+                .differences(&endpoint, Some(request.sandbox.clone()))
+                .await;
+            // What can't be compared is left alone: it may well be a living pod.
+            if differences.map_err(|e| CniError::kernel(&e))?.is_empty() {
                 return Ok(endpoint);
             }
             // The same container id with another sandbox, or damaged by hand: made anew.
@@ -74,14 +84,6 @@ impl<K: Kernel> Network<K> {
             CniError::try_again("the node can't serve pods yet")
                 .with_details(reason.unwrap_or_else(|| "the agent is starting".to_owned()))
         })
-    }
-
-    async fn is_whole(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> bool {
-        let differences = self
-            .kernel
-            .differences(endpoint, Some(sandbox.clone()))
-            .await;
-        differences.is_ok_and(|d| d.is_empty())
     }
 
     fn plan(&self, request: &AddRequest, desired: &Desired, reservation: &Reservation) -> Endpoint {

@@ -14,6 +14,11 @@ impl<K: Kernel> Network<K> {
     /// 5 when the store can't be written, 101 when the kernel refused; to be repeated.
     pub async fn del(&self, attachment: &AttachmentId) -> Result<(), CniError> {
         let _alone = self.locks.lock(attachment).await;
+        self.del_alone(attachment).await
+    }
+
+    /// As [`Network::del`], for a caller that holds the attachment's lock.
+    pub(super) async fn del_alone(&self, attachment: &AttachmentId) -> Result<(), CniError> {
         let endpoint = match self.book.get(attachment) {
             Some(endpoint) => endpoint,
             // An ADD that failed half-way may have left a link.
@@ -22,8 +27,8 @@ impl<K: Kernel> Network<K> {
         self.remove_endpoint(&endpoint).await
     }
 
-    /// Kernel first, so that no packet uses an address that is free; then the store. Goes on after
-    /// a failure and reports the first.
+    /// Kernel first, so that no packet uses an address that is free; then the store. What the kernel
+    /// refused keeps its addresses, and is tried again by the next DEL, GC or start.
     pub(super) async fn remove_endpoint(&self, endpoint: &Endpoint) -> Result<(), CniError> {
         self.kernel
             .remove(endpoint)

@@ -34,6 +34,22 @@ pub struct NewLink {
     pub pod_ifindex: u32,
 }
 
+/// What of the desired state the kernel did not take; nothing when all of it is in place.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unapplied {
+    /// Without these, pods of this node can't be served.
+    pub own: Vec<KernelError>,
+    /// Ways to other nodes: what can be reached goes on, and so do new pods.
+    pub remote: Vec<KernelError>,
+}
+
+impl Unapplied {
+    /// Whether everything is in place.
+    pub fn is_empty(&self) -> bool {
+        self.own.is_empty() && self.remote.is_empty()
+    }
+}
+
 /// What the network part asks of the kernel. Every call is idempotent.
 pub trait Kernel: Send + Sync + 'static {
     /// Makes the pair with its peer in the sandbox, both ends configured, the host's end down, so
@@ -88,7 +104,11 @@ pub trait Kernel: Send + Sync + 'static {
 
     /// Makes the kernel hold what is desired of nodes, routes and masquerading. Goes on after a
     /// failure and returns every one.
-    fn apply(&self, desired: &Desired) -> impl Future<Output = Vec<KernelError>> + Send;
+    fn apply(&self, desired: &Desired) -> impl Future<Output = Unapplied> + Send;
+
+    /// Puts the node's side of living endpoints back where somebody else removed it: the way to their
+    /// addresses, and their neighbours. Goes on after a failure and returns every one.
+    fn mend(&self, endpoints: &[Endpoint]) -> impl Future<Output = Vec<KernelError>> + Send;
 
     /// Returns when links, addresses or routes changed, so that `uplinks` may answer differently.
     fn changed(&self) -> impl Future<Output = ()> + Send;

@@ -2,7 +2,7 @@
 
 use super::{
     desired::{Desired, Uplink},
-    kernel::{HostLink, Kernel, KernelError, NewLink},
+    kernel::{HostLink, Kernel, KernelError, NewLink, Unapplied},
 };
 use crate::{
     config::NetworkConfig,
@@ -19,6 +19,7 @@ use crate::{
     },
     query::{DropRow, PathRow, PinRow},
 };
+use ipnetwork::IpNetwork;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
@@ -145,7 +146,9 @@ impl Linux {
     ///
     /// # Errors
     /// When a pin can't be read.
-    pub fn pin_rows(&self) -> Result<Vec<PinRow>, KernelError> {
+    pub async fn pin_rows(&self) -> Result<Vec<PinRow>, KernelError> {
+        let datapath = self.datapath.clone();
+        let attachments = blocking(move || datapath.attachments()).await?;
         let maps = self.datapath.pinned().into_iter().map(|map| {
             let path = map.path.display().to_string();
             PinRow {
@@ -155,44 +158,29 @@ impl Linux {
                 path,
             }
         });
-        let links = self
-            .datapath
-            .attachments()
-            .map_err(fault)?
-            .into_iter()
-            .map(|attachment| PinRow {
-                name: format!("{}.{}", attachment.ifname, attachment.program),
-                kind: "link".to_owned(),
-                command: format!("bpftool prog show id {}", attachment.program_id),
-                path: attachment.pin.display().to_string(),
-            });
+        let links = attachments.into_iter().map(|attachment| PinRow {
+            name: format!("{}.{}", attachment.ifname, attachment.program),
+            kind: "link".to_owned(),
+            command: format!("bpftool prog show id {}", attachment.program_id),
+            path: attachment.pin.display().to_string(),
+        });
         Ok(maps.chain(links).collect())
     }
 
     /// Programs on the uplinks that are desired, and on no other.
     async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Vec<KernelError> {
         let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
-        let stale: Vec<String> = {
-            let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-            let is_wanted = |name: &String| wanted.iter().any(|u| &u.name == name);
-            attached
-                .keys()
-                .filter(|name| !is_wanted(name))
-                .cloned()
-                .collect()
-        };
         let work = move || {
             let mut done = Vec::new();
             let mut failures = Vec::new();
+            let names: Vec<&str> = wanted.iter().map(|uplink| uplink.name.as_str()).collect();
+            if let Err(error) = datapath.retain_uplinks(&names) {
+                failures.push(fault(error));
+            }
             for uplink in wanted {
                 match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
                     Ok(mode) => done.push((uplink.name, (uplink.ifindex, mode))),
                     Err(error) => failures.push(fault(error)),
-                }
-            }
-            for name in &stale {
-                if let Err(error) = datapath.detach_uplink(name) {
-                    failures.push(fault(error));
                 }
             }
             Ok::<_, KernelError>((done, failures))
@@ -207,7 +195,8 @@ impl Linux {
         }
     }
 
-    async fn sync_nodes(&self, desired: &Desired) -> Result<(), KernelError> {
+    /// podCIDRs that the map has no room for.
+    async fn sync_nodes(&self, desired: &Desired) -> Result<Vec<IpNetwork>, KernelError> {
         let local = desired.local.iter().map(|cidr| MapRoute {
             cidr: *cidr,
             via: Via::Local,
@@ -223,13 +212,7 @@ impl Linux {
         let routes: Vec<_> = local.chain(remote).collect();
         let datapath = self.datapath.clone();
         let change = blocking(move || datapath.sync_nodes(&routes)).await?;
-        match change.refused.len() {
-            0 => Ok(()),
-            more => Err(KernelError(format!(
-                "the map nodes is full: {more} podCIDRs are reached by the kernel's routes instead, {} first",
-                change.refused[0]
-            ))),
-        }
+        Ok(change.refused)
     }
 }
 
@@ -274,17 +257,18 @@ impl Kernel for Linux {
     }
 
     async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        // The rows first: without them no packet reaches the pod, and its programs refuse what it
+        // sends. The programs last: a link without them would let everything pass.
+        let (datapath, gone) = (self.datapath.clone(), endpoint.clone());
+        let rows = blocking(move || datapath.remove_endpoint(&gone)).await;
         let own = OwnLink {
             host_ifname: endpoint.host_ifname.clone(),
             alias: link::alias(&endpoint.attachment),
         };
         link::mark_dying(&[own]).await.map_err(fault)?;
-        let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
-        blocking(move || {
-            datapath.remove_endpoint(&endpoint)?;
-            datapath.detach_endpoint(&endpoint.host_ifname)
-        })
-        .await?;
+        rows?;
+        let (datapath, ifname) = (self.datapath.clone(), endpoint.host_ifname.clone());
+        blocking(move || datapath.detach_endpoint(&ifname)).await?;
         self.dying.notify_one();
         Ok(())
     }
@@ -380,15 +364,11 @@ impl Kernel for Linux {
         Ok(uplinks.collect())
     }
 
-    async fn apply(&self, desired: &Desired) -> Vec<KernelError> {
-        let mut failures = Vec::new();
-        let mut note = |result: Result<(), KernelError>| failures.extend(result.err());
+    async fn apply(&self, desired: &Desired) -> Unapplied {
+        let mut unapplied = Unapplied::default();
         let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
-        note(
-            blocking(move || sysctl::prepare_host(&names))
-                .await
-                .map(|_| ()),
-        );
+        let prepared = blocking(move || sysctl::prepare_host(&names)).await;
+        unapplied.own.extend(prepared.err());
         // Routes before the maps: what the programs leave to the kernel finds its way at once.
         let routes: Vec<route::NodeRoute> = desired
             .remote
@@ -400,22 +380,53 @@ impl Kernel for Linux {
                 src: Some(r.source),
             })
             .collect();
-        note(
-            route::sync_node_routes(&routes, &desired.local)
-                .await
-                .map(|_| ())
-                .map_err(fault),
-        );
-        note(self.sync_nodes(desired).await);
+        // The programs know the ways too; the host's own packets to some nodes lack theirs.
+        let routed = route::sync_node_routes(&routes, &desired.local).await;
+        unapplied.remote.extend(routed.err().map(fault));
+        match self.sync_nodes(desired).await {
+            Err(error) => unapplied.own.push(error),
+            Ok(refused) => {
+                let (own, remote): (Vec<_>, Vec<_>) = refused
+                    .iter()
+                    .partition(|cidr| desired.local.contains(cidr));
+                let full = |cidrs: &[&IpNetwork], effect: &str| {
+                    let count = cidrs.len();
+                    let first = cidrs.first()?;
+                    Some(KernelError(format!(
+                        "the map nodes is full: {count} podCIDRs {effect}, {first} first"
+                    )))
+                };
+                let of_this_node = full(&own, "of this node have no room");
+                let of_others = full(&remote, "are reached by the kernel's routes instead");
+                unapplied.own.extend(of_this_node);
+                unapplied.remote.extend(of_others);
+            }
+        }
         let masqueraded = match &desired.masquerade {
             Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
                 .await
                 .map(|_| ()),
             None => masquerade::remove().await.map(|_| ()),
         };
-        note(masqueraded.map_err(fault));
-        failures.extend(self.attach_uplinks(&desired.uplinks).await);
-        failures
+        unapplied.own.extend(masqueraded.err().map(fault));
+        unapplied
+            .own
+            .extend(self.attach_uplinks(&desired.uplinks).await);
+        unapplied
+    }
+
+    async fn mend(&self, endpoints: &[Endpoint]) -> Vec<KernelError> {
+        match link::mend(endpoints.iter().map(plan).collect()).await {
+            Ok(0) => Vec::new(),
+            Ok(count) => {
+                tracing::info!(
+                    count,
+                    "routes and neighbours of pods had been removed and are back"
+                );
+                Vec::new()
+            }
+            Err(error) => vec![fault(error)],
+        }
     }
 
     async fn changed(&self) {

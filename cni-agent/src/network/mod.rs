@@ -51,6 +51,8 @@ pub struct View {
     pub problems: Vec<String>,
     /// What the start found.
     pub adoption: Option<Adoption>,
+    /// Spooled deletions that could not be done yet.
+    pub kept_deletions: Vec<String>,
 }
 
 impl<K: Kernel> Network<K> {

@@ -19,8 +19,8 @@ use crate::{
     store::{Book, Store},
 };
 use serde_json::Value;
-use std::{os::fd::OwnedFd, sync::Arc};
-use tokio::sync::watch;
+use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
 
 /// The network on Linux, with what only this process needs beside it.
 pub struct Running {
@@ -28,29 +28,51 @@ pub struct Running {
     pub source: Manifests,
 }
 
-/// Where the socket finds the network part; empty until it has started.
-#[derive(Clone)]
-pub struct NetworkSlot(watch::Sender<Option<Arc<Running>>>);
-
-impl Default for NetworkSlot {
-    fn default() -> Self {
-        Self(watch::Sender::new(None))
-    }
+/// How far the network part is.
+enum Phase {
+    Starting,
+    Running(Arc<Running>),
+    /// Why it does not run now.
+    Stopped(&'static str),
 }
 
+/// Where the socket finds the network part.
+#[derive(Clone)]
+pub struct NetworkSlot(Arc<watch::Sender<Phase>>);
+
 impl NetworkSlot {
-    fn now(&self) -> Option<Arc<Running>> {
-        self.0.borrow().clone()
+    /// Of a part that will be started.
+    pub fn starting() -> Self {
+        Self(Arc::new(watch::Sender::new(Phase::Starting)))
     }
 
-    /// Waits for the start to end: a call that comes during it is answered, not refused.
-    async fn started(&self) -> Result<Arc<Running>, CniError> {
+    /// Of an agent that does without the part.
+    pub fn absent() -> Self {
+        let reason = "this agent runs without the network part (--parts)";
+        Self(Arc::new(watch::Sender::new(Phase::Stopped(reason))))
+    }
+
+    fn now(&self) -> Option<Arc<Running>> {
+        match &*self.0.borrow() {
+            Phase::Running(running) => Some(running.clone()),
+            Phase::Starting | Phase::Stopped(_) => None,
+        }
+    }
+
+    /// Waits for the start to end, not beyond the caller's patience: a call that comes during it is
+    /// answered, and none is carried out after its caller has gone.
+    async fn started(&self, patience: Duration) -> Result<Arc<Running>, CniError> {
         let mut slot = self.0.subscribe();
-        let running = slot.wait_for(Option::is_some).await;
-        running
-            .ok()
-            .and_then(|slot| slot.clone())
-            .ok_or_else(|| CniError::try_again("the agent is ending"))
+        let ended = slot.wait_for(|phase| !matches!(phase, Phase::Starting));
+        match timeout(patience, ended).await {
+            Ok(Ok(phase)) => match &*phase {
+                Phase::Running(running) => Ok(running.clone()),
+                Phase::Stopped(reason) => Err(CniError::try_again(reason)),
+                Phase::Starting => Err(CniError::internal("waited for the start in vain")),
+            },
+            Ok(Err(_closed)) => Err(CniError::try_again("the agent is ending")),
+            Err(_late) => Err(CniError::try_again("the agent is starting")),
+        }
     }
 }
 
@@ -63,21 +85,23 @@ pub async fn run(
     slot: NetworkSlot,
     shutdown: Shutdown,
 ) -> Result<(), String> {
+    slot.0.send_replace(Phase::Starting);
+    let _stopped_at_end = StoppedAtEnd(&slot);
     let clock = Arc::new(SystemClock);
-    let folder = config.state_dir.clone();
-    let store = Store::open(&folder.join("state.redb")).map_err(|e| e.to_string())?;
+    let store = Store::open(&config.state_dir.join("state.redb")).map_err(|e| e.to_string())?;
     let book = Book::open(store, clock.clone()).map_err(|e| e.to_string())?;
     // A state file that was copied from another node would hand out addresses twice.
     book.bind_node(&config.node_name)
         .await
         .map_err(|e| e.to_string())?;
-    let source = Manifests::watch(&config.manifests).map_err(|e| e.to_string())?;
+    let last_good = config.state_dir.join("manifests");
+    let source = Manifests::watch(&config.manifests, &last_good).map_err(|e| e.to_string())?;
+    let spool_folder = config.spool();
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
     let network = Network::new(config, kernel, book, clock, source.subscribe());
     let running = Arc::new(Running { network, source });
     let network = &running.network;
 
-    let spool_folder = folder.join("spool");
     spool::prepare(&spool_folder).map_err(|e| format!("{}: {e}", spool_folder.display()))?;
     let mut adoption = network.start().await.map_err(|e| e.to_string())?;
     (adoption.replayed_deletions, _) = network.replay(&spool_folder).await;
@@ -90,22 +114,22 @@ pub async fn run(
     );
     network.change_view(|view| view.adoption = Some(adoption));
     network.reconcile().await;
-    slot.0.send_replace(Some(running.clone()));
-    let _empty_at_end = EmptyAtEnd(&slot);
+    slot.0.send_replace(Phase::Running(running.clone()));
 
-    let spooled = network.replay_forever(&spool_folder, shutdown.clone());
     tokio::select! {
         () = network.reconcile_forever(shutdown.clone()) => Ok(()),
-        ended = spooled => ended.map_err(|e| format!("{}: {e}", spool_folder.display())),
+        () = network.replay_forever(&spool_folder, shutdown.clone()) => Ok(()),
+        () = network.book.closed() => Err("the store's writer has ended".to_owned()),
     }
 }
 
-/// Empties the slot also when the part panics.
-struct EmptyAtEnd<'a>(&'a NetworkSlot);
+/// Says that the part does not run, also when it failed or panicked.
+struct StoppedAtEnd<'a>(&'a NetworkSlot);
 
-impl Drop for EmptyAtEnd<'_> {
+impl Drop for StoppedAtEnd<'_> {
     fn drop(&mut self) {
-        self.0.0.send_replace(None);
+        let reason = "the network part is not running; `fairlead status` says why";
+        self.0.0.send_replace(Phase::Stopped(reason));
     }
 }
 
@@ -121,9 +145,13 @@ pub async fn cni(
     if call.command == Command::Status && slot.now().is_none() {
         return Err(CniError::not_available("the agent is starting"));
     }
-    let running = slot.started().await?;
-    let network = &running.network;
     let conf = NetConf::parse_for(call.command, &call.config)?;
+    let patience = Duration::from_millis(call.deadline_ms);
+    let running = slot.started(patience).await?;
+    let network = &running.network;
+    if matches!(call.command, Command::Add | Command::Status) {
+        same_spool(&conf, &network.config)?;
+    }
     let attachment = || AttachmentId::new(&call.container_id, &call.ifname).map_err(CniError::from);
     match call.command {
         Command::Add => {
@@ -157,21 +185,25 @@ pub async fn cni(
             }
             Ok(Value::Null)
         }
-        Command::Status => match network.serving() {
-            Err(e) => Err(CniError::not_available(&e.to_string())),
-            Ok(_) => match network
-                .ipam_rows()
-                .iter()
-                .find(|pool| pool.used == pool.total)
-            {
-                Some(pool) => Err(CniError::not_available(&format!(
-                    "all {} addresses of podCIDR {} are in use",
-                    pool.total, pool.prefix
-                ))),
-                None => Ok(Value::Null),
-            },
+        Command::Status => match network.obstacle() {
+            Some(reason) => Err(CniError::not_available(&reason)),
+            None => Ok(Value::Null),
         },
     }
+}
+
+/// A deletion that the plugin writes down where the agent does not look would never be done.
+fn same_spool(conf: &NetConf, config: &NetworkConfig) -> Result<(), CniError> {
+    let own = config.spool();
+    if conf.spool == own {
+        return Ok(());
+    }
+    let fault = format!(
+        "the plugin keeps deletions in {}, the agent looks in {}: set it to that, or give the agent another --state-dir",
+        conf.spool.display(),
+        own.display()
+    );
+    Err(CniError::config("spool", &fault))
 }
 
 /// Answers a question of the command line.
@@ -198,6 +230,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
             network
                 .kernel
                 .pin_rows()
+                .await
                 .map_err(|e| CniError::kernel(&e))?,
         ),
         Query::Status => return Err(CniError::internal("status is the agent's to answer")),
@@ -219,6 +252,12 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
     status
         .problems
         .extend(running.source.problems().iter().map(ToString::to_string));
+    status.problems.extend(view.kept_deletions);
+    let adoption = view.adoption.iter();
+    status
+        .problems
+        .extend(adoption.flat_map(|adoption| adoption.problems.iter().cloned()));
+    status.problems.extend(network.obstacle());
     status.adoption = view.adoption;
     status.endpoints = network.book.list().len();
     status.nodes = network.cluster.borrow().nodes.len();
@@ -227,7 +266,7 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
         Err(error) => status.problems.push(error.to_string()),
     }
     if let Some(desired) = view.desired {
-        status.ready = true;
+        status.ready = network.obstacle().is_none();
         status.pod_cidrs.clone_from(&desired.local);
         status.pod_mtu = desired.pod_mtu;
         let uplinks = desired.uplinks.iter();

@@ -35,6 +35,19 @@ impl<K: Kernel> Network<K> {
         rows.collect()
     }
 
+    /// What keeps ADD from succeeding now, with the remedy; none when it would.
+    pub fn obstacle(&self) -> Option<String> {
+        if let Err(error) = self.serving() {
+            return Some(error.to_string());
+        }
+        let rows = self.ipam_rows();
+        let full = rows.iter().find(|pool| pool.used == pool.total)?;
+        Some(format!(
+            "all {} addresses of podCIDR {} are in use: end pods, or give the node a larger podCIDR",
+            full.total, full.prefix
+        ))
+    }
+
     /// Use of each podCIDR of this node.
     pub fn ipam_rows(&self) -> Vec<IpamRow> {
         let usage = self.book.usage().into_iter();

@@ -14,6 +14,9 @@ use tokio::time::sleep;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// Longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(15);
+/// How often a pass runs without any news: what others removed (`nft flush ruleset`, `ip route flush`)
+/// comes back.
+const LOOK: Duration = Duration::from_secs(30);
 
 impl<K: Kernel> Network<K> {
     /// Reconciles until `shutdown`.
@@ -23,18 +26,11 @@ impl<K: Kernel> Network<K> {
         loop {
             cluster.mark_unchanged();
             let whole = self.reconcile().await;
-            let again = async {
-                if whole {
-                    std::future::pending::<()>().await
-                } else {
-                    sleep(retry).await
-                }
-            };
             tokio::select! {
                 // A closed channel ends with the source, that is with this part.
                 changed = cluster.changed() => if changed.is_err() { return },
                 () = self.kernel.changed() => {}
-                () = again => {}
+                () = sleep(if whole { LOOK } else { retry }) => {}
                 () = shutdown.requested() => return,
             }
             retry = if whole {
@@ -78,16 +74,19 @@ impl<K: Kernel> Network<K> {
                     self.change_view(|view| view.problems = vec![error.to_string()]);
                     return false;
                 }
-                let failures = self.kernel.apply(&desired).await;
-                let whole = failures.is_empty();
+                let unapplied = self.kernel.apply(&desired).await;
+                let unmended = self.kernel.mend(&self.book.list()).await;
+                let whole = unapplied.is_empty() && unmended.is_empty();
+                let serves = unapplied.own.is_empty();
+                let failures = [unapplied.own, unapplied.remote, unmended].concat();
                 problems.extend(failures.iter().map(ToString::to_string));
-                for problem in &problems {
-                    tracing::warn!(%problem, revision = cluster.revision, "not as it should be");
-                }
                 let desired = Arc::new(desired);
                 self.change_view(|view| {
+                    for problem in problems.iter().filter(|p| !view.problems.contains(p)) {
+                        tracing::warn!(%problem, revision = cluster.revision, "not as it should be");
+                    }
                     // Once it served, a node goes on serving beside a partial failure.
-                    if whole || view.desired.is_some() {
+                    if serves || view.desired.is_some() {
                         view.desired = Some(desired);
                     }
                     view.problems = problems;

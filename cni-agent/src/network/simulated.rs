@@ -3,7 +3,7 @@
 
 use super::{
     desired::{Desired, Uplink},
-    kernel::{HostLink, Kernel, KernelError, NewLink},
+    kernel::{HostLink, Kernel, KernelError, NewLink, Unapplied},
 };
 use crate::model::Endpoint;
 use std::{
@@ -21,6 +21,10 @@ pub(super) struct State {
     pub(super) enforced: BTreeMap<String, Endpoint>,
     pub(super) applied: Option<Desired>,
     pub(super) uplinks: Vec<Uplink>,
+    /// What the next `apply`s do not take.
+    pub(super) unapplied: Unapplied,
+    /// Endpoints of the last `mend`.
+    pub(super) mended: usize,
     /// Calls left until one fails; none: no failure.
     pub(super) fail_in: Option<u32>,
     next_ifindex: u32,
@@ -135,11 +139,20 @@ impl Kernel for Simulated {
         self.call("uplinks", |state| state.uplinks.clone())
     }
 
-    async fn apply(&self, desired: &Desired) -> Vec<KernelError> {
-        self.call("apply", |state| state.applied = Some(desired.clone()))
-            .err()
-            .into_iter()
-            .collect()
+    async fn apply(&self, desired: &Desired) -> Unapplied {
+        let applied = self.call("apply", |state| {
+            state.applied = Some(desired.clone());
+            state.unapplied.clone()
+        });
+        applied.unwrap_or_else(|error| Unapplied {
+            own: vec![error],
+            remote: Vec::new(),
+        })
+    }
+
+    async fn mend(&self, endpoints: &[Endpoint]) -> Vec<KernelError> {
+        let mended = self.call("mend", |state| state.mended = endpoints.len());
+        mended.err().into_iter().collect()
     }
 
     async fn changed(&self) {

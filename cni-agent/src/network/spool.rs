@@ -2,19 +2,25 @@
 //! whenever the folder changes.
 
 use super::{Network, kernel::Kernel};
-use crate::{model::AttachmentId, parts::Shutdown};
-use notify::{RecursiveMode, Watcher};
+use crate::{folder_watch::FolderWatch, model::AttachmentId, parts::Shutdown};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::{
-    fs, io,
+    collections::BTreeSet,
+    fs::{self, File},
+    io,
     os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
-use tokio::{sync::mpsc, time::sleep};
+use tokio::time::sleep;
 
-/// Pause before deletions that failed are tried again.
-const RETRY: Duration = Duration::from_secs(5);
+/// Pause before deletions that failed are tried again; doubled at each failure in a row.
+const FIRST_RETRY: Duration = Duration::from_secs(1);
+/// How often the folder is looked at without an event, and the longest pause.
+const LOOK: Duration = Duration::from_secs(30);
+/// A shim ends long before this; a temporary file that is older is nobody's.
+const HALF_WRITTEN: Duration = Duration::from_secs(3600);
 /// Largest file taken; the shim writes a few hundred bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -30,84 +36,127 @@ struct Spooled {
 }
 
 impl<K: Kernel> Network<K> {
-    /// Replays what is spooled in `folder` until `shutdown`, also what is spooled later.
-    ///
-    /// # Errors
-    /// When the folder can't be made or watched.
-    pub async fn replay_forever(&self, folder: &Path, mut shutdown: Shutdown) -> io::Result<()> {
-        prepare(folder)?;
-        let (changed, mut changes) = mpsc::channel(1);
-        let mut watcher = notify::recommended_watcher(move |_event| {
-            // Full means that a look is due anyway.
-            let _due = changed.try_send(()).is_err();
-        })
-        .map_err(io::Error::other)?;
-        watcher
-            .watch(folder, RecursiveMode::NonRecursive)
-            .map_err(io::Error::other)?;
+    /// Replays what is spooled in `folder` until `shutdown`, also what is spooled later. A folder that
+    /// can't be watched is looked at from time to time.
+    pub async fn replay_forever(&self, folder: &Path, mut shutdown: Shutdown) {
+        let (mut watch, changed) = FolderWatch::open(folder);
+        let (mut retry, mut told) = (FIRST_RETRY, None);
         loop {
+            let unwatched = watch.refresh(&BTreeSet::new()).pop();
+            if let Some(fault) = unwatched.iter().find(|_| told != unwatched) {
+                let (folder, fault) = (fault.folder.display(), &fault.fault);
+                tracing::warn!(%folder, fault, "spooled deletions are seen late");
+            }
+            told = unwatched;
             let (_, failed) = self.replay(folder).await;
-            let again = async {
-                if failed > 0 {
-                    sleep(RETRY).await
-                } else {
-                    std::future::pending::<()>().await
-                }
+            retry = match failed {
+                0 => FIRST_RETRY,
+                _ => (retry * 2).min(LOOK),
             };
             tokio::select! {
-                _ = changes.recv() => {}
-                () = again => {}
-                () = shutdown.requested() => return Ok(()),
+                () = changed.notified() => {}
+                () = sleep(if failed > 0 { retry } else { LOOK }) => {}
+                () = shutdown.requested() => return,
             }
         }
     }
 
     /// Replays what is spooled now. Returns how many deletions were done and how many failed;
-    /// a file is removed only after its deletion was done.
+    /// a file is removed only after its deletion was done. What is kept is told by `status`.
     pub async fn replay(&self, folder: &Path) -> (usize, usize) {
-        let files = match list(folder) {
-            Ok(files) => files,
-            Err(error) => {
-                tracing::warn!(%error, folder = %folder.display(), "the spool can't be read");
-                return (0, 1);
+        let mut kept = Vec::new();
+        let files = list(folder).unwrap_or_else(|error| {
+            // Made anew by the next deletion that the shim writes down.
+            if error.kind() != io::ErrorKind::NotFound {
+                kept.push(format!(
+                    "the spool {} can't be read: {error}",
+                    folder.display()
+                ));
             }
-        };
-        let (mut done, mut failed) = (0, 0);
+            Vec::new()
+        });
+        let mut done = 0;
         for file in files {
             match self.replay_one(&file).await {
                 Ok(()) => done += 1,
-                Err(error) => {
-                    failed += 1;
-                    tracing::warn!(file = %file.display(), %error, "spooled deletion not done; kept");
-                }
+                Err(error) => kept.push(format!(
+                    "the spooled deletion {} is not done yet: {error}",
+                    file.display()
+                )),
             }
         }
+        let failed = kept.len();
+        self.change_view(|view| {
+            for problem in kept
+                .iter()
+                .filter(|problem| !view.kept_deletions.contains(problem))
+            {
+                tracing::warn!(%problem, "kept");
+            }
+            view.kept_deletions = kept;
+        });
         (done, failed)
     }
 
     async fn replay_one(&self, file: &Path) -> Result<(), String> {
-        let spooled = match read(file) {
-            Ok(spooled) => spooled,
-            // Removed since it was listed: done by another look.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e.to_string()),
+        let Some(spooled) = gone_is_done(read(file))? else {
+            return Ok(());
         };
         let attachment =
             AttachmentId::new(&spooled.container_id, &spooled.ifname).map_err(|e| e.to_string())?;
+        let _alone = self.locks.lock(&attachment).await;
+        // Read again now that no ADD is under way: one that was has taken the file back.
+        let Some(spooled) = gone_is_done(read(file))? else {
+            return Ok(());
+        };
         // Added again since then: the deletion was of the attachment before.
         let again = self
             .book
             .get(&attachment)
             .is_some_and(|e| e.created_at > spooled.at);
         if !again {
-            self.del(&attachment).await.map_err(|e| e.to_string())?;
+            self.del_alone(&attachment)
+                .await
+                .map_err(|e| e.to_string())?;
             tracing::info!(%attachment, "spooled deletion done");
         }
         fs::remove_file(file).map_err(|e| e.to_string())
     }
 }
 
-/// Makes the folder, for root alone.
+/// Removed since it was listed: done by another look, or taken back by an ADD.
+fn gone_is_done<T>(read: io::Result<T>) -> Result<Option<T>, String> {
+    match read {
+        Ok(read) => Ok(Some(read)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e.to_string()),
+    }
+}
+
+/// Takes back a deletion of the attachment that was written down before it is added again. Call it
+/// with the attachment's lock held, before the ADD does anything.
+///
+/// # Errors
+/// When it is there and can't be removed durably: it would delete what the ADD makes.
+pub(super) fn take_back(folder: &Path, attachment: &AttachmentId) -> io::Result<()> {
+    match fs::remove_file(folder.join(file_name(attachment))) {
+        Ok(()) => File::open(folder)?.sync_all(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// The shim's name for an attachment's file: no name of others becomes part of a path.
+fn file_name(attachment: &AttachmentId) -> String {
+    let mut hash = Sha256::new();
+    hash.update(attachment.container_id());
+    hash.update([0]);
+    hash.update(attachment.ifname());
+    let digits: String = hash.finalize().iter().map(|b| format!("{b:02x}")).collect();
+    format!("{digits}.json")
+}
+
+/// Makes the folder, for root alone, and removes what a killed shim left half written.
 ///
 /// # Errors
 /// When it can't be made or belongs to somebody else's permissions.
@@ -116,7 +165,17 @@ pub fn prepare(folder: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(folder)?;
-    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        let is_half = entry.file_name().as_encoded_bytes().ends_with(b".tmp");
+        let written = entry.metadata().and_then(|meta| meta.modified());
+        let age = written.ok().and_then(|at| at.elapsed().ok());
+        if is_half && age.is_some_and(|age| age > HALF_WRITTEN) {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn list(folder: &Path) -> io::Result<Vec<PathBuf>> {
@@ -147,4 +206,29 @@ fn read(file: &Path) -> io::Result<Spooled> {
         )));
     }
     Ok(spooled)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_named_as_the_shim_names_it() {
+        let attachment = AttachmentId::new("c1", "eth0").unwrap();
+        // As in cni-shim/src/spool.rs.
+        let name = "ec43057c07aaa51f882664a65fed7b1844e3af9fae71c9a7bcb41f33491c2342.json";
+        assert_eq!(file_name(&attachment), name);
+    }
+
+    #[test]
+    fn a_deletion_is_taken_back_once_and_its_absence_is_no_fault() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachment = AttachmentId::new("c1", "eth0").unwrap();
+        let file = folder.path().join(file_name(&attachment));
+        fs::write(&file, "{}").unwrap();
+        take_back(folder.path(), &attachment).unwrap();
+        assert!(!file.exists());
+        take_back(folder.path(), &attachment).unwrap();
+        take_back(Path::new("/nonexistent"), &attachment).unwrap();
+    }
 }

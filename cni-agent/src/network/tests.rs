@@ -1,6 +1,6 @@
 //! The network part on a simulated kernel: every step may fail, nothing may stay half done.
 
-use super::{Network, add::AddRequest, desired::Uplink, simulated::Simulated};
+use super::{Network, add::AddRequest, desired::Uplink, kernel::KernelError, simulated::Simulated};
 use crate::{
     clock::ManualClock,
     cni::{args::CniArgs, netconf::NetConf},
@@ -258,4 +258,90 @@ async fn the_kernel_is_told_of_the_other_node_and_of_what_is_inside() {
             "172.31.250.2/32"
         ]
     );
+}
+
+#[tokio::test]
+async fn a_node_that_no_way_leads_to_keeps_no_pod_of_this_one_waiting() {
+    let bench = bench(Simulated::default(), Store::in_memory().unwrap());
+    bench.network.start().await.unwrap();
+    let refused = |what: &str| vec![KernelError(format!("{what} refused"))];
+    bench.kernel.0.lock().unwrap().unapplied.own = refused("eth0");
+    assert!(!bench.network.reconcile().await);
+    let error = bench.network.add(&request("c1")).await.unwrap_err();
+    assert_eq!(error.code, 11);
+    assert!(error.to_string().contains("eth0 refused"), "{error}");
+
+    let state = || bench.kernel.0.lock().unwrap();
+    state().unapplied.own.clear();
+    state().unapplied.remote = refused("100.11.2.0/29");
+    assert!(!bench.network.reconcile().await, "it is tried again");
+    bench.network.add(&request("c1")).await.unwrap();
+    assert_eq!(bench.network.view().problems, ["100.11.2.0/29 refused"]);
+}
+
+#[tokio::test]
+async fn each_pass_mends_what_others_removed() {
+    let bench = ready().await;
+    for name in ["c1", "c2"] {
+        bench.network.add(&request(name)).await.unwrap();
+    }
+    assert!(bench.network.reconcile().await);
+    assert_eq!(bench.kernel.0.lock().unwrap().mended, 2);
+}
+
+#[tokio::test]
+async fn one_endpoint_that_can_t_be_enforced_does_not_stop_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let kernel = Simulated::default();
+    {
+        let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+        bench.network.start().await.unwrap();
+        bench.network.reconcile().await;
+        for name in ["c1", "c2"] {
+            bench.network.add(&request(name)).await.unwrap();
+        }
+    }
+    let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+    // The start reads the links, then gives the first endpoint its programs.
+    kernel.0.lock().unwrap().fail_in = Some(1);
+    let adoption = bench.network.start().await.unwrap();
+    assert_eq!((adoption.adopted, adoption.freed.len()), (1, 0));
+    assert!(
+        adoption.problems[0].contains("enforce refused"),
+        "{adoption:?}"
+    );
+    assert_eq!(bench.network.book.list().len(), 2, "the pod lives");
+    assert_eq!(kernel.0.lock().unwrap().links.len(), 2);
+}
+
+#[tokio::test]
+async fn a_repeated_add_that_can_t_be_compared_leaves_the_pod_alone() {
+    let bench = ready().await;
+    let endpoint = bench.network.add(&request("c1")).await.unwrap();
+    bench.kernel.0.lock().unwrap().fail_in = Some(0);
+    let error = bench.network.add(&request("c1")).await.unwrap_err();
+    assert_eq!(error.code, 101, "{error}");
+    assert_eq!(bench.network.book.list(), [endpoint]);
+    assert_eq!(bench.kernel.0.lock().unwrap().links.len(), 1);
+}
+
+#[tokio::test]
+async fn a_deletion_spooled_before_an_add_does_not_undo_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut bench = ready().await;
+    bench.network.config.state_dir = folder.path().to_owned();
+    let spool = bench.network.config.spool();
+    super::spool::prepare(&spool).unwrap();
+    let deletion = json!({"version": 1, "containerId": "c1", "ifname": "eth0", "at": u64::MAX});
+    // printf 'c1\0eth0' | sha256sum
+    let file = spool.join("ec43057c07aaa51f882664a65fed7b1844e3af9fae71c9a7bcb41f33491c2342.json");
+    std::fs::write(&file, deletion.to_string()).unwrap();
+    bench.network.add(&request("c1")).await.unwrap();
+    assert_eq!(bench.network.replay(&spool).await, (0, 0));
+    assert_eq!(bench.network.book.list().len(), 1);
+    // One that comes after it is done.
+    std::fs::write(&file, deletion.to_string()).unwrap();
+    assert_eq!(bench.network.replay(&spool).await, (1, 0));
+    assert!(bench.network.book.list().is_empty());
 }

@@ -1,8 +1,9 @@
 //! The files of the manifest folder and what is in force of each. A file that breaks keeps the last
-//! content that was whole; one that was never whole gives what is whole in it.
+//! content that was whole, across restarts too; one that was never whole gives what is whole in it.
 
 use super::{
     document::{Found, Parsed, parse},
+    last_good::LastGood,
     merge::merge,
     problem::{Severity, SourceProblem},
 };
@@ -24,6 +25,7 @@ pub(super) const MAX_FILES: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Folder {
     path: PathBuf,
+    last_good: LastGood,
     files: BTreeMap<PathBuf, FileState>,
 }
 
@@ -48,9 +50,11 @@ pub(super) struct Scan {
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf) -> Self {
+    /// Copies of whole files are kept in `last_good`.
+    pub(super) fn new(path: PathBuf, last_good: &Path) -> Self {
         Self {
             path,
+            last_good: LastGood::new(last_good),
             files: BTreeMap::new(),
         }
     }
@@ -65,8 +69,7 @@ impl Folder {
                 &self.path.display().to_string(),
                 format!("the folder can't be read: {e}; make it readable, until then what was read last stays in force"),
             )),
-            Ok(paths) => {
-                self.files.retain(|path, _| paths.contains(path));
+            Ok(mut paths) => {
                 if paths.len() > MAX_FILES {
                     let message = format!(
                         "the folder holds {} manifests, {MAX_FILES} are read (by name); put several objects into one file, separated by ---",
@@ -74,9 +77,12 @@ impl Folder {
                     );
                     let folder = self.path.display().to_string();
                     problems.push(SourceProblem::of_file(&folder, message));
+                    paths = paths.into_iter().take(MAX_FILES).collect();
                 }
+                self.files.retain(|path, _| paths.contains(path));
+                self.last_good.retain(&paths);
                 let home = self.path.canonicalize().ok();
-                for path in paths.into_iter().take(MAX_FILES) {
+                for path in paths {
                     if let Ok(real) = path.canonicalize()
                         && let Some(parent) = real.parent()
                         && Some(parent) != home.as_deref()
@@ -112,7 +118,8 @@ impl Folder {
             self.files.remove(&path);
             return;
         }
-        let file = self.files.entry(path).or_default();
+        let last_good = &self.last_good;
+        let file = self.files.entry(path.clone()).or_default();
         let parsed = match read {
             Ok(bytes) => {
                 let digest = Sha256::digest(&bytes).into();
@@ -120,7 +127,13 @@ impl Folder {
                     return;
                 }
                 file.digest = Some(digest);
-                parse(&name, &bytes)
+                let parsed = parse(&name, &bytes);
+                if !parsed.is_broken()
+                    && let Err(error) = last_good.keep(&path, &bytes)
+                {
+                    tracing::warn!(manifest = name, %error, "should it break, its content is not kept beyond this agent's end");
+                }
+                parsed
             }
             Err(error) => {
                 file.digest = None;
@@ -131,6 +144,16 @@ impl Folder {
                 }
             }
         };
+        if parsed.is_broken() && !file.was_whole {
+            let recalled = last_good
+                .recall(&path)
+                .map(|bytes| parse(&name, &bytes))
+                .filter(|recalled| !recalled.is_broken());
+            if let Some(recalled) = recalled {
+                file.in_force = recalled.objects;
+                file.was_whole = true;
+            }
+        }
         file.apply(parsed);
     }
 }

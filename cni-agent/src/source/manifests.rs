@@ -8,15 +8,12 @@ use super::{
     Source, SourceProblem,
     folder::{Folder, Scan},
 };
-use crate::state::Cluster;
-use notify::{
-    EventKind, RecommendedWatcher, RecursiveMode, Watcher,
-    event::{AccessKind, AccessMode},
+use crate::{
+    folder_watch::{FolderWatch, Unwatched},
+    state::Cluster,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
     fs, io,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -50,12 +47,13 @@ pub struct Manifests {
 }
 
 impl Manifests {
-    /// Reads the folder and watches it from then on. The first snapshot is there on return. Must
-    /// be called in a tokio runtime; blocks for the first read.
+    /// Reads the folder and watches it from then on; keeps copies of whole files in `last_good`. The
+    /// first snapshot is there on return. Must be called in a tokio runtime; blocks for the first
+    /// read.
     ///
     /// # Errors
     /// When the folder can't be read. Faulty files are no error but `problems`.
-    pub fn watch(folder: &Path) -> Result<Self, ManifestsError> {
+    pub fn watch(folder: &Path, last_good: &Path) -> Result<Self, ManifestsError> {
         if let Err(error) = fs::read_dir(folder) {
             return Err(ManifestsError::Folder {
                 folder: folder.to_owned(),
@@ -64,9 +62,9 @@ impl Manifests {
         }
         let cluster = watch::Sender::new(Arc::new(Cluster::default()));
         let problems = watch::Sender::new(Arc::new(Vec::new()));
-        let (eyes, changed) = Eyes::open(folder);
+        let (eyes, changed) = FolderWatch::open(folder);
         let mut reader = Reader {
-            folder: Arc::new(Mutex::new(Folder::new(folder.to_owned()))),
+            folder: Arc::new(Mutex::new(Folder::new(folder.to_owned(), last_good))),
             eyes,
             cluster: cluster.clone(),
             problems: problems.clone(),
@@ -105,7 +103,7 @@ impl Drop for Manifests {
 
 struct Reader {
     folder: Arc<Mutex<Folder>>,
-    eyes: Eyes,
+    eyes: FolderWatch,
     cluster: watch::Sender<Arc<Cluster>>,
     problems: watch::Sender<Arc<Vec<SourceProblem>>>,
 }
@@ -130,7 +128,7 @@ impl Reader {
             mut problems,
             elsewhere,
         } = scan;
-        problems.extend(self.eyes.look_at(&elsewhere));
+        problems.extend(self.eyes.refresh(&elsewhere).iter().map(unwatched));
         self.cluster.send_if_modified(|current| {
             if current.revision > 0 && current.same_objects(&cluster) {
                 return false;
@@ -175,79 +173,13 @@ fn lock(folder: &Mutex<Folder>) -> std::sync::MutexGuard<'_, Folder> {
     folder.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The watches on the folder and on those that its links lead to.
-struct Eyes {
-    folder: PathBuf,
-    watcher: Result<RecommendedWatcher, notify::Error>,
-    /// Watched folders with device and inode: a watch stays with the folder that was made first
-    /// when another one takes its name.
-    watched: BTreeMap<PathBuf, (u64, u64)>,
-}
-
-impl Eyes {
-    /// Watches the folder before it is read, so that no change falls in between.
-    fn open(folder: &Path) -> (Self, Arc<Notify>) {
-        let changed = Arc::new(Notify::new());
-        let signal = changed.clone();
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading is no change, or the reader would wake itself. A lost event is one.
-            let reading = event.is_ok_and(|event| match event.kind {
-                EventKind::Access(AccessKind::Close(AccessMode::Write)) => false,
-                EventKind::Access(_) => true,
-                _ => false,
-            });
-            if !reading {
-                signal.notify_one();
-            }
-        });
-        let mut eyes = Self {
-            folder: folder.to_owned(),
-            watcher,
-            watched: BTreeMap::new(),
-        };
-        // What fails here is reported with the first read.
-        drop(eyes.look_at(&BTreeSet::new()));
-        (eyes, changed)
-    }
-
-    /// Watches the folder and `elsewhere`, and nothing else. Returns what can't be watched.
-    fn look_at(&mut self, elsewhere: &BTreeSet<PathBuf>) -> Vec<SourceProblem> {
-        let fault = |folder: &Path, error: &dyn std::fmt::Display| {
-            SourceProblem::of_file(
-                &folder.display().to_string(),
-                format!(
-                    "changes are seen only every {} s, because the folder can't be watched: {error}; raise fs.inotify.max_user_watches or max_user_instances",
-                    LOOK.as_secs()
-                ),
-            )
-        };
-        let watcher = match &mut self.watcher {
-            Ok(watcher) => watcher,
-            Err(error) => return vec![fault(&self.folder, error)],
-        };
-        let mut wanted = BTreeMap::new();
-        for path in std::iter::once(&self.folder).chain(elsewhere) {
-            if let Ok(metadata) = fs::metadata(path) {
-                wanted.insert(path.clone(), (metadata.dev(), metadata.ino()));
-            }
-        }
-        self.watched.retain(|path, identity| {
-            let stays = wanted.get(path) == Some(identity);
-            if !stays && let Err(error) = watcher.unwatch(path) {
-                tracing::debug!(%error, "the watch was gone already");
-            }
-            stays
-        });
-        let mut problems = Vec::new();
-        for (path, identity) in wanted {
-            if self.watched.contains_key(&path) {
-                continue;
-            }
-            match watcher.watch(&path, RecursiveMode::NonRecursive) {
-                Ok(()) => drop(self.watched.insert(path, identity)),
-                Err(error) => problems.push(fault(&path, &error)),
-            }
-        }
-        problems
-    }
+fn unwatched(unwatched: &Unwatched) -> SourceProblem {
+    SourceProblem::of_file(
+        &unwatched.folder.display().to_string(),
+        format!(
+            "changes are seen only every {} s, because {}",
+            LOOK.as_secs(),
+            unwatched.fault
+        ),
+    )
 }

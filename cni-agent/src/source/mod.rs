@@ -7,6 +7,7 @@
 pub mod convert;
 mod document;
 mod folder;
+mod last_good;
 pub mod manifests;
 mod merge;
 mod object;

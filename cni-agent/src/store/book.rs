@@ -77,6 +77,11 @@ impl Book {
         Ok(Self::with_cool_down(store, clock, COOL_DOWN))
     }
 
+    /// Returns when the store has ended, which it only does by a fault: nothing can be kept then.
+    pub async fn closed(&self) {
+        self.store.closed().await;
+    }
+
     /// As `open`, with another cool-down than `COOL_DOWN`.
     pub fn with_cool_down(mut store: Store, clock: Arc<dyn Clock>, cool_down: Duration) -> Self {
         let loaded = std::mem::take(&mut store.loaded);

@@ -71,6 +71,13 @@ impl Store {
         &self.loaded
     }
 
+    /// Returns when the writer has ended. While the store is open only a panic ends it.
+    pub async fn closed(&self) {
+        if let Some(submissions) = &self.submissions {
+            submissions.closed().await;
+        }
+    }
+
     /// Makes the changes durable, all or none, and returns when they are.
     ///
     /// # Errors

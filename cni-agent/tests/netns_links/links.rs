@@ -5,6 +5,7 @@ use cni_agent::netlink::{
     NetlinkError,
     link::{
         Difference, LinkPlan, bring_up, create_endpoint, delete_link, inspect, list_host_links,
+        mend,
     },
     netns,
 };
@@ -364,6 +365,30 @@ fn a_further_interface_answers_by_itself() {
             );
         });
     }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_others_removed_on_the_node_comes_back() {
+    let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+    let plan = plan(23, "eth0", Families::Both);
+    let gone = crate::node::plan(24, "eth0", Families::Both);
+    node.run(async || {
+        add(&plan, &pod).await;
+        // One of them has no link: it ended.
+        let plans = || vec![plan.clone(), gone.clone()];
+        assert_eq!(mend(plans()).await.unwrap(), 0);
+        for (damage, missing) in [
+            ("ip route flush proto 157; ip -6 route flush proto 157", 2),
+            ("ip neigh flush nud permanent", 2),
+            ("ip link set DEV down; ip link set DEV up", 4),
+        ] {
+            node.sh(&damage.replace("DEV", &plan.host_ifname));
+            assert_ne!(inspect(&plan, pod.fd()).await.unwrap(), [], "{damage}");
+            assert_eq!(mend(plans()).await.unwrap(), missing, "{damage}");
+            assert_eq!(inspect(&plan, pod.fd()).await.unwrap(), [], "{damage}");
+        }
+    });
 }
 
 #[test]

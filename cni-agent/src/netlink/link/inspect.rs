@@ -149,7 +149,7 @@ impl Side {
         }
         Ok(Side {
             routes,
-            neighbours: table::neighbours(socket, ifindex)?,
+            neighbours: table::neighbours(socket, Some(ifindex))?,
         })
     }
 }

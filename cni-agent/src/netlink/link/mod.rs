@@ -7,12 +7,14 @@ mod create;
 mod further;
 mod inspect;
 mod list;
+mod mend;
 mod remove;
 mod up;
 
 pub use create::create_endpoint;
 pub use inspect::{Difference, inspect};
 pub use list::{HostLink, list_host_links};
+pub use mend::mend;
 pub use remove::{OwnLink, delete_link, mark_dying, reap};
 pub use up::bring_up;
 
