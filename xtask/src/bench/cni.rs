@@ -20,27 +20,30 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Blocks in which the calls of one kind are made, the plugins in turns (A B B A).
-const BLOCKS: usize = 4;
+/// Rounds, each with ADDs and DELs of all sandboxes by both plugins, in turns (A B, B A, …).
+pub(super) const ROUNDS: usize = 10;
+/// Links that a plugin removes after its answer are gone within this time.
+const SETTLE: Duration = Duration::from_secs(60);
 
-/// Durations of one kind of call, by Fairlead and by the reference, in milliseconds.
+/// Durations of one kind of call, by Fairlead and by the reference, in milliseconds, by round.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct Latency {
     pub(super) action: &'static str,
     pub(super) parallel: usize,
-    pub(super) ours_ms: Vec<f64>,
-    pub(super) reference_ms: Vec<f64>,
+    pub(super) ours_ms: Vec<Vec<f64>>,
+    pub(super) reference_ms: Vec<Vec<f64>>,
 }
 
 impl Latency {
     /// Median and 99th percentile of ours, then of the reference.
     pub(super) fn percentiles(&self) -> [f64; 4] {
+        let (ours, reference) = (self.ours_ms.concat(), self.reference_ms.concat());
         let p99 = |values: &[f64]| percentile(values, 99.0);
         [
-            median(&self.ours_ms),
-            p99(&self.ours_ms),
-            median(&self.reference_ms),
-            p99(&self.reference_ms),
+            median(&ours),
+            p99(&ours),
+            median(&reference),
+            p99(&reference),
         ]
     }
 
@@ -65,6 +68,9 @@ pub(super) struct Memory {
 pub(super) struct Cni {
     pub(super) latencies: Vec<Latency>,
     pub(super) memory: Memory,
+    /// Milliseconds for each pod of a round from the first of 8 DELs at a time until its link is gone
+    /// too, which ours removes after the answer; ours, then the reference.
+    pub(super) until_gone_ms: [Vec<f64>; 2],
 }
 
 struct Contender {
@@ -72,7 +78,7 @@ struct Contender {
     plugin: Plugin,
 }
 
-/// Measures `count` ADDs and DELs, 1 and 8 at a time.
+/// Measures ADDs and DELs of `count` sandboxes, 1 and 8 at a time, in some rounds.
 ///
 /// # Errors
 /// When a call fails.
@@ -81,6 +87,7 @@ pub(super) fn measure(
     binaries: &Path,
     plugins: &Path,
     count: usize,
+    rounds: usize,
 ) -> Result<Cni> {
     let options = LabOptions {
         name: "cni",
@@ -107,44 +114,82 @@ pub(super) fn measure(
             .collect()
     };
     let namespaces = [sandboxes("f")?, sandboxes("r")?];
-    let mut latencies = Vec::new();
+    let kinds = [1, 8].map(|parallel| [Action::Add, Action::Del].map(|a| (parallel, a)));
+    let mut latencies: Vec<_> = kinds
+        .as_flattened()
+        .iter()
+        .map(|(parallel, action)| Latency {
+            action: action.as_str(),
+            parallel: *parallel,
+            ours_ms: Vec::new(),
+            reference_ms: Vec::new(),
+        })
+        .collect();
+    let mut until_gone_ms = [Vec::new(), Vec::new()];
     let mut memory = None;
-    for parallel in [1, 8] {
-        for action in [Action::Add, Action::Del] {
-            let mut times = [Vec::new(), Vec::new()];
-            for block in 0..BLOCKS {
-                let part = count * block / BLOCKS..count * (block + 1) / BLOCKS;
-                let order = if block % 2 == 0 { [0, 1] } else { [1, 0] };
-                for who in order {
-                    let contender = [&ours, &bridge][who];
-                    let node = &lab.nodes[contender.node];
-                    let part = &namespaces[who][part.clone()];
-                    times[who].extend(calls(node, &contender.plugin, action, part, parallel)?);
+    for round in 0..rounds {
+        let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
+        for (kind, (parallel, action)) in kinds.as_flattened().iter().enumerate() {
+            for who in order {
+                let contender = [&ours, &bridge][who];
+                let node = &lab.nodes[contender.node];
+                let start = Instant::now();
+                let times = calls(
+                    node,
+                    &contender.plugin,
+                    *action,
+                    &namespaces[who],
+                    *parallel,
+                )?;
+                if *action == Action::Del {
+                    until_gone(node)?;
+                    if *parallel == 8 {
+                        let all = start.elapsed().as_secs_f64() * 1e3;
+                        until_gone_ms[who].push(all / count as f64);
+                    }
                 }
+                let latency = &mut latencies[kind];
+                [&mut latency.ours_ms, &mut latency.reference_ms][who].push(times);
             }
-            if action == Action::Add && memory.is_none() {
-                let shim_kib = shim_peak(&lab.nodes[0], &ours.plugin)?;
-                let agent_kib = status_kib(agent.id(), "VmRSS:")?;
+            if memory.is_none() {
                 memory = Some(Memory {
-                    shim_kib,
-                    agent_kib,
+                    shim_kib: shim_peak(&lab.nodes[0], &ours.plugin)?,
+                    agent_kib: status_kib(agent.id(), "VmRSS:")?,
                     pods: count,
                 });
             }
-            let [ours_ms, reference_ms] = times;
-            latencies.push(Latency {
-                action: action.as_str(),
-                parallel,
-                ours_ms,
-                reference_ms,
-            });
         }
     }
     agent.stop()?;
     Ok(Cni {
         latencies,
         memory: memory.context("no ADD was made")?,
+        until_gone_ms,
     })
+}
+
+/// Waits until the node has no pod's link any more: what one plugin still does must not cost the
+/// other's time.
+fn until_gone(node: &Node) -> Result<()> {
+    let deadline = Instant::now() + SETTLE;
+    loop {
+        let links = node
+            .ns
+            .run(|| Ok(fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let is_pod = |line: &&str| {
+            let name = line.trim_start();
+            name.starts_with("fl") || name.starts_with("veth")
+        };
+        let left = links.lines().filter(is_pod).count();
+        if left == 0 {
+            return Ok(());
+        }
+        ensure!(
+            Instant::now() < deadline,
+            "{left} links of deleted pods are still there"
+        );
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 /// Calls a plugin for each namespace, some at a time; answers the duration of each in

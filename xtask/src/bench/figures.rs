@@ -23,6 +23,9 @@ pub(super) enum Figure {
 pub(super) enum Verdict {
     /// The whole interval is within the aim.
     Met,
+    /// The aim is to be no worse than the limit, and the interval contains 1: no loss is shown, which
+    /// a wide interval does not show either.
+    NoDifference,
     /// The interval contains the aim's bound: the estimate alone says on which side.
     Open { within: bool },
     /// The whole interval is outside.
@@ -33,6 +36,7 @@ impl std::fmt::Display for Verdict {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.pad(match self {
             Self::Met => "met",
+            Self::NoDifference => "met: no difference shown",
             Self::Open { within: true } => "met by the estimate, not by the whole interval",
             Self::Open { within: false } => "not met by the estimate, the interval reaches it",
             Self::NotMet => "NOT met",
@@ -144,7 +148,7 @@ impl Figure {
         Some(match () {
             () if worst <= bound => Verdict::Met,
             // The aim of these is that no loss is shown.
-            () if best <= bound && self.aim(place) == Some(1.0) => Verdict::Met,
+            () if best <= bound && self.aim(place) == Some(1.0) => Verdict::NoDifference,
             () if best <= bound => Verdict::Open {
                 within: value <= bound,
             },
@@ -190,7 +194,8 @@ mod tests {
             Verdict::Open { within: false }
         );
         assert_eq!(same(Figure::Connects, 0.80, 0.83, 0.90), Verdict::NotMet);
-        assert_eq!(same(Figure::Tcp1, 0.90, 0.97, 1.05), Verdict::Met);
+        assert_eq!(same(Figure::Tcp1, 0.90, 0.97, 1.05), Verdict::NoDifference);
+        assert_eq!(same(Figure::Tcp1, 1.01, 1.03, 1.05), Verdict::Met);
         assert_eq!(same(Figure::Tcp1, 0.90, 0.93, 0.97), Verdict::NotMet);
         assert_eq!(same(Figure::CpuPerGb, 1.01, 1.05, 1.09), Verdict::NotMet);
         assert_eq!(Figure::Trip1P99.aim(Place::SameNode), None);

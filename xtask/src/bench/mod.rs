@@ -32,19 +32,19 @@ use std::{
 /// Measure every path, CNI calls and memory, and compare with the limits and the aims.
 #[derive(clap::Args)]
 pub(crate) struct Args {
-    /// Rounds; each measures every path and figure once.
+    /// Rounds; each measures every path and figure once. Aims are judged from 10 on.
     #[arg(long, default_value_t = 12, value_parser = clap::value_parser!(u32).range(2..=200))]
     rounds: u32,
     /// Milliseconds of one run.
     #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u64).range(50..=5000))]
     millis: u64,
-    /// ADDs and DELs of each kind.
+    /// Pods that are added and deleted in each round of the CNI calls.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(8..=200))]
     calls: u32,
     /// Also measure Fairlead with these modes of --xdp, for example native,generic.
     #[arg(long, value_delimiter = ',', num_args = 1..=4)]
     xdp: Vec<String>,
-    /// A smoke run: 3 rounds of 100 ms, 16 calls. Too short to judge by.
+    /// A smoke run: 2 rounds of 100 ms, 16 pods. Nothing is judged by it.
     #[arg(long, conflicts_with_all = ["rounds", "millis", "calls"])]
     quick: bool,
 }
@@ -54,10 +54,14 @@ pub(crate) struct Args {
 /// # Errors
 /// When something is missing or a path fails. An aim that is not met is a result, not an error.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let (rounds, millis, calls) = match args.quick {
-        true => (3, 100, 16),
-        false => (args.rounds, args.millis, args.calls),
+    let (rounds, millis, calls, call_rounds) = match args.quick {
+        true => (2, 100, 16, 2),
+        false => (args.rounds, args.millis, args.calls, cni::ROUNDS),
     };
+    ensure!(
+        rounds % 2 == 0,
+        "--rounds {rounds} is odd: give an even number, so that both orders count the same"
+    );
     setup::ensure(Group::Bench)?;
     let missing = lab::missing();
     if !missing.is_empty() {
@@ -79,42 +83,93 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let start = Instant::now();
     let say = |what: &str| println!("[{:6.1} s] {what}", start.elapsed().as_secs_f64());
     let session = Session::start()?;
+    let machine = Machine::now()?;
+    say(&format!("on {machine}"));
     say("making labs, agents and pods");
     let mut paths = Paths::new(&session, &binaries, &plugins, &args.xdp)?;
     let time = Duration::from_millis(millis);
     let series = measure(&mut paths, rounds, time, &say)?;
     drop(paths);
     say(&format!(
-        "{calls} ADDs and DELs, 1 and 8 at a time, in turns with the reference"
+        "{call_rounds} rounds of {calls} ADDs and DELs, 1 and 8 at a time, in turns with the reference"
     ));
-    let cni = cni::measure(&session, &binaries, &plugins, usize::try_from(calls)?)?;
+    let pods = usize::try_from(calls)?;
+    let cni = cni::measure(&session, &binaries, &plugins, pods, call_rounds)?;
     say("done");
 
-    report::write(&dir, &series, Some(&cni), time)?;
+    report::write(&dir, &series, &cni, time, &machine)?;
     chart::draw(&dir.join("chart.svg"), &series)?;
     println!("\n{}", report::path_tables(&series));
     println!("CNI calls\n\n{}", report::cni_table(&cni));
-    println!("Aims\n\n{}", report::aims(&series, Some(&cni)));
+    match rounds {
+        0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),
+        _ => println!("Aims\n\n{}", report::aims(&series, &cni)),
+    }
     println!("{METHOD}");
     println!("Raw figures, summary and chart: {}", dir.display());
     Ok(())
 }
 
+/// Fewer rounds give intervals that mean nothing.
+const JUDGED: u32 = 10;
+
 /// How the figures came about, printed below them.
 const METHOD: &str = "\
 Limit: a bare veth pair on the same node, host ↔ host (uplinks joined by one veth pair) to the
-other. Each ratio is the median over the rounds of path/limit within a round; 95 % interval by
+other; each limit is measured once more as a path of its own, which shows the noise. Each ratio is the median over the rounds of path/limit within a round; 95 % interval by
 bootstrap over the rounds. Loading end on core 0, serving end on core 1, IPv4. CPU: what the
 scheduler accounts to both ends and to ksoftirqd; other processes of the machine are not in it.
-CNI calls: from before the exec to the parsed answer. Shim: peak (VmHWM) while it waits for the
-agent.";
+That time holds soft interrupts too, unless the kernel accounts them apart
+(CONFIG_IRQ_TIME_ACCOUNTING). CNI calls: from before the exec to the parsed answer; whole rounds are
+resampled. Shim: peak (VmHWM) while it waits for the agent.";
+
+/// What the figures depend on beside the code.
+#[derive(serde::Serialize)]
+struct Machine {
+    kernel: String,
+    cpu: String,
+    cores: usize,
+    /// Processes that were running or waiting, averaged over the minute before the bench.
+    load_before: f64,
+}
+
+impl Machine {
+    fn now() -> Result<Self> {
+        let cpus = fs::read_to_string("/proc/cpuinfo")?;
+        let model = cpus.lines().find(|line| line.starts_with("model name"));
+        let model = model.and_then(|line| Some(line.split_once(':')?.1.trim().to_owned()));
+        let load = fs::read_to_string("/proc/loadavg")?;
+        let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+        Ok(Self {
+            kernel: kernel.trim().to_owned(),
+            cpu: model.unwrap_or_else(|| "a CPU without a model name".to_owned()),
+            cores: std::thread::available_parallelism()?.get(),
+            load_before: load.split(' ').next().unwrap_or_default().parse()?,
+        })
+    }
+}
+
+impl std::fmt::Display for Machine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            kernel,
+            cpu,
+            cores,
+            load_before,
+        } = self;
+        write!(
+            f,
+            "{cores} cores of {cpu}, Linux {kernel}, load before {load_before}"
+        )
+    }
+}
 
 /// `target/bench/<seconds since 1970>`.
 fn result_dir() -> Result<PathBuf> {
     let now = SystemTime::now()
         .duration_since(SystemTime::UNIX_EPOCH)?
         .as_secs();
-    let dir = PathBuf::from("target/bench").join(now.to_string());
+    let dir = workspace::root().join("target/bench").join(now.to_string());
     fs::create_dir_all(&dir).with_context(|| format!("making {}", dir.display()))?;
     Ok(dir)
 }
