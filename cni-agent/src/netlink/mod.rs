@@ -14,6 +14,7 @@ mod socket;
 pub mod sysctl;
 mod table;
 pub mod uplink;
+pub mod way;
 mod wire;
 
 pub use error::{NetlinkError, Refusal, RouteConflict};

@@ -3,7 +3,7 @@
 use crate::{model::Node, state::Cluster};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// A device towards the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -15,6 +15,14 @@ pub struct Uplink {
     pub mtu: u32,
     /// The node's own addresses on it.
     pub addresses: Vec<IpAddr>,
+}
+
+/// What the machine is connected to.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Surroundings {
+    pub uplinks: Vec<Uplink>,
+    /// Addresses of other nodes that are neighbours, with the number of the interface.
+    pub neighbours: BTreeMap<IpAddr, u32>,
 }
 
 /// Another node's podCIDR and the way there.
@@ -90,18 +98,30 @@ pub fn own_node<'a>(cluster: &'a Cluster, name: &str) -> Result<&'a Node, NotRea
     Ok(node)
 }
 
+/// Addresses of other nodes, of which the kernel is to tell whether they are neighbours.
+pub fn next_hops(cluster: &Cluster, own: &Node) -> Vec<IpAddr> {
+    let mut hops: Vec<IpAddr> = others(cluster, own)
+        .filter_map(|(node, cidr)| next_hop(node, cidr))
+        .collect();
+    hops.sort();
+    hops.dedup();
+    hops
+}
+
 /// Compiles what the kernel should hold. `wanted_mtu` is the operator's choice of the pods' MTU.
 ///
 /// # Errors
 /// When no uplink was found. A podCIDR of another node that can't be reached (no address of that
-/// family on either side) is left out; [`unreachable`] lists them.
+/// family on either side) is left out; [`unreachable`] lists them. So is one behind a router: its
+/// packets go by the kernel's routes, whose routers must know the podCIDR.
 pub fn compile(
     cluster: &Cluster,
     own: &Node,
-    uplinks: Vec<Uplink>,
+    surroundings: Surroundings,
     wanted_mtu: Option<u32>,
     masquerade: bool,
 ) -> Result<Desired, NotReady> {
+    let uplinks = &surroundings.uplinks;
     let Some(smallest) = uplinks.iter().map(|u| u.mtu).min() else {
         let addresses = own
             .addresses
@@ -114,7 +134,7 @@ pub fn compile(
         });
     };
     let mut remote: Vec<RemoteCidr> = others(cluster, own)
-        .filter_map(|(node, cidr)| way_to(node, cidr, &uplinks))
+        .filter_map(|(node, cidr)| way_to(node, cidr, &surroundings))
         .collect();
     remote.sort_by_key(|r| (r.cidr, r.node.clone()));
     let masquerade = masquerade.then(|| Masquerade {
@@ -123,7 +143,7 @@ pub fn compile(
     });
     let pod_mtu = wanted_mtu.unwrap_or(smallest);
     Ok(Desired {
-        uplinks,
+        uplinks: surroundings.uplinks,
         local: own.pod_cidrs.clone(),
         remote,
         masquerade,
@@ -132,9 +152,10 @@ pub fn compile(
 }
 
 /// podCIDRs of other nodes that have no way there, with the reason, for `fairlead status`.
-pub fn unreachable(cluster: &Cluster, own: &Node, uplinks: &[Uplink]) -> Vec<String> {
+pub fn unreachable(cluster: &Cluster, own: &Node, surroundings: &Surroundings) -> Vec<String> {
+    let has_family = |cidr: &IpNetwork| own_address(*cidr, &surroundings.uplinks).is_some();
     others(cluster, own)
-        .filter(|(node, cidr)| way_to(node, *cidr, uplinks).is_none())
+        .filter(|(node, cidr)| next_hop(node, *cidr).is_none() || !has_family(cidr))
         .map(|(node, cidr)| {
             let family = if cidr.is_ipv4() { "IPv4" } else { "IPv6" };
             format!(
@@ -156,25 +177,34 @@ fn others<'a>(
         .flat_map(|node| node.pod_cidrs.iter().map(move |cidr| (node, *cidr)))
 }
 
-fn way_to(node: &Node, cidr: IpNetwork, uplinks: &[Uplink]) -> Option<RemoteCidr> {
-    let next_hop = *node
-        .addresses
+/// The node's address in the family of its podCIDR.
+fn next_hop(node: &Node, cidr: IpNetwork) -> Option<IpAddr> {
+    let of_family = |a: &&IpAddr| a.is_ipv4() == cidr.is_ipv4();
+    node.addresses.iter().find(of_family).copied()
+}
+
+/// This node's address in that family.
+fn own_address(cidr: IpNetwork, uplinks: &[Uplink]) -> Option<IpAddr> {
+    let of_family = |a: &&IpAddr| a.is_ipv4() == cidr.is_ipv4();
+    uplinks
         .iter()
-        .find(|a| a.is_ipv4() == cidr.is_ipv4())?;
-    let (uplink, source) = uplinks.iter().find_map(|uplink| {
-        let source = uplink
-            .addresses
-            .iter()
-            .find(|a| a.is_ipv4() == cidr.is_ipv4())?;
-        Some((uplink, *source))
-    })?;
+        .find_map(|uplink| uplink.addresses.iter().find(of_family).copied())
+}
+
+fn way_to(node: &Node, cidr: IpNetwork, surroundings: &Surroundings) -> Option<RemoteCidr> {
+    let next_hop = next_hop(node, cidr)?;
+    let ifindex = *surroundings.neighbours.get(&next_hop)?;
+    let uplinks = &surroundings.uplinks;
+    // A neighbour on a device without our programs is reached by the kernel's routes.
+    let uplink = uplinks.iter().find(|uplink| uplink.ifindex == ifindex)?;
+    let own = own_address(cidr, std::slice::from_ref(uplink));
     Some(RemoteCidr {
         node: node.name.clone(),
         cidr,
         next_hop,
-        ifindex: uplink.ifindex,
+        ifindex,
         mtu: uplink.mtu,
-        source,
+        source: own.or_else(|| own_address(cidr, uplinks))?,
     })
 }
 

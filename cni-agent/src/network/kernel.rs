@@ -3,7 +3,7 @@
 
 use super::desired::{Desired, Uplink};
 use crate::model::Endpoint;
-use std::{fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+use std::{collections::BTreeMap, fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc};
 
 /// A step in the kernel that failed, already worded for people: what, where, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,6 +101,13 @@ pub trait Kernel: Send + Sync + 'static {
         addresses: &[IpAddr],
         named: Option<&str>,
     ) -> impl Future<Output = Result<Vec<Uplink>, KernelError>> + Send;
+
+    /// Of these addresses those that are neighbours, with the number of the interface: only they can
+    /// be next hops.
+    fn neighbours(
+        &self,
+        addresses: Vec<IpAddr>,
+    ) -> impl Future<Output = Result<BTreeMap<IpAddr, u32>, KernelError>> + Send;
 
     /// Makes the kernel hold what is desired of nodes, routes and masquerading. Goes on after a
     /// failure and returns every one.

@@ -16,6 +16,7 @@ use crate::{
         link::{self, LinkIds, LinkPlan, OwnLink},
         masquerade, route, sysctl,
         uplink::{self, Changes},
+        way,
     },
     query::{DropRow, PathRow, PinRow},
 };
@@ -362,6 +363,13 @@ impl Kernel for Linux {
             mtu: found.mtu,
         });
         Ok(uplinks.collect())
+    }
+
+    async fn neighbours(
+        &self,
+        addresses: Vec<IpAddr>,
+    ) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        way::on_link(addresses).await.map_err(fault)
     }
 
     async fn apply(&self, desired: &Desired) -> Unapplied {

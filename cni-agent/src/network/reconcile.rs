@@ -3,7 +3,7 @@
 
 use super::{
     Network,
-    desired::{Desired, NotReady, compile, own_node, unreachable},
+    desired::{Desired, NotReady, Surroundings, compile, next_hops, own_node, unreachable},
     kernel::Kernel,
 };
 use crate::parts::Shutdown;
@@ -52,11 +52,16 @@ impl<K: Kernel> Network<K> {
                 .uplinks(&own.addresses, self.config.uplink.as_deref())
                 .await;
             let uplinks = found.map_err(|e| vec![e.to_string()])?;
-            let problems = unreachable(&cluster, own, &uplinks);
+            let neighbours = self.kernel.neighbours(next_hops(&cluster, own)).await;
+            let surroundings = Surroundings {
+                uplinks,
+                neighbours: neighbours.map_err(|e| vec![e.to_string()])?,
+            };
+            let problems = unreachable(&cluster, own, &surroundings);
             let desired = compile(
                 &cluster,
                 own,
-                uplinks,
+                surroundings,
                 self.config.mtu,
                 self.config.masquerade,
             )

@@ -21,6 +21,8 @@ pub(super) struct State {
     pub(super) enforced: BTreeMap<String, Endpoint>,
     pub(super) applied: Option<Desired>,
     pub(super) uplinks: Vec<Uplink>,
+    /// Addresses that are no neighbours.
+    pub(super) behind_a_router: Vec<IpAddr>,
     /// What the next `apply`s do not take.
     pub(super) unapplied: Unapplied,
     /// Endpoints of the last `mend`.
@@ -137,6 +139,18 @@ impl Kernel for Simulated {
 
     async fn uplinks(&self, _: &[IpAddr], _: Option<&str>) -> Result<Vec<Uplink>, KernelError> {
         self.call("uplinks", |state| state.uplinks.clone())
+    }
+
+    async fn neighbours(
+        &self,
+        addresses: Vec<IpAddr>,
+    ) -> Result<BTreeMap<IpAddr, u32>, KernelError> {
+        self.call("neighbours", |state| {
+            let ifindex = state.uplinks.first().map_or(0, |uplink| uplink.ifindex);
+            let is_neighbour = |address: &IpAddr| !state.behind_a_router.contains(address);
+            let neighbours = addresses.into_iter().filter(is_neighbour);
+            neighbours.map(|address| (address, ifindex)).collect()
+        })
     }
 
     async fn apply(&self, desired: &Desired) -> Unapplied {

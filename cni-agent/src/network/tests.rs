@@ -345,3 +345,20 @@ async fn a_deletion_spooled_before_an_add_does_not_undo_it() {
     assert_eq!(bench.network.replay(&spool).await, (1, 0));
     assert!(bench.network.book.list().is_empty());
 }
+
+#[tokio::test]
+async fn a_node_behind_a_router_is_left_to_the_kernels_routes() {
+    let bench = bench(Simulated::default(), Store::in_memory().unwrap());
+    let router = "172.31.250.2".parse().unwrap();
+    bench.kernel.0.lock().unwrap().behind_a_router = vec![router];
+    bench.network.start().await.unwrap();
+    assert!(bench.network.reconcile().await);
+    let applied = bench.kernel.0.lock().unwrap().applied.clone().unwrap();
+    assert_eq!(applied.remote, []);
+    assert!(bench.network.view().problems.is_empty());
+    let inside = applied.masquerade.unwrap().inside;
+    assert!(
+        inside.contains(&"100.11.2.0/29".parse().unwrap()),
+        "its pods see ours"
+    );
+}

@@ -6,8 +6,12 @@ use cni_agent::netlink::{
     route::{NodeRoute, RouteChanges, sync_node_routes},
     sysctl,
     uplink::{Change, changes, find_uplink_named, find_uplinks},
+    way::on_link,
 };
-use std::time::{Duration, Instant};
+use std::{
+    net::IpAddr,
+    time::{Duration, Instant},
+};
 
 /// A node with an uplink to a switch-less neighbour; its addresses are 192.0.2.1 and 2001:db8::1.
 fn node_with_uplink() -> (Netns, Netns) {
@@ -317,4 +321,27 @@ fn a_node_becomes_a_router_and_keeps_its_own_default_route() {
     let forwarding =
         "cat /proc/sys/net/ipv4/conf/up0/forwarding /proc/sys/net/ipv6/conf/up0/forwarding";
     assert_eq!(node.sh(forwarding), "1\n1\n");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn neighbours_are_told_from_what_lies_behind_a_router() {
+    let (node, _far) = node_with_uplink();
+    let uplink = node.run(async || uplink_number().await);
+    node.sh(
+        "ip route add default via 192.0.2.254; ip route add unreachable 203.0.113.0/24; \
+             ip route add 198.51.100.7 dev up0; ip -6 route add default via 2001:db8::ff",
+    );
+    let addresses = [
+        "192.0.2.2",    // in the interface's prefix
+        "198.51.100.7", // by a route of its own, as a cloud has it
+        "198.51.100.8", // behind the gateway
+        "203.0.113.1",  // nowhere
+        "2001:db8::7",  // in the prefix
+        "2001:db9::7",  // behind the gateway
+    ]
+    .map(|text| text.parse::<IpAddr>().unwrap());
+    let found = node.run(async || on_link(addresses.to_vec()).await.unwrap());
+    let expected: Vec<_> = [0, 1, 4].map(|place| (addresses[place], uplink)).to_vec();
+    assert_eq!(found.into_iter().collect::<Vec<_>>(), expected);
 }
