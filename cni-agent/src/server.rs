@@ -179,3 +179,56 @@ pub async fn query(socket: &Path, query: Query) -> Result<Value, String> {
     let response: Response = read_answer(&mut stream).await.map_err(|e| e.to_string())?;
     response.into_result().map_err(|e| e.to_string())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::sync::Notify;
+
+    #[derive(Default)]
+    struct Slow {
+        entered: Notify,
+        go_on: Notify,
+    }
+
+    impl Handler for Slow {
+        async fn cni(self: Arc<Self>, _: CniCall, _: Option<OwnedFd>) -> Result<Value, CniError> {
+            Err(CniError::internal("not asked here"))
+        }
+
+        async fn query(self: Arc<Self>, _: Query) -> Result<Value, CniError> {
+            self.entered.notify_one();
+            self.go_on.notified().await;
+            Ok(Value::Bool(true))
+        }
+    }
+
+    #[tokio::test]
+    async fn an_ending_agent_answers_who_called_before_and_has_no_socket_for_who_calls_after() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let (stop, shutdown) = Shutdown::new();
+        let handler = Arc::new(Slow::default());
+        let listener = listen(&path).unwrap();
+        let serving = tokio::spawn(serve(listener, path.clone(), handler.clone(), shutdown));
+        let before = tokio::spawn({
+            let path = path.clone();
+            async move { query(&path, Query::Status).await }
+        });
+        handler.entered.notified().await;
+
+        stop.send_replace(true);
+        while path.exists() {
+            tokio::task::yield_now().await;
+        }
+        let after = query(&path, Query::Status).await.unwrap_err();
+        assert!(after.contains("no agent answers"), "{after}");
+        assert!(!serving.is_finished(), "it still owes an answer");
+
+        handler.go_on.notify_one();
+        assert_eq!(before.await.unwrap(), Ok(Value::Bool(true)));
+        serving.await.unwrap();
+        // Its successor may have the path at once.
+        drop(listen(&path).unwrap());
+    }
+}

@@ -274,3 +274,61 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
         status.uplinks = uplinks.collect();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_call_waits_for_the_start_as_long_as_its_caller_and_is_then_told_to_try_again() {
+        let slot = NetworkSlot::starting();
+        let patience = Duration::from_secs(30);
+        let begin = tokio::time::Instant::now();
+        let error = slot.started(patience).await.err().unwrap();
+        assert_eq!((error.code, begin.elapsed()), (11, patience));
+        // A part that failed is said to have at once: the shim then writes a deletion down.
+        let waiting = tokio::spawn({
+            let slot = slot.clone();
+            async move { slot.started(patience).await.err().unwrap() }
+        });
+        tokio::task::yield_now().await;
+        let begin = tokio::time::Instant::now();
+        drop(StoppedAtEnd(&slot));
+        let error = waiting.await.unwrap();
+        assert_eq!((error.code, begin.elapsed()), (11, Duration::ZERO));
+        assert!(error.to_string().contains("not running"), "{error}");
+        let error = NetworkSlot::absent().started(patience).await.err().unwrap();
+        assert!(error.to_string().contains("--parts"), "{error}");
+    }
+
+    #[test]
+    fn a_plugin_that_keeps_deletions_elsewhere_is_told_both_places() {
+        let conf = |spool: &str| {
+            let conf = serde_json::json!({
+                "cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "spool": spool
+            });
+            NetConf::parse(&conf).unwrap()
+        };
+        let config = NetworkConfig {
+            node_name: "n1".to_owned(),
+            manifests: "/m".into(),
+            state_dir: "/data/fairlead".into(),
+            bpf_dir: "/b".into(),
+            uplink: None,
+            mtu: None,
+            xdp: crate::datapath::XdpMode::Off,
+            masquerade: true,
+            ebpf_log_level: crate::config::EbpfLogLevel::Off,
+        };
+        same_spool(&conf("/data/fairlead/spool"), &config).unwrap();
+        let error = same_spool(&conf("/var/lib/fairlead/spool"), &config).unwrap_err();
+        assert_eq!(error.code, 7);
+        for place in [
+            "/var/lib/fairlead/spool",
+            "/data/fairlead/spool",
+            "--state-dir",
+        ] {
+            assert!(error.to_string().contains(place), "{error}");
+        }
+    }
+}
