@@ -27,10 +27,6 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_STATE_DIR", default_value = "/var/lib/fairlead")]
     pub state_dir: PathBuf,
 
-    /// Unix socket for the CNI plugin and for `fairlead status` and its like.
-    #[arg(long, env = "FAIRLEAD_SOCKET", default_value = DEFAULT_SOCKET)]
-    pub socket: PathBuf,
-
     /// Folder on a BPF file system for the pinned maps and links.
     #[arg(long, env = "FAIRLEAD_BPF_DIR", default_value = "/sys/fs/bpf/fairlead")]
     pub bpf_dir: PathBuf,
@@ -175,17 +171,19 @@ pub enum ConfigError {
     NoParts,
 }
 
-impl TryFrom<AgentArgs> for Config {
-    type Error = ConfigError;
-
-    fn try_from(args: AgentArgs) -> Result<Self, ConfigError> {
+impl Config {
+    /// Checks the options. `socket` is an option of all verbs.
+    ///
+    /// # Errors
+    /// The first option that can't be used.
+    pub fn new(args: AgentArgs, socket: PathBuf) -> Result<Self, ConfigError> {
         if args.node_name.trim().is_empty() {
             return Err(ConfigError::EmptyNodeName);
         }
         for (option, path) in [
             ("manifests", &args.manifests),
             ("state-dir", &args.state_dir),
-            ("socket", &args.socket),
+            ("socket", &socket),
             ("bpf-dir", &args.bpf_dir),
         ] {
             if !path.is_absolute() {
@@ -201,7 +199,7 @@ impl TryFrom<AgentArgs> for Config {
         }
         Ok(Self {
             parts,
-            socket: args.socket,
+            socket,
             network: NetworkConfig {
                 node_name: args.node_name,
                 manifests: args.manifests,
@@ -260,7 +258,7 @@ mod tests {
 
     fn config(options: &[&str]) -> Result<Config, ConfigError> {
         let args = ["agent", "--node-name", "n1"].iter().chain(options);
-        Cli::parse_from(args).args.try_into()
+        Config::new(Cli::parse_from(args).args, DEFAULT_SOCKET.into())
     }
 
     #[test]

@@ -1,10 +1,10 @@
 //! `fairlead agent`: sets up logging and the runtime, and runs the parts until told to end.
 
 use crate::config::{AgentArgs, Config};
-use std::process::ExitCode;
+use std::{path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
-pub(super) fn run(args: AgentArgs) -> ExitCode {
+pub(super) fn run(args: AgentArgs, socket: PathBuf) -> ExitCode {
     let fail = |message: String| {
         eprintln!("fairlead: {message}");
         ExitCode::from(2)
@@ -21,7 +21,7 @@ pub(super) fn run(args: AgentArgs) -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .init();
-    let config = match Config::try_from(args) {
+    let config = match Config::new(args, socket) {
         Ok(config) => config,
         Err(e) => return fail(e.to_string()),
     };

@@ -22,7 +22,7 @@ use std::{path::PathBuf, process::ExitCode};
     after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead drops -o json\n  fairlead debug maps"
 )]
 struct Cli {
-    /// Unix socket of the agent to ask.
+    /// Unix socket of the agent, where the CNI plugin and these commands meet it.
     #[arg(long, global = true, env = "FAIRLEAD_SOCKET", default_value = DEFAULT_SOCKET)]
     socket: PathBuf,
 
@@ -91,13 +91,7 @@ struct Print {
 pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.verb {
-        Verb::Agent(mut args) => {
-            // The global option names the same thing for the agent itself.
-            if args.socket.as_os_str() == DEFAULT_SOCKET {
-                args.socket = cli.socket;
-            }
-            return agent::run(*args);
-        }
+        Verb::Agent(args) => return agent::run(*args, cli.socket),
         Verb::Completion { shell } => {
             clap_complete::generate(
                 shell,
@@ -142,7 +136,12 @@ mod tests {
 
     #[test]
     fn the_socket_may_stand_before_or_after_the_verb() {
-        for line in ["fairlead --socket /s status", "fairlead status --socket /s"] {
+        for line in [
+            "fairlead --socket /s status",
+            "fairlead status --socket /s",
+            "fairlead agent --socket /s --node-name n1",
+            "fairlead --socket /s agent --node-name n1",
+        ] {
             let cli = Cli::parse_from(line.split(' '));
             assert_eq!(cli.socket, PathBuf::from("/s"), "{line}");
         }
