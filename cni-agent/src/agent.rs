@@ -1,7 +1,7 @@
 //! Composition root: builds each part, connects them, serves the socket, stops in order.
 
 use crate::{
-    cni::{CniError, protocol::CniCall},
+    cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
     network::part::{self, NetworkSlot},
     parts::{Part, PartStates, Shutdown, supervise},
@@ -44,7 +44,7 @@ pub async fn run(config: Config) -> Result<(), String> {
         states: states.clone(),
         started: Instant::now(),
     });
-    let serving = tokio::spawn(server::serve(listener, socket, agent, shutdown.clone()));
+    let serving = tokio::spawn(server::serve(listener, agent, shutdown.clone()));
     let running = tokio::spawn(supervise(parts, states, shutdown));
 
     let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
@@ -78,8 +78,9 @@ impl Handler for Agent {
         self: Arc<Self>,
         call: CniCall,
         sandbox: Option<OwnedFd>,
+        caller: Caller,
     ) -> Result<Value, CniError> {
-        part::cni(&self.slot, call, sandbox).await
+        part::cni(&self.slot, call, sandbox, caller).await
     }
 
     async fn query(self: Arc<Self>, query: Query) -> Result<Value, CniError> {

@@ -1,6 +1,7 @@
 //! The rim where time comes in, so that reuse of addresses and, later, a whole simulated node can
 //! run on a clock that a test moves by hand.
 
+use rustix::time::{ClockId, clock_gettime};
 use std::{
     sync::atomic::{AtomicU64, Ordering},
     time::SystemTime,
@@ -8,8 +9,12 @@ use std::{
 
 /// Tells the time of day.
 pub trait Clock: Send + Sync + 'static {
-    /// Unix time in seconds.
+    /// Unix time in seconds. May jump.
     fn unix_secs(&self) -> u64;
+
+    /// Milliseconds since boot, time asleep included. Never jumps, and is the same for every process
+    /// of the machine.
+    fn boot_millis(&self) -> u64;
 }
 
 /// The machine's clock.
@@ -22,6 +27,13 @@ impl Clock for SystemClock {
         SystemTime::now()
             .duration_since(SystemTime::UNIX_EPOCH)
             .map_or(0, |d| d.as_secs())
+    }
+
+    fn boot_millis(&self) -> u64 {
+        let now = clock_gettime(ClockId::Boottime);
+        let secs = u64::try_from(now.tv_sec).unwrap_or_default();
+        let millis = u64::try_from(now.tv_nsec / 1_000_000).unwrap_or_default();
+        secs * 1_000 + millis
     }
 }
 
@@ -43,5 +55,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn unix_secs(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+
+    /// As if booted in 1970.
+    fn boot_millis(&self) -> u64 {
+        self.unix_secs() * 1_000
     }
 }

@@ -4,7 +4,7 @@ use crate::{
     call::{Call, Command},
     conf::Conf,
     fault::{Fault, code},
-    protocol::{self, HEADER, Request, Response},
+    protocol::{self, HEADER, Request, Response, Term},
 };
 use rustix::{
     io::{Errno, read, retry_on_intr},
@@ -13,6 +13,7 @@ use rustix::{
         SocketFlags, SocketType, connect, sendmsg, socket_with,
         sockopt::{Timeout, set_socket_timeout},
     },
+    time::{ClockId, clock_gettime},
 };
 use serde_json::value::RawValue;
 use std::{
@@ -42,11 +43,22 @@ impl Deadline {
         }
     }
 
-    /// What the agent is given: a little less, so that its own word on being late still arrives.
-    fn for_agent(self) -> Result<u64, Failure> {
+    /// What the agent is given: a little less, so that its own word on being late still arrives. The
+    /// end by a clock that both sides read alike: an agent that was frozen meanwhile must know that
+    /// nobody waits any more.
+    fn for_agent(self) -> Result<Term, Failure> {
         let left = self.left()?;
         let given = left - (left / 10).min(Duration::from_millis(500));
-        Ok(u64::try_from(given.as_millis()).unwrap_or(u64::MAX).max(1))
+        let now = clock_gettime(ClockId::Boottime);
+        let now = Duration::new(
+            u64::try_from(now.tv_sec).unwrap_or_default(),
+            u32::try_from(now.tv_nsec).unwrap_or_default(),
+        );
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Ok(Term {
+            deadline_ms: millis(given).max(1),
+            expires_at_ms: millis(now + left),
+        })
     }
 }
 

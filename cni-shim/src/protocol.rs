@@ -29,10 +29,22 @@ pub(crate) struct Request<'a> {
     config: &'a RawValue,
     /// How long the agent may take, in milliseconds.
     deadline_ms: u64,
+    /// When the plugin gives up, in milliseconds since boot (`CLOCK_BOOTTIME`).
+    expires_at_ms: u64,
+}
+
+/// How long the agent is given.
+#[derive(Clone, Copy)]
+pub(crate) struct Term {
+    /// Milliseconds for the answer.
+    pub(crate) deadline_ms: u64,
+    /// Milliseconds since boot after which nobody waits any more: a call that is read later must
+    /// not be carried out.
+    pub(crate) expires_at_ms: u64,
 }
 
 impl<'a> Request<'a> {
-    pub(crate) fn new(call: &'a Call, conf: &Conf<'a>, deadline_ms: u64) -> Self {
+    pub(crate) fn new(call: &'a Call, conf: &Conf<'a>, term: Term) -> Self {
         Self {
             op: "cni",
             command: call.command.name(),
@@ -42,7 +54,8 @@ impl<'a> Request<'a> {
             args: &call.args,
             path: &call.path,
             config: conf.raw,
-            deadline_ms,
+            deadline_ms: term.deadline_ms,
+            expires_at_ms: term.expires_at_ms,
         }
     }
 
@@ -142,7 +155,11 @@ mod tests {
         {
             let text = body["config"].to_string();
             let (call, conf) = (call_of(body), Conf::parse(&text).unwrap());
-            let request = Request::new(&call, &conf, body["deadlineMs"].as_u64().unwrap());
+            let term = Term {
+                deadline_ms: body["deadlineMs"].as_u64().unwrap(),
+                expires_at_ms: body["expiresAtMs"].as_u64().unwrap(),
+            };
+            let request = Request::new(&call, &conf, term);
             let frame = request.to_frame().unwrap();
             assert_eq!(
                 &serde_json::from_slice::<Value>(&frame[HEADER..]).unwrap(),
@@ -200,8 +217,12 @@ mod tests {
         let text =
             json!({"cniVersion": "1.1.0", "name": "n", "x": "y".repeat(MAX_BODY - 60)}).to_string();
         let conf = Conf::parse(&text).unwrap();
+        let term = Term {
+            deadline_ms: 1,
+            expires_at_ms: 1,
+        };
         assert!(
-            Request::new(&call, &conf, 1)
+            Request::new(&call, &conf, term)
                 .to_frame()
                 .unwrap_err()
                 .contains("1048")

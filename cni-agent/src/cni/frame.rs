@@ -44,6 +44,8 @@ pub enum FrameError {
     TooLarge(u32),
     #[error("{0} descriptors came with the frame, or more than there was room for; one is taken")]
     Descriptors(usize),
+    #[error("the sandbox's descriptor could not be taken: the agent has too many files open")]
+    NoRoom,
     #[error("the body is not understood: {0}")]
     Body(#[from] serde_json::Error),
 }
@@ -58,6 +60,9 @@ impl FrameError {
         Ok(match self {
             Self::Io(error) => return Err(error),
             Self::Version(_) => CniError::incompatible(self.to_string()).with_details(install),
+            Self::NoRoom => CniError::try_again(&self.to_string()).with_details(
+                "repeat the call; if it stays so, raise the agent's limit of open files (LimitNOFILE)",
+            ),
             Self::TooLarge(_) => CniError::config("size", &self),
             Self::Magic(_) | Self::Descriptors(_) => CniError::decode("the request", &self),
             Self::Body(error) => CniError::decode("the request", &error),
@@ -164,9 +169,7 @@ async fn read_header(stream: &UnixStream) -> Result<([u8; HEADER], Option<OwnedF
             Ok(Received { bytes: 0, .. }) => {
                 return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
             }
-            Ok(Received { cut: true, .. }) => {
-                return Err(FrameError::Descriptors(descriptors.len()));
-            }
+            Ok(Received { cut: true, .. }) => return Err(not_taken(descriptors.len())),
             Ok(Received { bytes, .. }) => got += bytes,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
             Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
@@ -177,6 +180,15 @@ async fn read_header(stream: &UnixStream) -> Result<([u8; HEADER], Option<OwnedF
         return Err(FrameError::Descriptors(descriptors.len()));
     }
     Ok((header, descriptors.pop()))
+}
+
+/// Why the kernel closed descriptors instead of handing them over. There is room for one always; none
+/// at all is taken when the process can't open another file.
+fn not_taken(taken: usize) -> FrameError {
+    match taken {
+        0 => FrameError::NoRoom,
+        several => FrameError::Descriptors(several),
+    }
 }
 
 struct Received {

@@ -86,6 +86,14 @@ async fn more_than_one_descriptor_is_refused() {
     }
 }
 
+#[test]
+fn a_descriptor_that_there_was_no_room_for_is_no_fault_of_the_callers() {
+    let error = not_taken(0).into_cni().unwrap();
+    assert_eq!(error.code, 11);
+    assert!(error.to_string().contains("too many files"), "{error}");
+    assert_eq!(not_taken(1).into_cni().unwrap().code, 6);
+}
+
 #[tokio::test]
 async fn headers_are_judged_as_the_golden_file_has_them() {
     let text = include_str!("../../../cni-shim/tests/golden/protocol-v1.json");

@@ -40,6 +40,11 @@ pub struct CniCall {
     pub config: Value,
     /// How long the plugin waits, in milliseconds.
     pub deadline_ms: u64,
+    /// When the plugin gives up, in milliseconds since boot (`CLOCK_BOOTTIME`, which plugin and agent
+    /// read alike unless one of them has a time namespace of its own). A plugin that doesn't say is
+    /// known to have given up only when it closes the connection.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at_ms: Option<u64>,
 }
 
 /// `CNI_COMMAND`; VERSION is answered by the plugin itself.
@@ -130,6 +135,15 @@ mod tests {
             assert_eq!(serde_json::to_value(&response).unwrap(), body);
             assert_eq!(Response::from(response.clone().into_result()), response);
         }
+    }
+
+    #[test]
+    fn a_call_without_an_end_is_read() {
+        let body = json!({"op": "cni", "command": "ADD", "config": {}, "deadlineMs": 1});
+        let Request::Cni(call) = serde_json::from_value(body).unwrap() else {
+            panic!("not a call");
+        };
+        assert_eq!(call.expires_at_ms, None);
     }
 
     #[test]

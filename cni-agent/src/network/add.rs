@@ -3,7 +3,7 @@
 
 use super::{Network, desired::Desired, kernel::Kernel, spool};
 use crate::{
-    cni::{CniError, args::CniArgs, netconf::NetConf},
+    cni::{CniError, args::CniArgs, caller::Caller, netconf::NetConf},
     model::{AttachmentId, Endpoint, Mac},
     netlink::link::host_ifname,
     store::Reservation,
@@ -20,6 +20,7 @@ pub struct AddRequest {
     pub sandbox_path: String,
     pub conf: NetConf,
     pub args: CniArgs,
+    pub caller: Caller,
 }
 
 impl<K: Kernel> Network<K> {
@@ -27,16 +28,14 @@ impl<K: Kernel> Network<K> {
     /// what the first call made.
     ///
     /// # Errors
-    /// 11 while the node can't serve yet, 7 for addresses that can't be had, 100 when no address
+    /// 11 while the node can't serve yet, and when the caller has given up before its turn; 7 for addresses that can't be had, 100 when no address
     /// is left, 101 when the kernel refused a step.
     pub async fn add(&self, request: &AddRequest) -> Result<Endpoint, CniError> {
         let id = &request.attachment;
         let _alone = self.locks.lock(id).await;
         let desired = self.serving()?;
-        spool::take_back(&self.config.spool(), id).map_err(|e| {
-            CniError::io(&format!(
-                "a spooled deletion of this attachment can't be taken back: {e}"
-            ))
+        spool::take_back(&self.config.spool(), id, || {
+            request.caller.still_waits(self.clock.as_ref())
         })?;
         if let Some(endpoint) = self.book.get(id) {
             let differences = self

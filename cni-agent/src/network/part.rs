@@ -7,6 +7,7 @@ use crate::{
     cni::{
         CniError,
         args::CniArgs,
+        caller::Caller,
         netconf::NetConf,
         protocol::{CniCall, Command},
         result::{self, PrevResult},
@@ -141,6 +142,7 @@ pub async fn cni(
     slot: &NetworkSlot,
     call: CniCall,
     sandbox: Option<OwnedFd>,
+    caller: Caller,
 ) -> Result<Value, CniError> {
     if call.command == Command::Status && slot.now().is_none() {
         return Err(CniError::not_available("the agent is starting"));
@@ -163,6 +165,7 @@ pub async fn cni(
                 sandbox_path: call.netns.clone(),
                 conf,
                 args,
+                caller,
             };
             let endpoint = network.add(&request).await?;
             result::added(&endpoint, &request.conf)
@@ -181,7 +184,7 @@ pub async fn cni(
         Command::Gc => {
             // A runtime that names no list (cnitool doesn't) says of none that it is stale.
             if let Some(valid) = conf.valid_attachments()? {
-                network.gc(&conf.name, &valid).await?;
+                network.gc(&conf.name, &valid, &caller).await?;
             }
             Ok(Value::Null)
         }

@@ -2,7 +2,7 @@
 //! whenever the folder changes.
 
 use super::{Network, kernel::Kernel};
-use crate::{folder_watch::FolderWatch, model::AttachmentId, parts::Shutdown};
+use crate::{cni::CniError, folder_watch::FolderWatch, model::AttachmentId, parts::Shutdown};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::{
@@ -21,6 +21,8 @@ const FIRST_RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_secs(30);
 /// A shim ends long before this; a temporary file that is older is nobody's.
 const HALF_WRITTEN: Duration = Duration::from_secs(3600);
+/// Ending of a deletion that an ADD is about to take back.
+const ASIDE: &str = "aside";
 /// Largest file taken; the shim writes a few hundred bytes.
 const MAX_BYTES: u64 = 64 << 10;
 
@@ -31,8 +33,6 @@ struct Spooled {
     version: u32,
     container_id: String,
     ifname: String,
-    /// Unix time in seconds.
-    at: u64,
 }
 
 impl<K: Kernel> Network<K> {
@@ -105,21 +105,15 @@ impl<K: Kernel> Network<K> {
         let attachment =
             AttachmentId::new(&spooled.container_id, &spooled.ifname).map_err(|e| e.to_string())?;
         let _alone = self.locks.lock(&attachment).await;
-        // Read again now that no ADD is under way: one that was has taken the file back.
-        let Some(spooled) = gone_is_done(read(file))? else {
+        // Read again now that no ADD is under way: one that was has taken the file back. What is
+        // there is of the attachment as it is now, whatever the clocks said when it was written.
+        if gone_is_done(read(file))?.is_none() {
             return Ok(());
-        };
-        // Added again since then: the deletion was of the attachment before.
-        let again = self
-            .book
-            .get(&attachment)
-            .is_some_and(|e| e.created_at > spooled.at);
-        if !again {
-            self.del_alone(&attachment)
-                .await
-                .map_err(|e| e.to_string())?;
-            tracing::info!(%attachment, "spooled deletion done");
         }
+        self.del_alone(&attachment)
+            .await
+            .map_err(|e| e.to_string())?;
+        tracing::info!(%attachment, "spooled deletion done");
         fs::remove_file(file).map_err(|e| e.to_string())
     }
 }
@@ -133,17 +127,49 @@ fn gone_is_done<T>(read: io::Result<T>) -> Result<Option<T>, String> {
     }
 }
 
-/// Takes back a deletion of the attachment that was written down before it is added again. Call it
-/// with the attachment's lock held, before the ADD does anything.
+/// Takes back a deletion of the attachment that was written down before it is added again, if the
+/// caller `still_waits`. Call it with the attachment's lock held, before the ADD does anything.
+///
+/// The file is put aside before the caller is looked at: an agent that is frozen between the two
+/// must not take back the deletion that the runtime asked for meanwhile.
 ///
 /// # Errors
-/// When it is there and can't be removed durably: it would delete what the ADD makes.
-pub(super) fn take_back(folder: &Path, attachment: &AttachmentId) -> io::Result<()> {
-    match fs::remove_file(folder.join(file_name(attachment))) {
-        Ok(()) => File::open(folder)?.sync_all(),
-        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(e) => Err(e),
+/// `still_waits`' own, and then the deletion is in force as before; 5 when it is there and can't be
+/// removed durably: it would delete what the ADD makes.
+pub(super) fn take_back(
+    folder: &Path,
+    attachment: &AttachmentId,
+    still_waits: impl FnOnce() -> Result<(), CniError>,
+) -> Result<(), CniError> {
+    let file = folder.join(file_name(attachment));
+    let aside = file.with_extension(ASIDE);
+    let fault = |e: io::Error| {
+        CniError::io(&format!(
+            "a spooled deletion of this attachment can't be taken back: {e}"
+        ))
+    };
+    let spooled = match fs::rename(&file, &aside) {
+        Ok(()) => true,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => false,
+        Err(e) => return Err(fault(e)),
+    };
+    if let Err(gone) = still_waits() {
+        if spooled {
+            put_back(&aside).map_err(fault)?;
+        }
+        return Err(gone);
     }
+    if spooled {
+        fs::remove_file(&aside).map_err(fault)?;
+        let synced = File::open(folder).and_then(|folder| folder.sync_all());
+        synced.map_err(fault)?;
+    }
+    Ok(())
+}
+
+/// Puts a deletion that was put aside in force again; one written meanwhile says the same.
+fn put_back(aside: &Path) -> io::Result<()> {
+    fs::rename(aside, aside.with_extension("json"))
 }
 
 /// The shim's name for an attachment's file: no name of others becomes part of a path.
@@ -156,7 +182,8 @@ fn file_name(attachment: &AttachmentId) -> String {
     format!("{digits}.json")
 }
 
-/// Makes the folder, for root alone, and removes what a killed shim left half written.
+/// Makes the folder, for root alone, removes what a killed shim left half written, and puts back in
+/// force what an agent killed at the start of an ADD had put aside.
 ///
 /// # Errors
 /// When it can't be made or belongs to somebody else's permissions.
@@ -173,6 +200,9 @@ pub fn prepare(folder: &Path) -> io::Result<()> {
         let age = written.ok().and_then(|at| at.elapsed().ok());
         if is_half && age.is_some_and(|age| age > HALF_WRITTEN) {
             fs::remove_file(entry.path())?;
+        }
+        if entry.path().extension().is_some_and(|e| e == ASIDE) {
+            put_back(&entry.path())?;
         }
     }
     Ok(())
@@ -226,9 +256,41 @@ mod tests {
         let attachment = AttachmentId::new("c1", "eth0").unwrap();
         let file = folder.path().join(file_name(&attachment));
         fs::write(&file, "{}").unwrap();
-        take_back(folder.path(), &attachment).unwrap();
-        assert!(!file.exists());
-        take_back(folder.path(), &attachment).unwrap();
-        take_back(Path::new("/nonexistent"), &attachment).unwrap();
+        take_back(folder.path(), &attachment, || Ok(())).unwrap();
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+        take_back(folder.path(), &attachment, || Ok(())).unwrap();
+        take_back(Path::new("/nonexistent"), &attachment, || Ok(())).unwrap();
+    }
+
+    #[test]
+    fn a_deletion_of_a_caller_that_gave_up_stays_in_force_also_when_it_came_that_moment() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachment = AttachmentId::new("c1", "eth0").unwrap();
+        let file = folder.path().join(file_name(&attachment));
+        let gave_up = || {
+            // Written down between the look at the folder and the look at the caller.
+            fs::write(&file, "{}").unwrap();
+            Err(CniError::try_again("gave up"))
+        };
+        for before in [false, true] {
+            if before {
+                fs::write(&file, "{}").unwrap();
+            }
+            let error = take_back(folder.path(), &attachment, gave_up).unwrap_err();
+            assert_eq!(error.code, 11);
+            assert!(file.exists());
+            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+            fs::remove_file(&file).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_a_killed_agent_had_put_aside_is_in_force_again_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let attachment = AttachmentId::new("c1", "eth0").unwrap();
+        let file = folder.path().join(file_name(&attachment));
+        fs::write(file.with_extension(ASIDE), "{}").unwrap();
+        prepare(folder.path()).unwrap();
+        assert_eq!(list(folder.path()).unwrap(), [file]);
     }
 }

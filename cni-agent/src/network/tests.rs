@@ -3,7 +3,7 @@
 use super::{Network, add::AddRequest, desired::Uplink, kernel::KernelError, simulated::Simulated};
 use crate::{
     clock::ManualClock,
-    cni::{args::CniArgs, netconf::NetConf},
+    cni::{args::CniArgs, caller::Caller, netconf::NetConf},
     config::{EbpfLogLevel, NetworkConfig},
     datapath::XdpMode,
     model::{AttachmentId, Node},
@@ -36,6 +36,7 @@ fn cluster() -> Cluster {
 struct Bench {
     network: Network<Simulated>,
     kernel: Simulated,
+    clock: Arc<ManualClock>,
     _cluster: watch::Sender<Arc<Cluster>>,
 }
 
@@ -61,10 +62,11 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         addresses: vec!["172.31.250.1".parse().unwrap()],
     };
     kernel.0.lock().unwrap().uplinks = vec![uplink];
-    let network = Network::new(config, kernel.clone(), book, clock, receiver);
+    let network = Network::new(config, kernel.clone(), book, clock.clone(), receiver);
     Bench {
         network,
         kernel,
+        clock,
         _cluster: sender,
     }
 }
@@ -88,6 +90,7 @@ fn request(name: &str) -> AddRequest {
         sandbox_path: format!("/run/netns/{name}"),
         conf: NetConf::parse(&conf).unwrap(),
         args: CniArgs::parse("").unwrap(),
+        caller: Caller::patient(),
     }
 }
 
@@ -163,7 +166,11 @@ async fn gc_keeps_what_is_valid_and_other_networks() {
     let mut other = request("c3");
     other.conf.name = "storage".to_owned();
     bench.network.add(&other).await.unwrap();
-    let removed = bench.network.gc("pods", &[id("c2")].into()).await.unwrap();
+    let removed = bench
+        .network
+        .gc("pods", &[id("c2")].into(), &Caller::patient())
+        .await
+        .unwrap();
     assert_eq!(removed, [id("c1")]);
     assert_eq!(bench.network.book.list().len(), 2);
 }
@@ -326,24 +333,84 @@ async fn a_repeated_add_that_can_t_be_compared_leaves_the_pod_alone() {
     assert_eq!(bench.kernel.0.lock().unwrap().links.len(), 1);
 }
 
-#[tokio::test]
-async fn a_deletion_spooled_before_an_add_does_not_undo_it() {
-    let folder = tempfile::tempdir().unwrap();
+/// A bench with a spool, and the file that a deletion of c1/eth0 is written to.
+async fn with_spool(folder: &std::path::Path) -> (Bench, PathBuf) {
     let mut bench = ready().await;
-    bench.network.config.state_dir = folder.path().to_owned();
+    bench.network.config.state_dir = folder.to_owned();
     let spool = bench.network.config.spool();
     super::spool::prepare(&spool).unwrap();
-    let deletion = json!({"version": 1, "containerId": "c1", "ifname": "eth0", "at": u64::MAX});
     // printf 'c1\0eth0' | sha256sum
-    let file = spool.join("ec43057c07aaa51f882664a65fed7b1844e3af9fae71c9a7bcb41f33491c2342.json");
-    std::fs::write(&file, deletion.to_string()).unwrap();
+    let file = "ec43057c07aaa51f882664a65fed7b1844e3af9fae71c9a7bcb41f33491c2342.json";
+    (bench, spool.join(file))
+}
+
+const DELETION: &str = r#"{"version": 1, "containerId": "c1", "ifname": "eth0", "at": 1}"#;
+
+#[tokio::test]
+async fn a_deletion_spooled_before_an_add_does_not_undo_it_and_one_after_it_does() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, file) = with_spool(folder.path()).await;
+    let spool = bench.network.config.spool();
+    std::fs::write(&file, DELETION).unwrap();
+    // Made long after 1970, when the deletions say that they were written: a clock that was set back
+    // must not keep one from being done.
+    bench.clock.advance(1_000_000);
     bench.network.add(&request("c1")).await.unwrap();
     assert_eq!(bench.network.replay(&spool).await, (0, 0));
     assert_eq!(bench.network.book.list().len(), 1);
-    // One that comes after it is done.
-    std::fs::write(&file, deletion.to_string()).unwrap();
+    std::fs::write(&file, DELETION).unwrap();
     assert_eq!(bench.network.replay(&spool).await, (1, 0));
     assert!(bench.network.book.list().is_empty());
+}
+
+#[tokio::test]
+async fn an_add_whose_caller_gave_up_is_not_carried_out_and_takes_no_deletion_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (bench, file) = with_spool(folder.path()).await;
+    std::fs::write(&file, DELETION).unwrap();
+    bench.clock.advance(31);
+    let late = Caller::new(Some(30_000), || false);
+    let gone = Caller::new(Some(90_000), || true);
+    for caller in [late, gone] {
+        let mut request = request("c1");
+        request.caller = caller;
+        let error = bench.network.add(&request).await.unwrap_err();
+        assert_eq!(error.code, 11);
+        assert!(bench.network.book.list().is_empty(), "{error}");
+        assert!(bench.kernel.0.lock().unwrap().links.is_empty());
+        assert!(file.exists(), "the runtime's deletion was taken back");
+    }
+}
+
+#[tokio::test]
+async fn an_add_that_waited_behind_the_del_of_its_caller_is_not_carried_out() {
+    let bench = ready().await;
+    let held = bench.network.locks.lock(&id("c1")).await;
+    let waits = Arc::new(std::sync::atomic::AtomicBool::new(true));
+    let mut request = request("c1");
+    let peer = waits.clone();
+    request.caller = Caller::new(None, move || {
+        !peer.load(std::sync::atomic::Ordering::SeqCst)
+    });
+    let adding = bench.network.add(&request);
+    let giving_up = async {
+        waits.store(false, std::sync::atomic::Ordering::SeqCst);
+        drop(held);
+    };
+    let (added, ()) = tokio::join!(adding, giving_up);
+    assert_eq!(added.unwrap_err().code, 11);
+    assert!(bench.network.book.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_gc_whose_caller_gave_up_removes_nothing() {
+    let bench = ready().await;
+    bench.network.add(&request("c1")).await.unwrap();
+    let gone = Caller::new(None, || true);
+    let none = [].into();
+    let gc = bench.network.gc("pods", &none, &gone);
+    assert_eq!(gc.await.unwrap_err().code, 11);
+    assert_eq!(bench.network.book.list().len(), 1);
 }
 
 #[tokio::test]
