@@ -8,6 +8,7 @@ use crate::{
     query::{Query, Status},
     server::{self, Handler},
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +18,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// # Errors
 /// When the socket can't be had or signals can't be received.
 pub async fn run(config: Config) -> Result<(), String> {
+    raise_file_limit();
     let socket = config.socket.clone();
     let listener =
         server::listen(&socket).map_err(|e| format!("socket {}: {e}", socket.display()))?;
@@ -61,6 +63,19 @@ pub async fn run(config: Config) -> Result<(), String> {
         }
     }
     Ok(())
+}
+
+/// Lets the agent open as many files as the machine grants: each call has a connection, a sandbox and
+/// sockets of its own, and the usual soft limit of 1024 is for programs that use select(2).
+fn raise_file_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
 }
 
 /// Problems that a status tells; a thousand broken manifests are told by the first of them too.
@@ -119,5 +134,17 @@ impl Agent {
                 .push(format!("… and {more} more; the log has all"));
         }
         status
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn as_many_files_as_granted_can_be_open() {
+        raise_file_limit();
+        let limit = getrlimit(Resource::Nofile);
+        assert_eq!(limit.current, limit.maximum);
     }
 }

@@ -1,7 +1,11 @@
 //! What `fairlead status` and its like ask the agent, and what they get: plain values, written by
 //! the agent and read by the command line, as JSON in the shim protocol.
 
-use crate::{model::Endpoint, network::desired::Uplink, parts::PartState};
+use crate::{
+    model::{Addresses, Endpoint, Mac, PodRef},
+    network::desired::Uplink,
+    parts::PartState,
+};
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
@@ -88,7 +92,48 @@ pub struct PathRow {
 }
 
 /// A local endpoint.
-pub type EndpointRow = Endpoint;
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EndpointRow {
+    /// Number in maps and events.
+    pub id: u32,
+    pub container_id: String,
+    /// Name of the interface in the sandbox.
+    pub ifname: String,
+    /// Name of the CNI network.
+    pub network: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pod: Option<PodRef>,
+    pub addresses: Addresses,
+    pub mac: Mac,
+    /// Name of the host's end.
+    pub host_ifname: String,
+    pub host_mac: Mac,
+    pub mtu: u32,
+    /// Path of the sandbox's network namespace as the runtime gave it.
+    pub sandbox: String,
+    /// Unix time in seconds.
+    pub created_at: u64,
+}
+
+impl From<Endpoint> for EndpointRow {
+    fn from(endpoint: Endpoint) -> Self {
+        Self {
+            id: endpoint.id,
+            container_id: endpoint.attachment.container_id().to_owned(),
+            ifname: endpoint.attachment.ifname().to_owned(),
+            network: endpoint.network,
+            pod: endpoint.pod,
+            addresses: endpoint.addresses,
+            mac: endpoint.mac,
+            host_ifname: endpoint.host_ifname,
+            host_mac: endpoint.host_mac,
+            mtu: endpoint.mtu,
+            sandbox: endpoint.sandbox,
+            created_at: endpoint.created_at,
+        }
+    }
+}
 
 /// A node and the way there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -263,6 +263,12 @@ fn has_hung_up(peer: &OwnedFd) -> bool {
 /// Says what to do when no agent answers.
 pub async fn query(socket: &Path, query: Query) -> Result<Value, String> {
     let no_agent = |e: io::Error| {
+        if e.kind() == io::ErrorKind::PermissionDenied {
+            let socket = socket.display();
+            return format!(
+                "{socket}: {e}: only root may ask the agent: run as root, by sudo for example"
+            );
+        }
         format!(
             "no agent answers at {} ({e}): start it with `fairlead agent --node-name NAME`, or name its socket with --socket",
             socket.display()
@@ -353,7 +359,19 @@ mod tests {
         })
     }
 
-    /// Only root may ask; a test without root asks past the check of credentials.
+    #[tokio::test]
+    async fn who_may_not_reach_the_socket_is_told_to_be_root() {
+        // A file where nobody listens is refused; one below a file that is no folder isn't a matter of
+        // permissions. Root may do everything, so the kernel is asked for its word only without root.
+        if rustix::process::geteuid().is_root() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0)).unwrap();
+        let told = query(&folder.path().join("s"), Query::Status).await;
+        assert!(told.unwrap_err().contains("run as root"));
+    }
+
     fn place() -> Arc<OwnedSemaphorePermit> {
         Arc::new(Arc::new(Semaphore::new(1)).try_acquire_owned().unwrap())
     }

@@ -141,7 +141,7 @@ fn spooled(call: &Call, conf: &Conf<'_>, failure: &Failure) -> Result<String, Fa
             ),
         )
         .with_details(
-            "start the agent or make the folder writable for root alone; then repeat DEL",
+            "start the agent, or name the spool of its --state-dir by \"spool\" and make it writable for root alone; then repeat DEL",
         )),
     }
 }

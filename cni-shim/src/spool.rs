@@ -79,14 +79,15 @@ fn write_synced(folder: impl AsFd, name: &str, text: &[u8]) -> io::Result<()> {
     file.sync_all()
 }
 
-/// Opens the folder, makes it and its parents where they are missing, and refuses one that
-/// somebody else could write to: a forged file there deletes a pod's network.
+/// Opens the folder, makes it where it is missing, and refuses one that somebody else could write to:
+/// a forged file there deletes a pod's network. Its parent is the agent's to make: where that is
+/// missing, as in a mount namespace without it, nobody would ever read what is written.
 fn open_folder(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let open = || fs::open(path, flags, Mode::empty());
     let folder = match open() {
         Err(Errno::NOENT) => {
-            make(path, Mode::RWXU)?;
+            make(path)?;
             open()?
         }
         opened => opened?,
@@ -103,23 +104,19 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
 }
 
 /// Makes a folder durably: the entry in its parent is synced too.
-fn make(path: &Path, mode: Mode) -> io::Result<()> {
+fn make(path: &Path) -> io::Result<()> {
     let Some(parent) = path.parent() else {
         return Ok(());
     };
-    let made = match fs::mkdir(path, mode) {
-        Err(Errno::NOENT) => {
-            make(
-                parent,
-                Mode::RWXU | Mode::RGRP | Mode::XGRP | Mode::ROTH | Mode::XOTH,
-            )?;
-            fs::mkdir(path, mode)
-        }
-        made => made,
-    };
-    match made {
+    match fs::mkdir(path, Mode::RWXU) {
         // Another DEL was faster.
         Ok(()) | Err(Errno::EXIST) => {}
+        Err(Errno::NOENT) => {
+            return Err(io::Error::other(format!(
+                "there is no {}; it is the agent's --state-dir, which must be seen where the plugin runs",
+                parent.display()
+            )));
+        }
         Err(error) => return Err(error.into()),
     }
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;

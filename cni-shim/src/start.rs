@@ -6,10 +6,14 @@
     reason = "the C entry point, and the one signal that must be ignored"
 )]
 
-use rustix::io::fcntl_getfd;
+use rustix::{
+    fs::{Mode, OFlags, open},
+    io::{Errno, fcntl_getfd},
+};
 use std::{
     ffi::{c_char, c_int},
     io::{stderr, stdin, stdout},
+    os::fd::IntoRawFd,
 };
 
 const SIGPIPE: c_int = 13;
@@ -19,18 +23,32 @@ unsafe extern "C" {
     fn signal(number: c_int, handler: usize) -> usize;
 }
 
+/// Opens what is closed of standard input and standard error: a file opened later must become
+/// neither, and the error that a runtime is told by standard output must reach it all the same.
+///
+/// # Errors
+/// When standard output is closed: nobody could be told anything. When there is no /dev/null.
+fn fill_streams() -> Result<(), Errno> {
+    fcntl_getfd(stdout())?;
+    for closed in [
+        fcntl_getfd(stdin()).is_err(),
+        fcntl_getfd(stderr()).is_err(),
+    ] {
+        if closed {
+            // The kernel gives the lowest free number, which is the closed stream's; it is kept open.
+            let null = open("/dev/null", OFlags::RDWR, Mode::empty())?;
+            let _stream = null.into_raw_fd();
+        }
+    }
+    Ok(())
+}
+
 // SAFETY: the C library calls the one symbol of this name, with these arguments.
 #[unsafe(no_mangle)]
 extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
     // SAFETY: SIG_IGN is no function that could be called.
     unsafe { signal(SIGPIPE, SIG_IGN) };
-    // A file opened later must not become standard output.
-    let streams = [
-        fcntl_getfd(stdin()).is_ok(),
-        fcntl_getfd(stdout()).is_ok(),
-        fcntl_getfd(stderr()).is_ok(),
-    ];
-    if streams.contains(&false) {
+    if fill_streams().is_err() {
         return 1;
     }
     c_int::from(!crate::plugin())

@@ -168,6 +168,46 @@ fn a_spool_that_others_could_write_to_is_not_used() {
 }
 
 #[test]
+fn a_state_folder_that_is_not_there_is_not_made_up() {
+    let runtime = Runtime::new();
+    let state = runtime.spool().parent().unwrap().to_owned();
+    fs::remove_dir(&state).unwrap();
+    let said = runtime.run("DEL", "1.1.0").fault(5);
+    let spool = runtime.spool();
+    for part in [
+        spool.to_str().unwrap(),
+        &format!("there is no {}", state.display()),
+        "--state-dir",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+    assert!(!state.exists());
+}
+
+#[test]
+fn closed_input_and_errors_keep_no_answer_back() {
+    let runtime = Runtime::new();
+    let call = |command: &str, redirections: &str| {
+        std::process::Command::new("sh")
+            .args(["-c", &format!("exec \"$0\" {redirections}")])
+            .arg(env!("CARGO_BIN_EXE_fairlead-cni"))
+            .env_clear()
+            .envs(runtime.env.iter().map(|(n, v)| (n, v)))
+            .env("CNI_COMMAND", command)
+            .output()
+            .unwrap()
+    };
+    for redirections in ["0<&-", "2>&-", "0<&- 2>&-"] {
+        let output = call("ADD", redirections);
+        assert_eq!(output.status.code(), Some(1));
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["code"], 6, "{redirections}: {said}");
+        assert!(call("VERSION", redirections).status.success());
+    }
+    assert_eq!(call("ADD", "1>&-").status.code(), Some(1));
+}
+
+#[test]
 fn many_deletions_at_once_are_all_kept() {
     let runtime = Runtime::new();
     std::thread::scope(|scope| {

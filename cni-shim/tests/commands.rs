@@ -33,6 +33,12 @@ fn add_passes_call_and_sandbox_on_and_prints_the_result_as_it_is() {
         });
         expected["config"] = runtime.conf(version);
         expected["deadlineMs"] = deadline.into();
+        // As told: a second after the call began, by a clock that the agent reads, too.
+        let end = request["expiresAtMs"].as_u64().unwrap();
+        let since_boot = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+        let now = u64::try_from(since_boot.tv_sec).unwrap() * 1000;
+        assert!((now - 60_000..now + 2_000).contains(&end), "{end} at {now}");
+        expected["expiresAtMs"] = end.into();
         assert_eq!(request, expected);
     }
 }

@@ -221,7 +221,7 @@ fn endpoint_row(e: &EndpointRow) -> (Vec<String>, Vec<String>) {
     let row = vec![
         e.id.to_string(),
         or_none(e.pod.as_ref().map(ToString::to_string)),
-        e.attachment.ifname().to_owned(),
+        e.ifname.clone(),
         or_none(e.addresses.v4.map(|a| a.to_string())),
         or_none(e.addresses.v6.map(|a| a.to_string())),
         duration(now.saturating_sub(e.created_at)),
@@ -231,7 +231,7 @@ fn endpoint_row(e: &EndpointRow) -> (Vec<String>, Vec<String>) {
         e.mac.to_string(),
         e.mtu.to_string(),
         e.network.clone(),
-        e.attachment.container_id().to_owned(),
+        e.container_id.clone(),
     ];
     (row, wide)
 }
@@ -239,10 +239,10 @@ fn endpoint_row(e: &EndpointRow) -> (Vec<String>, Vec<String>) {
 fn matches(e: &EndpointRow, wanted: &str) -> bool {
     e.id.to_string() == wanted
         || e.host_ifname == wanted
-        || e.attachment.to_string() == wanted
+        || format!("{}/{}", e.container_id, e.ifname) == wanted
         || e.addresses.iter().any(|a| a.to_string() == wanted)
         || e.pod.as_ref().is_some_and(|p| p.to_string() == wanted)
-        || (wanted.len() >= 6 && e.attachment.container_id().starts_with(wanted))
+        || (wanted.len() >= 6 && e.container_id.starts_with(wanted))
 }
 
 fn join<T: ToString>(list: &[T]) -> String {

@@ -100,16 +100,17 @@ fn maybe_address<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Ip
     }
 }
 
-/// The result of ADD for the version that the configuration asks for: ours after what `prevResult`
-/// has, if we are not the first of a chain.
+/// The result of ADD for the version that the configuration asks for: ours after what the plugins
+/// before us in the chain did.
 ///
 /// # Errors
-/// 7 for a `prevResult` that can't be read.
-pub fn added(endpoint: &Endpoint, conf: &NetConf) -> Result<Value, CniError> {
-    let mut result = match &conf.prev_result {
-        Some(value) => PrevResult::parse(value, conf.version.as_str())?,
-        None => AddResult::default(),
-    };
+/// None in practice: a value that can't be JSON would be a fault of ours.
+pub fn added(
+    previous: &PrevResult,
+    endpoint: &Endpoint,
+    conf: &NetConf,
+) -> Result<Value, CniError> {
+    let mut result = previous.clone();
     result.append(endpoint);
     if let Some(dns) = [&conf.runtime_config.dns, &conf.dns]
         .into_iter()
@@ -156,6 +157,17 @@ impl AddResult {
         }
         serde_path_to_error::deserialize(value)
             .map_err(|e| CniError::config(&format!("prevResult.{}", e.path()), e.inner()))
+    }
+
+    /// What the plugins before us in the chain did; nothing if we are the first.
+    ///
+    /// # Errors
+    /// 7 when it can't be read.
+    pub fn before(conf: &NetConf) -> Result<Self, CniError> {
+        conf.prev_result.as_ref().map_or_else(
+            || Ok(Self::default()),
+            |value| Self::parse(value, conf.version.as_str()),
+        )
     }
 
     /// The result that CHECK must have.

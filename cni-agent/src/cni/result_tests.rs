@@ -48,6 +48,11 @@ fn golden(version: Version) -> Value {
     serde_json::from_str(text).unwrap()
 }
 
+/// As the agent does: what came before first.
+fn added(endpoint: &Endpoint, conf: &NetConf) -> Result<Value, CniError> {
+    super::added(&PrevResult::before(conf)?, endpoint, conf)
+}
+
 #[test]
 fn each_version_gets_the_result_of_its_specification() {
     for version in Version::ALL {

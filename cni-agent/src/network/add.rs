@@ -3,7 +3,7 @@
 
 use super::{Network, desired::Desired, kernel::Kernel, spool};
 use crate::{
-    cni::{CniError, args::CniArgs, caller::Caller, netconf::NetConf},
+    cni::{CniError, args::CniArgs, caller::Caller, netconf::NetConf, result::PrevResult},
     model::{AttachmentId, Endpoint, Mac},
     netlink::link::host_ifname,
     store::Reservation,
@@ -20,6 +20,8 @@ pub struct AddRequest {
     pub sandbox_path: String,
     pub conf: NetConf,
     pub args: CniArgs,
+    /// What the plugins before us in the chain did.
+    pub previous: PrevResult,
     pub caller: Caller,
 }
 
@@ -43,7 +45,7 @@ impl<K: Kernel> Network<K> {
                 .differences(&endpoint, Some(request.sandbox.clone()))
                 .await;
             // What can't be compared is left alone: it may well be a living pod.
-            if differences.map_err(|e| CniError::kernel(&e))?.is_empty() {
+            if differences.map_err(|e| CniError::from(&e))?.is_empty() {
                 return Ok(endpoint);
             }
             // The same container id with another sandbox, or damaged by hand: made anew.
@@ -104,7 +106,7 @@ impl<K: Kernel> Network<K> {
     }
 
     async fn wire(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> Result<(), CniError> {
-        let fault = |e| CniError::kernel(&e);
+        let fault = |e| CniError::from(&e);
         let link = self
             .kernel
             .create(endpoint, sandbox.clone())

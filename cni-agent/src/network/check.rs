@@ -27,7 +27,7 @@ impl<K: Kernel> Network<K> {
             return Err(CniError::differs(&difference));
         }
         let differences = self.kernel.differences(&endpoint, sandbox).await;
-        match differences.map_err(|e| CniError::kernel(&e))?.first() {
+        match differences.map_err(|e| CniError::from(&e))?.first() {
             Some(first) => Err(CniError::differs(first)),
             None => Ok(()),
         }

@@ -2,16 +2,31 @@
 //! [`super::linux`], and a simulated kernel does in tests.
 
 use super::desired::{Desired, Uplink};
-use crate::model::Endpoint;
+use crate::{cni::CniError, model::Endpoint};
 use std::{collections::BTreeMap, fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc};
 
 /// A step in the kernel that failed, already worded for people: what, where, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct KernelError(pub String);
+pub enum KernelError {
+    /// The kernel refused, or can't be asked.
+    Refused(String),
+    /// The sandbox that the runtime named is none: the node's own namespace, or no network namespace.
+    Sandbox(String),
+}
 
 impl fmt::Display for KernelError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
+        let (Self::Refused(text) | Self::Sandbox(text)) = self;
+        f.write_str(text)
+    }
+}
+
+impl From<&KernelError> for CniError {
+    fn from(error: &KernelError) -> Self {
+        match error {
+            KernelError::Refused(_) => Self::kernel(error),
+            KernelError::Sandbox(text) => Self::environment(text.clone()),
+        }
     }
 }
 

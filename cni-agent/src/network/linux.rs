@@ -51,7 +51,17 @@ impl Drop for Linux {
 }
 
 fn fault(error: impl std::fmt::Display) -> KernelError {
-    KernelError(error.to_string())
+    KernelError::Refused(error.to_string())
+}
+
+/// Of a step that enters the sandbox: what the runtime named wrongly is its fault.
+fn sandbox_fault(error: NetlinkError) -> KernelError {
+    match error {
+        NetlinkError::NotNetns(_) | NetlinkError::HostNetns(_) => {
+            KernelError::Sandbox(error.to_string())
+        }
+        _ => fault(error),
+    }
 }
 
 impl Linux {
@@ -225,7 +235,7 @@ impl Kernel for Linux {
     ) -> Result<NewLink, KernelError> {
         let ids = link::create_endpoint(&plan(endpoint), sandbox.as_fd())
             .await
-            .map_err(fault)?;
+            .map_err(sandbox_fault)?;
         Ok(NewLink {
             host_ifindex: ids.host_ifindex,
             pod_ifindex: ids.pod_ifindex,
@@ -320,7 +330,7 @@ impl Kernel for Linux {
         if let Some(sandbox) = sandbox {
             let found = link::inspect(&plan(endpoint), sandbox.as_fd())
                 .await
-                .map_err(fault)?;
+                .map_err(sandbox_fault)?;
             differences.extend(found.iter().map(ToString::to_string));
         }
         let links = self.links().await?;
@@ -400,7 +410,7 @@ impl Kernel for Linux {
                 let full = |cidrs: &[&IpNetwork], effect: &str| {
                     let count = cidrs.len();
                     let first = cidrs.first()?;
-                    Some(KernelError(format!(
+                    Some(KernelError::Refused(format!(
                         "the map nodes is full: {count} podCIDRs {effect}, {first} first"
                     )))
                 };
@@ -562,5 +572,20 @@ fn named(
         endpoint: pod.unwrap_or_default(),
         packets: drop.packets,
         bytes: drop.bytes,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cni::CniError;
+
+    #[test]
+    fn a_sandbox_that_is_none_is_the_callers_fault() {
+        let code = |error| CniError::from(&sandbox_fault(error)).code;
+        assert_eq!(code(NetlinkError::HostNetns("net:[1]".to_owned())), 4);
+        assert_eq!(code(NetlinkError::NotNetns("a file".to_owned())), 4);
+        let ifname = "eth0".to_owned();
+        assert_eq!(code(NetlinkError::Exists { ifname }), 101);
     }
 }

@@ -34,7 +34,7 @@ enum Phase {
     Starting,
     Running(Arc<Running>),
     /// Why it does not run now.
-    Stopped(&'static str),
+    Stopped(String),
 }
 
 /// Where the socket finds the network part.
@@ -50,13 +50,22 @@ impl NetworkSlot {
     /// Of an agent that does without the part.
     pub fn absent() -> Self {
         let reason = "this agent runs without the network part (--parts)";
-        Self(Arc::new(watch::Sender::new(Phase::Stopped(reason))))
+        Self(Arc::new(watch::Sender::new(Phase::Stopped(reason.into()))))
     }
 
     fn now(&self) -> Option<Arc<Running>> {
         match &*self.0.borrow() {
             Phase::Running(running) => Some(running.clone()),
             Phase::Starting | Phase::Stopped(_) => None,
+        }
+    }
+
+    /// Why the part is not running; none while it is.
+    fn obstacle(&self) -> Option<String> {
+        match &*self.0.borrow() {
+            Phase::Running(_) => None,
+            Phase::Starting => Some("the agent is starting".to_owned()),
+            Phase::Stopped(reason) => Some(reason.clone()),
         }
     }
 
@@ -88,6 +97,20 @@ pub async fn run(
 ) -> Result<(), String> {
     slot.0.send_replace(Phase::Starting);
     let _stopped_at_end = StoppedAtEnd(&slot);
+    let outcome = run_until(config, &slot, shutdown).await;
+    let reason = match &outcome {
+        Ok(()) => "the agent is ending".to_owned(),
+        Err(failure) => format!("the network part has failed and is started again: {failure}"),
+    };
+    slot.0.send_replace(Phase::Stopped(reason));
+    outcome
+}
+
+async fn run_until(
+    config: NetworkConfig,
+    slot: &NetworkSlot,
+    shutdown: Shutdown,
+) -> Result<(), String> {
     let clock = Arc::new(SystemClock);
     let store = Store::open(&config.state_dir.join("state.redb")).map_err(|e| e.to_string())?;
     let book = Book::open(store, clock.clone()).map_err(|e| e.to_string())?;
@@ -124,13 +147,20 @@ pub async fn run(
     }
 }
 
-/// Says that the part does not run, also when it failed or panicked.
+/// Says that the part does not run, also when it panicked.
 struct StoppedAtEnd<'a>(&'a NetworkSlot);
 
 impl Drop for StoppedAtEnd<'_> {
     fn drop(&mut self) {
-        let reason = "the network part is not running; `fairlead status` says why";
-        self.0.0.send_replace(Phase::Stopped(reason));
+        self.0.0.send_if_modified(|phase| {
+            // It has said why already, unless it panicked.
+            let silent = !matches!(phase, Phase::Stopped(_));
+            if silent {
+                let reason = "the network part is not running; `fairlead status` says why";
+                *phase = Phase::Stopped(reason.to_owned());
+            }
+            silent
+        });
     }
 }
 
@@ -144,8 +174,10 @@ pub async fn cni(
     sandbox: Option<OwnedFd>,
     caller: Caller,
 ) -> Result<Value, CniError> {
-    if call.command == Command::Status && slot.now().is_none() {
-        return Err(CniError::not_available("the agent is starting"));
+    if call.command == Command::Status
+        && let Some(reason) = slot.obstacle()
+    {
+        return Err(CniError::not_available(&reason));
     }
     let conf = NetConf::parse_for(call.command, &call.config)?;
     let patience = Duration::from_millis(call.deadline_ms);
@@ -157,18 +189,9 @@ pub async fn cni(
     let attachment = || AttachmentId::new(&call.container_id, &call.ifname).map_err(CniError::from);
     match call.command {
         Command::Add => {
-            let args = CniArgs::parse(&call.args)?;
-            let sandbox = sandbox.ok_or_else(|| CniError::no_sandbox(&call.netns))?;
-            let request = AddRequest {
-                attachment: attachment()?,
-                sandbox: Arc::new(sandbox),
-                sandbox_path: call.netns.clone(),
-                conf,
-                args,
-                caller,
-            };
+            let request = add_request(&call, conf, sandbox, caller)?;
             let endpoint = network.add(&request).await?;
-            result::added(&endpoint, &request.conf)
+            result::added(&request.previous, &endpoint, &request.conf)
         }
         Command::Del => {
             network.del(&attachment()?).await?;
@@ -195,6 +218,25 @@ pub async fn cni(
     }
 }
 
+/// Checks everything of an ADD that can be checked before anything is done.
+fn add_request(
+    call: &CniCall,
+    conf: NetConf,
+    sandbox: Option<OwnedFd>,
+    caller: Caller,
+) -> Result<AddRequest, CniError> {
+    let sandbox = sandbox.ok_or_else(|| CniError::no_sandbox(&call.netns))?;
+    Ok(AddRequest {
+        attachment: AttachmentId::new(&call.container_id, &call.ifname)?,
+        sandbox: Arc::new(sandbox),
+        sandbox_path: call.netns.clone(),
+        args: CniArgs::parse(&call.args)?,
+        previous: PrevResult::before(&conf)?,
+        conf,
+        caller,
+    })
+}
+
 /// A deletion that the plugin writes down where the agent does not look would never be done.
 fn same_spool(conf: &NetConf, config: &NetworkConfig) -> Result<(), CniError> {
     let own = config.spool();
@@ -214,9 +256,9 @@ fn same_spool(conf: &NetConf, config: &NetworkConfig) -> Result<(), CniError> {
 /// # Errors
 /// While the part is not running.
 pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> {
-    let running = slot.now().ok_or_else(|| {
-        CniError::try_again("the network part is not running; `fairlead status` says why")
-    })?;
+    let running = slot
+        .now()
+        .ok_or_else(|| CniError::try_again(&slot.obstacle().unwrap_or_default()))?;
     let network = &running.network;
     let value = match query {
         Query::Endpoints => serde_json::to_value(network.endpoint_rows()),
@@ -244,9 +286,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
 /// Adds what the network part knows to the agent's status.
 pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
     let Some(running) = slot.now() else {
-        status
-            .problems
-            .push("the network part is not running (yet)".to_owned());
+        status.problems.extend(slot.obstacle());
         return;
     };
     let network = &running.network;
@@ -304,15 +344,56 @@ mod tests {
         assert!(error.to_string().contains("--parts"), "{error}");
     }
 
-    #[test]
-    fn a_plugin_that_keeps_deletions_elsewhere_is_told_both_places() {
-        let conf = |spool: &str| {
-            let conf = serde_json::json!({
-                "cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "spool": spool
-            });
-            NetConf::parse(&conf).unwrap()
+    fn call(command: Command) -> CniCall {
+        CniCall {
+            command,
+            container_id: "c1".to_owned(),
+            ifname: "eth0".to_owned(),
+            netns: "/run/netns/c1".to_owned(),
+            args: String::new(),
+            path: String::new(),
+            config: Value::Null,
+            deadline_ms: 1,
+            expires_at_ms: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn status_tells_why_the_part_is_not_running() {
+        let told = async |slot: &NetworkSlot| {
+            let answer = cni(slot, call(Command::Status), None, Caller::patient()).await;
+            let error = answer.unwrap_err();
+            assert_eq!(error.code, 50);
+            error.to_string()
         };
-        let config = NetworkConfig {
+        assert!(told(&NetworkSlot::starting()).await.contains("starting"));
+        assert!(told(&NetworkSlot::absent()).await.contains("--parts"));
+        let (_stop, shutdown) = Shutdown::new();
+        let slot = NetworkSlot::starting();
+        let mut config = config();
+        config.state_dir = "/proc/nowhere".into();
+        let failure = run(config, slot.clone(), shutdown).await.unwrap_err();
+        let told = told(&slot).await;
+        assert!(told.contains(&failure) && told.contains("/proc"), "{told}");
+    }
+
+    #[test]
+    fn an_add_with_a_bad_prevresult_is_refused_before_anything_is_done() {
+        let conf = serde_json::json!({
+            "cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni",
+            "prevResult": {"cniVersion": "1.1.0", "ips": [{"address": "nonsense"}]}
+        });
+        let conf = NetConf::parse(&conf).unwrap();
+        let sandbox = OwnedFd::from(std::fs::File::open("/dev/null").unwrap());
+        let add = call(Command::Add);
+        let request = add_request(&add, conf, Some(sandbox), Caller::patient());
+        let error = request.unwrap_err();
+        assert_eq!(error.code, 7);
+        assert!(error.to_string().contains("prevResult.ips[0]"), "{error}");
+    }
+
+    fn config() -> NetworkConfig {
+        NetworkConfig {
             node_name: "n1".to_owned(),
             manifests: "/m".into(),
             state_dir: "/data/fairlead".into(),
@@ -322,7 +403,18 @@ mod tests {
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,
             ebpf_log_level: crate::config::EbpfLogLevel::Off,
+        }
+    }
+
+    #[test]
+    fn a_plugin_that_keeps_deletions_elsewhere_is_told_both_places() {
+        let conf = |spool: &str| {
+            let conf = serde_json::json!({
+                "cniVersion": "1.1.0", "name": "pods", "type": "fairlead-cni", "spool": spool
+            });
+            NetConf::parse(&conf).unwrap()
         };
+        let config = config();
         same_spool(&conf("/data/fairlead/spool"), &config).unwrap();
         let error = same_spool(&conf("/var/lib/fairlead/spool"), &config).unwrap_err();
         assert_eq!(error.code, 7);

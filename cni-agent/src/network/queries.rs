@@ -8,7 +8,7 @@ impl<K: Kernel> Network<K> {
     pub fn endpoint_rows(&self) -> Vec<EndpointRow> {
         let mut rows = self.book.list();
         rows.sort_by_key(|e| e.id);
-        rows
+        rows.into_iter().map(EndpointRow::from).collect()
     }
 
     /// Every node of the cluster, by name, with the uplink towards it.

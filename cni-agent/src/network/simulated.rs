@@ -44,7 +44,7 @@ impl Simulated {
         match state.fail_in.as_mut() {
             Some(0) => {
                 state.fail_in = None;
-                return Err(KernelError(format!("{name} refused")));
+                return Err(KernelError::Refused(format!("{name} refused")));
             }
             Some(left) => *left -= 1,
             None => {}

@@ -3,7 +3,7 @@
 use super::{Network, add::AddRequest, desired::Uplink, kernel::KernelError, simulated::Simulated};
 use crate::{
     clock::ManualClock,
-    cni::{args::CniArgs, caller::Caller, netconf::NetConf},
+    cni::{args::CniArgs, caller::Caller, netconf::NetConf, result::PrevResult},
     config::{EbpfLogLevel, NetworkConfig},
     datapath::XdpMode,
     model::{AttachmentId, Node},
@@ -90,6 +90,7 @@ fn request(name: &str) -> AddRequest {
         sandbox_path: format!("/run/netns/{name}"),
         conf: NetConf::parse(&conf).unwrap(),
         args: CniArgs::parse("").unwrap(),
+        previous: PrevResult::default(),
         caller: Caller::patient(),
     }
 }
@@ -180,7 +181,7 @@ async fn check_names_the_first_difference() {
     let bench = ready().await;
     let request = request("c1");
     let endpoint = bench.network.add(&request).await.unwrap();
-    let result = crate::cni::result::added(&endpoint, &request.conf).unwrap();
+    let result = crate::cni::result::added(&request.previous, &endpoint, &request.conf).unwrap();
     let previous = crate::cni::result::PrevResult::parse(&result, "1.1.0").unwrap();
     let check = || bench.network.check(&request.attachment, None, &previous);
     check().await.unwrap();
@@ -271,7 +272,7 @@ async fn the_kernel_is_told_of_the_other_node_and_of_what_is_inside() {
 async fn a_node_that_no_way_leads_to_keeps_no_pod_of_this_one_waiting() {
     let bench = bench(Simulated::default(), Store::in_memory().unwrap());
     bench.network.start().await.unwrap();
-    let refused = |what: &str| vec![KernelError(format!("{what} refused"))];
+    let refused = |what: &str| vec![KernelError::Refused(format!("{what} refused"))];
     bench.kernel.0.lock().unwrap().unapplied.own = refused("eth0");
     assert!(!bench.network.reconcile().await);
     let error = bench.network.add(&request("c1")).await.unwrap_err();

@@ -67,6 +67,8 @@ impl Runtime {
             folder: tempfile::tempdir().unwrap(),
             env: Vec::new(),
         };
+        // The agent's --state-dir.
+        std::fs::create_dir(runtime.folder.path().join("state")).unwrap();
         for (name, value) in [
             ("CNI_CONTAINERID", "c1"),
             ("CNI_NETNS", "/proc/self/ns/net"),
