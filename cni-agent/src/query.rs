@@ -74,13 +74,13 @@ pub struct Adoption {
     pub adopted: usize,
     /// Endpoints whose sandbox is gone, or that were never finished.
     pub freed: Vec<String>,
+    /// Of the adopted, those that the store had lost and the kernel still had.
+    #[serde(default)]
+    pub recovered: usize,
     /// Links of ours that no endpoint owned.
     pub orphan_links: usize,
     /// Deletions that were asked for while the agent was down.
     pub replayed_deletions: usize,
-    /// Endpoints that could be neither adopted nor freed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub problems: Vec<String>,
 }
 
 /// Packets of one path.

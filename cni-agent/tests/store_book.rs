@@ -35,6 +35,7 @@ fn endpoint(reservation: &Reservation) -> Endpoint {
         mtu: 1500,
         sandbox: "/run/netns/x".to_owned(),
         created_at: 0,
+        wired: false,
     }
 }
 
@@ -130,8 +131,67 @@ async fn an_endpoint_that_was_not_reserved_so_is_refused() {
         ..endpoint(&reservation)
     };
     let error = book.commit_endpoint(reservation, other).await.unwrap_err();
-    assert!(matches!(error, StoreError::Refused(_)));
+    assert!(matches!(error.error, StoreError::Refused(_)));
+    assert_eq!(used(&book), [1, 1], "the kernel may use them yet");
+    drop(error);
     assert_eq!(used(&book), [0, 0]);
+}
+
+#[tokio::test]
+async fn what_a_failed_add_holds_is_given_to_nobody_until_it_is_removed() {
+    let (book, _) = in_memory();
+    let reservation = book.reserve(&id(1), &[]).unwrap();
+    let held = endpoint(&reservation);
+    let other = Endpoint {
+        id: 9,
+        ..held.clone()
+    };
+    let failed = book.commit_endpoint(reservation, other).await.unwrap_err();
+    book.hold(failed, held.clone());
+    assert_eq!(used(&book), [1, 1]);
+    assert_eq!((book.held(&id(1)), book.get(&id(1))), (Some(held), None));
+    assert!(matches!(
+        book.reserve(&id(1), &[]),
+        Err(IpamError::AlreadyHeld(_))
+    ));
+    assert_eq!(book.remove(&id(1)).await.unwrap(), None);
+    assert_eq!((used(&book), book.all_held()), (vec![0, 0], vec![]));
+    book.reserve(&id(1), &[]).unwrap();
+}
+
+#[tokio::test]
+async fn a_finished_add_is_known_after_a_restart_and_never_brings_a_removed_one_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let clock = Arc::new(ManualClock::new(1000));
+    let book = open(Store::open(&path).unwrap(), &clock);
+    for n in [1, 2] {
+        assert!(!add(&book, n).await.unwrap().wired);
+        assert!(book.mark_wired(&id(n)).unwrap().wired);
+    }
+    book.remove(&id(2)).await.unwrap();
+    assert_eq!(book.mark_wired(&id(2)), None);
+    book.flush().await.unwrap();
+    drop(book);
+    let book = open(Store::open(&path).unwrap(), &clock);
+    let wired: Vec<_> = book.list().iter().map(|e| (e.id, e.wired)).collect();
+    assert_eq!(wired, [(1, true)]);
+}
+
+#[tokio::test]
+async fn an_adopted_endpoint_keeps_its_number_and_addresses() {
+    let clock = Arc::new(ManualClock::new(1000));
+    let book = Book::open(Store::in_memory().unwrap(), clock).unwrap();
+    assert!(book.is_new());
+    let (other, _) = in_memory();
+    let lost = add(&other, 7).await.unwrap();
+    book.adopt(lost.clone()).await.unwrap();
+    assert!(!book.is_new());
+    book.set_prefixes(&["10.0.0.0/29".parse().unwrap(), "fd00::/64".parse().unwrap()])
+        .unwrap();
+    assert_eq!(book.list(), std::slice::from_ref(&lost));
+    let next = add(&book, 1).await.unwrap();
+    assert!(next.id != lost.id && next.addresses != lost.addresses);
 }
 
 /// The caller's deadline passes while the write is under way: polled once, then dropped, whether the

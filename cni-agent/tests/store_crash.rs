@@ -95,6 +95,7 @@ fn endpoint(
         mtu: 1500,
         sandbox: "/run/netns/x".to_owned(),
         created_at: 0,
+        wired: false,
     }
 }
 

@@ -31,6 +31,7 @@ async fn filled(path: &Path, endpoints: u32) {
             mtu: 1500,
             sandbox: "/run/netns/x".to_owned(),
             created_at: 0,
+            wired: false,
         };
         book.commit_endpoint(reservation, endpoint).await.unwrap();
     }

@@ -19,6 +19,7 @@ fn endpoint(addresses: Addresses) -> Endpoint {
         mtu: 1450,
         sandbox: "/run/netns/pod-1".to_owned(),
         created_at: 0,
+        wired: false,
     }
 }
 

@@ -198,6 +198,7 @@ mod tests {
             mtu: 1500,
             sandbox: String::new(),
             created_at: 0,
+            wired: false,
         }
     }
 

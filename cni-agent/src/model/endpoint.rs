@@ -114,4 +114,8 @@ pub struct Endpoint {
     pub sandbox: String,
     /// Unix time in seconds.
     pub created_at: u64,
+    /// Whether ADD was finished: a link that is down then was set so by somebody, and its pod lives.
+    /// Written along with a later commit; a link that is up tells the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub wired: bool,
 }

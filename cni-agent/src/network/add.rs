@@ -1,5 +1,6 @@
 //! ADD: wires an interface of a sandbox. The link comes up only after its programs and entries are
-//! in place and the addresses are durable; a step that fails undoes the ones before it.
+//! in place; the addresses become durable beside that, and the reply waits for both. A step that
+//! fails undoes the ones before it.
 
 use super::{Network, desired::Desired, kernel::Kernel, spool};
 use crate::{
@@ -50,6 +51,8 @@ impl<K: Kernel> Network<K> {
             }
             // The same container id with another sandbox, or damaged by hand: made anew.
             self.remove_endpoint(&endpoint).await?;
+        } else if let Some(held) = self.book.held(id) {
+            self.remove_endpoint(&held).await?;
         }
         let wanted: Vec<IpAddr> = wanted_addresses(request);
         let reservation = self
@@ -58,18 +61,23 @@ impl<K: Kernel> Network<K> {
             .map_err(|e| CniError::from(&e))?;
         let endpoint = self.plan(request, &desired, &reservation);
 
-        // Durable and wired at the same time; the reply waits for both.
+        // Durable and wired at the same time; the reply waits for both. A pod whose row is lost in
+        // between is undone by the start, which finds its link without a row.
         let (stored, wired) = tokio::join!(
             self.book.commit_endpoint(reservation, endpoint.clone()),
             self.wire(&endpoint, &request.sandbox)
         );
-        let failure = match (stored, wired) {
-            (Ok(()), Ok(())) => return Ok(endpoint),
-            (Err(e), _) => CniError::from(&e),
-            (_, Err(e)) => e,
+        let (failure, uncommitted) = match (stored, wired) {
+            (Ok(()), Ok(())) => return Ok(self.book.mark_wired(id).unwrap_or(endpoint)),
+            (Err(e), _) => (CniError::from(&e.error), Some(e)),
+            (Ok(()), Err(e)) => (e, None),
         };
+        // The addresses are free only once the kernel doesn't use them any more.
         if let Err(undo) = self.remove_endpoint(&endpoint).await {
-            tracing::warn!(attachment = %id, error = %undo, "undo of a failed ADD is left to the next start or DEL");
+            tracing::warn!(attachment = %id, error = %undo, "undo of a failed ADD is tried again");
+            if let Some(uncommitted) = uncommitted {
+                self.book.hold(uncommitted, endpoint);
+            }
         }
         Err(failure)
     }
@@ -101,6 +109,7 @@ impl<K: Kernel> Network<K> {
             mtu: request.conf.mtu.unwrap_or(desired.pod_mtu),
             sandbox: request.sandbox_path.clone(),
             created_at: self.clock.unix_secs(),
+            wired: false,
             attachment,
         }
     }

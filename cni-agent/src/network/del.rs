@@ -19,25 +19,25 @@ impl<K: Kernel> Network<K> {
 
     /// As [`Network::del`], for a caller that holds the attachment's lock.
     pub(super) async fn del_alone(&self, attachment: &AttachmentId) -> Result<(), CniError> {
-        let endpoint = match self.book.get(attachment) {
-            Some(endpoint) => endpoint,
-            // An ADD that failed half-way may have left a link.
-            None => leftover(attachment),
-        };
+        let known = self.book.get(attachment);
+        let known = known.or_else(|| self.book.held(attachment));
+        // An ADD that was cut short may have left a link.
+        let endpoint = known.unwrap_or_else(|| leftover(attachment));
         self.remove_endpoint(&endpoint).await
     }
 
     /// Kernel first, so that no packet uses an address that is free; then the store. What the kernel
-    /// refused keeps its addresses, and is tried again by the next DEL, GC or start.
+    /// refused keeps its addresses, and is tried again by the next DEL, GC or look.
     pub(super) async fn remove_endpoint(&self, endpoint: &Endpoint) -> Result<(), CniError> {
         self.kernel
             .remove(endpoint)
             .await
-            .map_err(|e| CniError::kernel(&e))?;
+            .map_err(|e| CniError::from(&e))?;
         self.book
             .remove(&endpoint.attachment)
             .await
             .map_err(|e| CniError::from(&e))?;
+        self.change_view(|view| drop(view.troubled.remove(&endpoint.attachment)));
         Ok(())
     }
 }
@@ -56,5 +56,6 @@ fn leftover(attachment: &AttachmentId) -> Endpoint {
         mtu: 0,
         sandbox: String::new(),
         created_at: 0,
+        wired: false,
     }
 }

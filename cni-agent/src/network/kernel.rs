@@ -97,10 +97,20 @@ pub trait Kernel: Send + Sync + 'static {
     /// The links of ours that the kernel has, whatever the store says.
     fn links(&self) -> impl Future<Output = Result<Vec<HostLink>, KernelError>> + Send;
 
+    /// Of these links, all up, what the map entries tell of each as an endpoint. What only the store
+    /// knows (network, pod, sandbox) is empty.
+    fn recover(
+        &self,
+        links: &[HostLink],
+    ) -> impl Future<Output = Result<Vec<Endpoint>, KernelError>> + Send;
+
     /// Removes a link that no endpoint owns, and entries and pins that no endpoint of `living`
-    /// owns. Returns how many links were removed.
-    fn sweep(&self, living: &[Endpoint])
-    -> impl Future<Output = Result<usize, KernelError>> + Send;
+    /// owns. Links named by `spared` keep everything. Returns how many links were removed.
+    fn sweep(
+        &self,
+        living: &[Endpoint],
+        spared: &[String],
+    ) -> impl Future<Output = Result<usize, KernelError>> + Send;
 
     /// What differs from the endpoint as it should be; the first difference comes first. Without a
     /// sandbox only the host's side is compared.

@@ -7,10 +7,10 @@ use super::{
 use crate::{
     config::NetworkConfig,
     datapath::{
-        Datapath, DatapathConfig, DropRow as CountedDrop, NodeRoute as MapRoute, Via, XdpMode,
-        endpoint_rows,
+        AddressRow, Datapath, DatapathConfig, DropRow as CountedDrop, NodeRoute as MapRoute, Via,
+        XdpMode, endpoint_rows,
     },
-    model::Endpoint,
+    model::{Addresses, AttachmentId, Endpoint, Mac},
     netlink::{
         NetlinkError,
         link::{self, LinkIds, LinkPlan, OwnLink},
@@ -297,8 +297,21 @@ impl Kernel for Linux {
             .collect())
     }
 
-    async fn sweep(&self, living: &[Endpoint]) -> Result<usize, KernelError> {
-        let lives = |name: &str| living.iter().any(|e| e.host_ifname == name);
+    async fn recover(&self, links: &[HostLink]) -> Result<Vec<Endpoint>, KernelError> {
+        let datapath = self.datapath.clone();
+        let rows = blocking(move || datapath.addresses()).await?;
+        let found = link::list_host_links().await.map_err(fault)?;
+        let found = found
+            .iter()
+            .filter(|found| links.iter().any(|link| link.name == found.name));
+        let endpoints = found.filter_map(|link| recovered(link, &rows));
+        Ok(endpoints.collect())
+    }
+
+    async fn sweep(&self, living: &[Endpoint], spared: &[String]) -> Result<usize, KernelError> {
+        let lives = |name: &str| {
+            living.iter().any(|e| e.host_ifname == name) || spared.iter().any(|n| n == name)
+        };
         let orphans: Vec<OwnLink> = self
             .links()
             .await?
@@ -311,8 +324,10 @@ impl Kernel for Linux {
             .collect();
         let swept = link::mark_dying(&orphans).await.map_err(fault)?;
         let (datapath, living) = (self.datapath.clone(), living.to_vec());
+        let spared = spared.to_vec();
         blocking(move || {
-            let names: Vec<&str> = living.iter().map(|e| e.host_ifname.as_str()).collect();
+            let names = living.iter().map(|e| e.host_ifname.as_str());
+            let names: Vec<&str> = names.chain(spared.iter().map(String::as_str)).collect();
             datapath.retain_endpoint_rows(&living.iter().map(|e| e.id).collect())?;
             datapath.retain_endpoints(&names).map(|_| ())
         })
@@ -506,6 +521,43 @@ fn plan(endpoint: &Endpoint) -> LinkPlan {
         addresses: endpoint.addresses,
         mtu: endpoint.mtu,
     }
+}
+
+/// An endpoint from its link and its rows alone; none if they don't fit together.
+fn recovered(link: &link::HostLink, rows: &[(IpAddr, AddressRow)]) -> Option<Endpoint> {
+    let (container_id, ifname) = link
+        .alias
+        .strip_prefix(link::ALIAS_PREFIX)?
+        .rsplit_once('/')?;
+    let attachment = AttachmentId::new(container_id, ifname).ok()?;
+    if link::host_ifname(&attachment) != link.name {
+        return None;
+    }
+    let own = rows.iter().filter(|(_, row)| row.ifindex == link.ifindex);
+    let mut addresses = Addresses::default();
+    let mut row = None;
+    for (address, of_address) in own {
+        match address {
+            IpAddr::V4(address) => addresses.v4 = Some(*address),
+            IpAddr::V6(address) => addresses.v6 = Some(*address),
+        }
+        row = Some(of_address);
+    }
+    let row = row?;
+    Some(Endpoint {
+        attachment,
+        id: row.id,
+        network: String::new(),
+        pod: None,
+        addresses,
+        mac: Mac(row.mac),
+        host_mac: Mac(row.host_mac),
+        host_ifname: link.name.clone(),
+        mtu: link.mtu,
+        sandbox: String::new(),
+        created_at: 0,
+        wired: true,
+    })
 }
 
 /// What of an endpoint is not in the maps as it should be, and which program is not attached.

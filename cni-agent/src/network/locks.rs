@@ -34,6 +34,24 @@ impl AttachmentLocks {
     }
 }
 
+impl AttachmentLocks {
+    /// Takes the lock if no other operation on `id` runs or waits.
+    pub(super) fn try_lock(&self, id: &AttachmentId) -> Option<AttachmentGuard> {
+        let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if locks.contains_key(id) {
+            return None;
+        }
+        let lock = Arc::new(AsyncMutex::new(()));
+        let held = lock.clone().try_lock_owned().ok();
+        locks.insert(id.clone(), lock);
+        Some(AttachmentGuard {
+            id: id.clone(),
+            held,
+            locks: self.0.clone(),
+        })
+    }
+}
+
 impl Drop for AttachmentGuard {
     fn drop(&mut self) {
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -66,9 +84,13 @@ mod tests {
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
+        assert!(locks.try_lock(&id).is_none(), "it is busy");
         drop(first);
         waiting.await.unwrap();
         drop(other);
+        let third = locks.try_lock(&id).unwrap();
+        assert!(locks.try_lock(&id).is_none());
+        drop(third);
         assert!(locks.0.lock().unwrap().is_empty());
     }
 }

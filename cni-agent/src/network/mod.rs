@@ -1,7 +1,8 @@
 //! The network part: endpoints, addresses, routes and programs of this node.
 //!
 //! [`Network`] holds what the operations share; each operation has a file: [`add`], [`del`],
-//! [`check`], [`gc`], [`start`] (read back and adopt) and [`reconcile`] (desired state → kernel).
+//! [`check`], [`gc`], [`start`] (read back and adopt), `upkeep` (what no event tells) and
+//! [`reconcile`] (desired state → kernel).
 //! The kernel, the disk, the clock and the source of desired state are reached only through narrow
 //! rims, so that a simulation can stand in for each.
 
@@ -22,12 +23,19 @@ pub mod spool;
 pub mod start;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 
-use crate::{clock::Clock, config::NetworkConfig, query::Adoption, state::Cluster, store::Book};
+use crate::{
+    clock::Clock, config::NetworkConfig, model::AttachmentId, query::Adoption, state::Cluster,
+    store::Book,
+};
 use desired::Desired;
 use kernel::Kernel;
 use locks::AttachmentLocks;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tokio::sync::watch;
 
 /// What the network part's operations share.
@@ -49,10 +57,25 @@ pub struct View {
     pub desired: Option<Arc<Desired>>,
     /// Why the node can't serve, or what is not as it should be, each with its remedy.
     pub problems: Vec<String>,
+    /// What the kernel doesn't hold of what pods of this node need, after the last pass.
+    pub unserved: Vec<String>,
     /// What the start found.
     pub adoption: Option<Adoption>,
+    /// Endpoints that are not as they should be, as of the last look at them.
+    pub troubled: BTreeMap<AttachmentId, Trouble>,
+    /// Links of pods that no endpoint is known for, and that go on as they are.
+    pub strangers: BTreeMap<String, String>,
     /// Spooled deletions that could not be done yet.
     pub kept_deletions: Vec<String>,
+}
+
+/// What is wrong with an endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trouble {
+    /// What, with the remedy.
+    pub text: String,
+    /// It was not given its programs anew.
+    pub unenforced: bool,
 }
 
 impl<K: Kernel> Network<K> {

@@ -144,7 +144,8 @@ async fn run_until(
         () = network.reconcile_forever(shutdown.clone()) => Ok(()),
         () = network.replay_forever(&spool_folder, shutdown.clone()) => Ok(()),
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
-    }
+    }?;
+    network.book.flush().await.map_err(|e| e.to_string())
 }
 
 /// Says that the part does not run, also when it panicked.
@@ -211,8 +212,8 @@ pub async fn cni(
             }
             Ok(Value::Null)
         }
-        Command::Status => match network.obstacle() {
-            Some(reason) => Err(CniError::not_available(&reason)),
+        Command::Status => match network.obstacle().await {
+            Some(error) => Err(error),
             None => Ok(Value::Null),
         },
     }
@@ -296,11 +297,18 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
         .problems
         .extend(running.source.problems().iter().map(ToString::to_string));
     status.problems.extend(view.kept_deletions);
-    let adoption = view.adoption.iter();
+    let troubled = view.troubled.into_values().map(|trouble| trouble.text);
+    status.problems.extend(troubled);
+    status.problems.extend(view.strangers.into_values());
+    let (obstacle, exhausted) = (network.obstacle().await, network.exhausted());
+    // The passes have told the others already.
+    let of_the_store = obstacle
+        .iter()
+        .filter(|_| view.unserved.is_empty() && view.desired.is_some());
     status
         .problems
-        .extend(adoption.flat_map(|adoption| adoption.problems.iter().cloned()));
-    status.problems.extend(network.obstacle());
+        .extend(of_the_store.map(ToString::to_string));
+    status.problems.extend(exhausted.clone());
     status.adoption = view.adoption;
     status.endpoints = network.book.list().len();
     status.nodes = network.cluster.borrow().nodes.len();
@@ -309,7 +317,7 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
         Err(error) => status.problems.push(error.to_string()),
     }
     if let Some(desired) = view.desired {
-        status.ready = network.obstacle().is_none();
+        status.ready = obstacle.is_none() && exhausted.is_none();
         status.pod_cidrs.clone_from(&desired.local);
         status.pod_mtu = desired.pod_mtu;
         let uplinks = desired.uplinks.iter();

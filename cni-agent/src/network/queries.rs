@@ -1,7 +1,10 @@
 //! Answers to what people ask about the network.
 
 use super::{Network, desired::own_node, kernel::Kernel};
-use crate::query::{EndpointRow, IpamRow, NodeRow};
+use crate::{
+    cni::CniError,
+    query::{EndpointRow, IpamRow, NodeRow},
+};
 
 impl<K: Kernel> Network<K> {
     /// Every endpoint, by number.
@@ -35,11 +38,24 @@ impl<K: Kernel> Network<K> {
         rows.collect()
     }
 
-    /// What keeps ADD from succeeding now, with the remedy; none when it would.
-    pub fn obstacle(&self) -> Option<String> {
+    /// What keeps the node from serving, with the remedy, as STATUS tells it; none when it serves. That
+    /// its addresses are in use is no fault of the node, and not told here: see [`Self::exhausted`].
+    pub async fn obstacle(&self) -> Option<CniError> {
+        let unserved = self.view().unserved;
         if let Err(error) = self.serving() {
-            return Some(error.to_string());
+            return Some(CniError::not_available(&error.to_string()));
         }
+        if let Some(first) = unserved.first() {
+            let reason = format!("programs, maps or masquerade are not as they should be: {first}");
+            return Some(CniError::limited(&reason));
+        }
+        let writable = self.book.writable().await;
+        let error = writable.err()?;
+        Some(CniError::not_available(&error.to_string()))
+    }
+
+    /// That no address is left for another pod, with the remedy; none while there are some.
+    pub fn exhausted(&self) -> Option<String> {
         let rows = self.ipam_rows();
         let full = rows.iter().find(|pool| pool.used == pool.total)?;
         Some(format!(

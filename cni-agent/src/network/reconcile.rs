@@ -8,14 +8,14 @@ use super::{
 };
 use crate::parts::Shutdown;
 use std::{sync::Arc, time::Duration};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 /// Pause before a failed write is tried again; doubled at each failure in a row.
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 /// Longest pause.
 const LAST_RETRY: Duration = Duration::from_secs(15);
-/// How often a pass runs without any news: what others removed (`nft flush ruleset`, `ip route flush`)
-/// comes back.
+/// How often a pass runs without any news, and endpoints are looked at: what others removed (`nft flush
+/// ruleset`, `ip route flush`) comes back, what ended is freed.
 const LOOK: Duration = Duration::from_secs(30);
 
 impl<K: Kernel> Network<K> {
@@ -23,14 +23,21 @@ impl<K: Kernel> Network<K> {
     pub async fn reconcile_forever(&self, mut shutdown: Shutdown) {
         let mut cluster = self.cluster.clone();
         let mut retry = FIRST_RETRY;
+        let mut next_look = Instant::now();
         loop {
             cluster.mark_unchanged();
             let whole = self.reconcile().await;
+            // By the clock, so that a node with news all the time is looked at, too.
+            if next_look <= Instant::now() {
+                self.look_after_endpoints().await;
+                next_look = Instant::now() + LOOK;
+            }
             tokio::select! {
                 // A closed channel ends with the source, that is with this part.
                 changed = cluster.changed() => if changed.is_err() { return },
                 () = self.kernel.changed() => {}
-                () = sleep(if whole { LOOK } else { retry }) => {}
+                () = sleep_until(next_look) => {}
+                () = sleep(retry), if !whole => {}
                 () = shutdown.requested() => return,
             }
             retry = if whole {
@@ -69,7 +76,8 @@ impl<K: Kernel> Network<K> {
             Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
         };
         match compiled.await {
-            // Not serving (yet, or for now): what the kernel holds stays as it is.
+            // What the kernel holds stays as it is, and so does what is known of it: a node that served
+            // goes on serving by that.
             Err(problems) => {
                 self.change_view(|view| view.problems = problems);
                 false
@@ -83,6 +91,7 @@ impl<K: Kernel> Network<K> {
                 let unmended = self.kernel.mend(&self.book.list()).await;
                 let whole = unapplied.is_empty() && unmended.is_empty();
                 let serves = unapplied.own.is_empty();
+                let unserved = unapplied.own.iter().map(ToString::to_string).collect();
                 let failures = [unapplied.own, unapplied.remote, unmended].concat();
                 problems.extend(failures.iter().map(ToString::to_string));
                 let desired = Arc::new(desired);
@@ -95,6 +104,7 @@ impl<K: Kernel> Network<K> {
                         view.desired = Some(desired);
                     }
                     view.problems = problems;
+                    view.unserved = unserved;
                 });
                 whole
             }

@@ -110,10 +110,27 @@ impl Kernel for Simulated {
         self.call("links", |state| state.links.values().cloned().collect())
     }
 
-    async fn sweep(&self, living: &[Endpoint]) -> Result<usize, KernelError> {
+    async fn recover(&self, links: &[HostLink]) -> Result<Vec<Endpoint>, KernelError> {
+        self.call("recover", |state| {
+            let known = |link: &HostLink| state.enforced.get(&link.name).cloned();
+            let found = links.iter().filter_map(known);
+            let bare = found.map(|endpoint| Endpoint {
+                network: String::new(),
+                pod: None,
+                sandbox: String::new(),
+                wired: true,
+                ..endpoint
+            });
+            bare.collect()
+        })
+    }
+
+    async fn sweep(&self, living: &[Endpoint], spared: &[String]) -> Result<usize, KernelError> {
         self.call("sweep", |state| {
             let before = state.links.len();
-            let lives = |name: &str| living.iter().any(|e| e.host_ifname == name);
+            let lives = |name: &str| {
+                living.iter().any(|e| e.host_ifname == name) || spared.iter().any(|n| n == name)
+            };
             state.links.retain(|name, _| lives(name));
             state.enforced.retain(|name, _| lives(name));
             before - state.links.len()
@@ -130,7 +147,12 @@ impl Kernel for Simulated {
             if !state.links.get(&endpoint.host_ifname).is_some_and(|l| l.up) {
                 differences.push(format!("link {} is missing or down", endpoint.host_ifname));
             }
-            if state.enforced.get(&endpoint.host_ifname) != Some(endpoint) {
+            // Whether its ADD was finished is nothing that the kernel knows.
+            let rows = |e: &Endpoint| Endpoint {
+                wired: false,
+                ..e.clone()
+            };
+            if state.enforced.get(&endpoint.host_ifname).map(rows) != Some(rows(endpoint)) {
                 differences.push(format!("map entries of {} differ", endpoint.host_ifname));
             }
             differences

@@ -8,7 +8,7 @@ use crate::{
     datapath::XdpMode,
     model::{AttachmentId, Node},
     state::Cluster,
-    store::{Book, Store},
+    store::{Book, FaultyDisk, Store},
 };
 use serde_json::json;
 use std::{os::fd::OwnedFd, path::PathBuf, sync::Arc};
@@ -223,6 +223,7 @@ async fn a_restart_adopts_the_living_and_frees_the_dead() {
         state.links.remove(&dead.host_ifname);
         let mut orphan = state.links[&alive.host_ifname].clone();
         orphan.name = "fl00000000ffff".to_owned();
+        orphan.up = false;
         state.links.insert(orphan.name.clone(), orphan);
     }
     let bench = bench(kernel.clone(), Store::open(&path).unwrap());
@@ -315,12 +316,198 @@ async fn one_endpoint_that_can_t_be_enforced_does_not_stop_the_start() {
     kernel.0.lock().unwrap().fail_in = Some(1);
     let adoption = bench.network.start().await.unwrap();
     assert_eq!((adoption.adopted, adoption.freed.len()), (1, 0));
+    let troubles = || troubles(&bench);
     assert!(
-        adoption.problems[0].contains("enforce refused"),
-        "{adoption:?}"
+        troubles()[0].contains("enforce refused"),
+        "{:?}",
+        troubles()
     );
     assert_eq!(bench.network.book.list().len(), 2, "the pod lives");
     assert_eq!(kernel.0.lock().unwrap().links.len(), 2);
+
+    // Tried again at each look, and no trouble any more once it works.
+    kernel.0.lock().unwrap().fail_in = Some(1);
+    bench.network.look_after_endpoints().await;
+    assert!(
+        troubles()[0].contains("enforce refused"),
+        "{:?}",
+        troubles()
+    );
+    bench.network.look_after_endpoints().await;
+    assert_eq!(troubles(), [""; 0]);
+}
+
+fn troubles(bench: &Bench) -> Vec<String> {
+    let troubled = bench.network.view().troubled;
+    troubled.into_values().map(|trouble| trouble.text).collect()
+}
+
+#[tokio::test]
+async fn an_endpoint_whose_sandbox_ended_without_a_del_is_freed_at_the_next_look() {
+    let bench = ready().await;
+    for name in ["ended", "alive", "busy"] {
+        bench.network.add(&request(name)).await.unwrap();
+    }
+    let ended = |name: &str| bench.network.book.get(&id(name)).unwrap().host_ifname;
+    for name in ["ended", "busy"] {
+        let link = ended(name);
+        bench.kernel.0.lock().unwrap().links.remove(&link);
+    }
+    // Whatever goes on there will see to it.
+    let busy = bench.network.locks.lock(&id("busy")).await;
+    assert_eq!(bench.network.look_after_endpoints().await, 1);
+    assert_eq!(bench.network.book.get(&id("ended")), None);
+    assert_eq!(bench.network.ipam_rows()[0].used, 2);
+    drop(busy);
+    // One that can't be freed now is told, and freed later: links, links, remove.
+    bench.kernel.0.lock().unwrap().fail_in = Some(2);
+    assert_eq!(bench.network.look_after_endpoints().await, 0);
+    assert!(troubles(&bench)[0].contains("remove refused"));
+    assert_eq!(bench.network.look_after_endpoints().await, 1);
+    assert_eq!(troubles(&bench), [""; 0]);
+    let list = bench.network.book.list();
+    assert_eq!(list.len(), 1);
+    assert_eq!(list[0].attachment, id("alive"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_node_with_news_all_the_time_is_looked_at_too() {
+    let bench = ready().await;
+    let endpoint = bench.network.add(&request("c1")).await.unwrap();
+    let (stop, shutdown) = crate::parts::Shutdown::new();
+    let news = async {
+        for n in 0..40_u64 {
+            if n == 1 {
+                let mut state = bench.kernel.0.lock().unwrap();
+                state.links.remove(&endpoint.host_ifname);
+            }
+            tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+            let mut cluster = cluster();
+            cluster.revision = n + 2;
+            bench._cluster.send_replace(Arc::new(cluster));
+        }
+        stop.send_replace(true);
+    };
+    tokio::join!(bench.network.reconcile_forever(shutdown), news);
+    assert!(bench.network.book.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_pod_whose_link_was_set_down_by_hand_outlives_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("state.redb");
+    let kernel = Simulated::default();
+    let endpoint = {
+        let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+        bench.network.start().await.unwrap();
+        bench.network.reconcile().await;
+        let endpoint = bench.network.add(&request("c1")).await.unwrap();
+        bench.network.book.flush().await.unwrap();
+        endpoint
+    };
+    let set = |up: bool| {
+        let mut state = kernel.0.lock().unwrap();
+        state.links.get_mut(&endpoint.host_ifname).unwrap().up = up;
+    };
+    set(false);
+    let bench = bench(kernel.clone(), Store::open(&path).unwrap());
+    let adoption = bench.network.start().await.unwrap();
+    assert_eq!((adoption.adopted, adoption.freed.len()), (1, 0));
+    assert_eq!(bench.network.book.list(), std::slice::from_ref(&endpoint));
+    bench.network.look_after_endpoints().await;
+    let told = troubles(&bench);
+    assert!(told[0].contains("was set down"), "{told:?}");
+    set(true);
+    bench.network.look_after_endpoints().await;
+    assert_eq!(troubles(&bench), [""; 0]);
+}
+
+#[tokio::test]
+async fn a_lost_store_takes_no_living_pod_with_it() {
+    let kernel = Simulated::default();
+    let lost = {
+        let bench = bench(kernel.clone(), Store::in_memory().unwrap());
+        bench.network.start().await.unwrap();
+        bench.network.reconcile().await;
+        bench.network.add(&request("c1")).await.unwrap()
+    };
+    {
+        // A link that the maps don't know either, and an ADD that was cut short.
+        let mut state = kernel.0.lock().unwrap();
+        for (name, up) in [("fl000000000001", true), ("fl000000000002", false)] {
+            let mut link = state.links[&lost.host_ifname].clone();
+            (link.name, link.up) = (name.to_owned(), up);
+            state.links.insert(link.name.clone(), link);
+        }
+    }
+    let bench = bench(kernel.clone(), Store::in_memory().unwrap());
+    let adoption = bench.network.start().await.unwrap();
+    assert_eq!((adoption.recovered, adoption.adopted), (1, 1));
+    assert_eq!(adoption.orphan_links, 1);
+    assert!(bench.network.reconcile().await);
+    let list = bench.network.book.list();
+    let kept = |e: &crate::model::Endpoint| (e.attachment.clone(), e.id, e.addresses, e.mac);
+    assert_eq!(list.iter().map(kept).collect::<Vec<_>>(), [kept(&lost)]);
+    let strangers = bench.network.view().strangers;
+    assert_eq!(strangers.len(), 1);
+    assert!(strangers["fl000000000001"].contains("ip link del"));
+    // Nobody gets its address, and DEL knows it.
+    let other = bench.network.add(&request("c2")).await.unwrap();
+    assert_ne!(other.addresses, lost.addresses);
+    bench.network.del(&id("c1")).await.unwrap();
+    kernel.0.lock().unwrap().links.remove("fl000000000001");
+    bench.network.look_after_endpoints().await;
+    assert!(bench.network.view().strangers.is_empty());
+}
+
+#[tokio::test]
+async fn an_address_that_the_kernel_may_still_use_is_given_to_nobody() {
+    let disk = FaultyDisk::default();
+    let bench = bench(Simulated::default(), disk.store());
+    bench.network.start().await.unwrap();
+    bench.network.reconcile().await;
+    disk.set_full(true);
+    // create, enforce and bring_up succeed, the store doesn't, and the undo is refused.
+    bench.kernel.0.lock().unwrap().fail_in = Some(3);
+    let error = bench.network.add(&request("c1")).await.unwrap_err();
+    assert_eq!(error.code, 5, "{error}");
+    assert_eq!(bench.kernel.0.lock().unwrap().links.len(), 1);
+    assert_eq!(bench.network.ipam_rows()[0].used, 1);
+    let obstacle = bench.network.obstacle().await.unwrap();
+    assert_eq!(obstacle.code, 50, "{obstacle}");
+
+    disk.set_full(false);
+    assert_eq!(bench.network.obstacle().await, None);
+    bench.network.look_after_endpoints().await;
+    assert!(bench.kernel.0.lock().unwrap().links.is_empty());
+    assert_eq!(bench.network.ipam_rows()[0].used, 0);
+    // Without a refusal nothing is held at all.
+    disk.set_full(true);
+    bench.network.add(&request("c1")).await.unwrap_err();
+    assert_eq!(bench.network.ipam_rows()[0].used, 0);
+}
+
+#[tokio::test]
+async fn status_tells_what_is_wrong_with_the_node_and_not_that_it_is_full() {
+    let bench = ready().await;
+    for n in 0..6 {
+        bench.network.add(&request(&format!("c{n}"))).await.unwrap();
+    }
+    assert!(bench.network.exhausted().unwrap().contains("all 6"));
+    assert_eq!(bench.network.obstacle().await, None);
+    let refused = |what: &str| vec![KernelError::Refused(format!("{what} refused"))];
+    // Ways to other nodes are no reason to take no pods.
+    bench.kernel.0.lock().unwrap().unapplied.remote = refused("100.11.2.0/29");
+    bench.network.reconcile().await;
+    assert_eq!(bench.network.obstacle().await, None);
+    bench.kernel.0.lock().unwrap().unapplied.own = refused("from_uplink on eth0");
+    bench.network.reconcile().await;
+    let obstacle = bench.network.obstacle().await.unwrap();
+    assert_eq!(obstacle.code, 51);
+    assert!(obstacle.to_string().contains("from_uplink on eth0"));
+    bench.kernel.0.lock().unwrap().unapplied.own.clear();
+    bench.network.reconcile().await;
+    assert_eq!(bench.network.obstacle().await, None);
 }
 
 #[tokio::test]

@@ -51,6 +51,11 @@ struct State {
     ids: HashSet<u32>,
     next_id: u32,
     next_sequence: u64,
+    /// Of ADDs that failed, what the kernel may still use: nobody else gets it until `remove`.
+    held: BTreeMap<AttachmentId, Endpoint>,
+    /// Finished ADDs that the disk doesn't know of yet; written along with the next commit, or by
+    /// `flush`.
+    wired: Vec<(AttachmentId, u32)>,
     /// Rows of addresses no longer remembered as released; dropped along with the next commit. If
     /// that fails they are found again at the next start.
     forgotten: Vec<IpAddr>,
@@ -66,6 +71,16 @@ pub struct Reservation {
     addresses: Addresses,
     cooling: Vec<IpAddr>,
     committed: bool,
+}
+
+/// A commit that failed. The reservation is given back when this is dropped, or kept by
+/// [`Book::hold`].
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Uncommitted {
+    pub error: StoreError,
+    /// None if the store was closed meanwhile.
+    reservation: Option<Reservation>,
 }
 
 impl Book {
@@ -99,6 +114,8 @@ impl Book {
             reservations: HashMap::new(),
             next_id: loaded.next_endpoint_id.max(1),
             next_sequence: last.map_or(1, |last| last + 1),
+            held: BTreeMap::new(),
+            wired: Vec::new(),
             forgotten: Vec::new(),
         };
         Self {
@@ -142,7 +159,10 @@ impl Book {
     ) -> Result<Reservation, IpamError> {
         let now = self.shared.clock.unix_secs();
         let mut state = self.shared.lock();
-        if state.endpoints.contains_key(attachment) || state.reservations.contains_key(attachment) {
+        if state.endpoints.contains_key(attachment)
+            || state.reservations.contains_key(attachment)
+            || state.held.contains_key(attachment)
+        {
             return Err(IpamError::AlreadyHeld(attachment.clone()));
         }
         let given = state.pools.allocate(attachment, wanted, now)?;
@@ -169,18 +189,22 @@ impl Book {
     /// that fails, or the caller gives up waiting, `remove` takes the endpoint out again.
     ///
     /// # Errors
-    /// `Refused` if the endpoint is not the reservation's; `Write`. The reservation is given back.
+    /// `Refused` if the endpoint is not the reservation's; `Write`. The reservation comes back with
+    /// the error: it must be kept until the kernel doesn't use its addresses any more.
     pub async fn commit_endpoint(
         &self,
         mut reservation: Reservation,
         endpoint: Endpoint,
-    ) -> Result<(), StoreError> {
+    ) -> Result<(), Uncommitted> {
         if endpoint.attachment != reservation.attachment
             || endpoint.id != reservation.id
             || endpoint.addresses != reservation.addresses
         {
             let text = format!("endpoint {} is not what was reserved", endpoint.attachment);
-            return Err(StoreError::Refused(text));
+            return Err(Uncommitted {
+                error: StoreError::Refused(text),
+                reservation: Some(reservation),
+            });
         }
         let endpoint = Arc::new(endpoint);
         let mut changes = vec![Change::PutEndpoint(endpoint.clone())];
@@ -190,21 +214,105 @@ impl Book {
                 .reservations
                 .insert(reservation.attachment.clone(), true);
             changes.push(Change::NextEndpointId(state.next_id));
-            state.add_forgotten(&mut changes);
+            state.add_pending(&mut changes);
         }
         let enter = move |written: Result<(), StoreError>| {
-            written.inspect(|()| {
-                let mut state = reservation.shared.lock();
-                state.reservations.remove(&reservation.attachment);
-                state
-                    .endpoints
-                    .insert(reservation.attachment.clone(), endpoint);
-                drop(state);
-                reservation.committed = true;
-            })
-            // On failure the reservation is dropped here, which gives it back.
+            let attachment = reservation.attachment.clone();
+            let mut state = reservation.shared.lock();
+            match written {
+                Ok(()) => {
+                    state.reservations.remove(&attachment);
+                    state.endpoints.insert(attachment, endpoint);
+                    drop(state);
+                    reservation.keep();
+                    Ok(())
+                }
+                Err(error) => {
+                    state.reservations.insert(attachment, false);
+                    drop(state);
+                    Err(Uncommitted {
+                        error,
+                        reservation: Some(reservation),
+                    })
+                }
+            }
+        };
+        let closed = |error| Uncommitted {
+            error,
+            reservation: None,
+        };
+        let entered = self.store.commit_then(changes, enter).await;
+        entered.map_err(closed)?
+    }
+
+    /// Keeps number and addresses of an ADD that failed from everybody else until `remove`: the
+    /// kernel refused to give them up.
+    pub fn hold(&self, mut failed: Uncommitted, endpoint: Endpoint) {
+        if let Some(reservation) = &mut failed.reservation {
+            let mut state = self.shared.lock();
+            state.reservations.remove(&reservation.attachment);
+            state.held.insert(reservation.attachment.clone(), endpoint);
+            drop(state);
+            reservation.keep();
+        }
+    }
+
+    /// Enters an endpoint that the store lost and the kernel still has, durably. To be called before
+    /// the first `set_prefixes`.
+    ///
+    /// # Errors
+    /// `Refused` if another endpoint has its number or one of its addresses; `Write`.
+    pub async fn adopt(&self, endpoint: Endpoint) -> Result<(), StoreError> {
+        let endpoint = Arc::new(endpoint);
+        let shared = self.shared.clone();
+        let changes = vec![Change::PutEndpoint(endpoint.clone())];
+        let enter = move |written: Result<(), StoreError>| {
+            written?;
+            let mut state = shared.lock();
+            state.ids.insert(endpoint.id);
+            let owner = endpoint.attachment.clone();
+            let used = endpoint.addresses.iter().map(|a| (a, owner.clone()));
+            state.pools.restore(used, []);
+            state.endpoints.insert(owner.clone(), endpoint);
+            Ok(())
         };
         self.store.commit_then(changes, enter).await?
+    }
+
+    /// Notes that the endpoint's ADD was finished and returns it so. Durable with the next commit.
+    pub fn mark_wired(&self, attachment: &AttachmentId) -> Option<Endpoint> {
+        let mut state = self.shared.lock();
+        let endpoint = Arc::make_mut(state.endpoints.get_mut(attachment)?);
+        if !std::mem::replace(&mut endpoint.wired, true) {
+            let (endpoint, id) = (endpoint.clone(), endpoint.id);
+            state.wired.push((attachment.clone(), id));
+            return Some(endpoint);
+        }
+        Some(endpoint.clone())
+    }
+
+    /// Writes what waits for the next commit; does nothing when nothing does.
+    ///
+    /// # Errors
+    /// `Write`: it is found again at the next start.
+    pub async fn flush(&self) -> Result<(), StoreError> {
+        let mut changes = Vec::new();
+        self.shared.lock().add_pending(&mut changes);
+        if changes.is_empty() {
+            return Ok(());
+        }
+        self.store.commit(changes).await
+    }
+
+    /// Whether the disk takes what it is given; after a failure it is tried again.
+    ///
+    /// # Errors
+    /// `Write`, or what keeps the file from being opened again.
+    pub async fn writable(&self) -> Result<(), StoreError> {
+        match self.store.failure() {
+            None => Ok(()),
+            Some(_) => self.store.commit(Vec::new()).await,
+        }
     }
 
     /// Removes the endpoint; its addresses are the last in the order of reuse. Durable on return.
@@ -222,10 +330,13 @@ impl Book {
         let mut changes = Vec::new();
         let (endpoint, released) = {
             let mut state = self.shared.lock();
+            let now = self.shared.clock.unix_secs();
             let Some(endpoint) = state.endpoints.get(attachment).cloned() else {
+                if let Some(held) = state.held.remove(attachment) {
+                    state.give_back(held.id, held.addresses, now);
+                }
                 return Ok(None);
             };
-            let now = self.shared.clock.unix_secs();
             let mut released = Vec::new();
             for address in endpoint.addresses.iter() {
                 let sequence = state.sequence();
@@ -237,7 +348,7 @@ impl Book {
                 id: endpoint.id,
                 released: remembered.copied().collect(),
             });
-            state.add_forgotten(&mut changes);
+            state.add_pending(&mut changes);
             (endpoint, released)
         };
         let shared = self.shared.clone();
@@ -267,6 +378,22 @@ impl Book {
             .endpoints
             .get(attachment)
             .map(|e| e.as_ref().clone())
+    }
+
+    /// What a failed ADD of the attachment has left in the kernel.
+    pub fn held(&self, attachment: &AttachmentId) -> Option<Endpoint> {
+        self.shared.lock().held.get(attachment).cloned()
+    }
+
+    /// The attachments of failed ADDs that have left something in the kernel.
+    pub fn all_held(&self) -> Vec<AttachmentId> {
+        self.shared.lock().held.keys().cloned().collect()
+    }
+
+    /// Whether no endpoint was ever entered: a new node, or one whose state was lost.
+    pub fn is_new(&self) -> bool {
+        let state = self.shared.lock();
+        state.endpoints.is_empty() && state.next_id == 1 && state.next_sequence == 1
     }
 
     /// Every endpoint, by attachment.
@@ -300,6 +427,11 @@ impl Reservation {
         self.addresses
     }
 
+    /// Gives nothing back when dropped.
+    fn keep(&mut self) {
+        self.committed = true;
+    }
+
     /// Addresses that have not rested for the cool-down because nothing else was free.
     pub fn cooling(&self) -> &[IpAddr] {
         &self.cooling
@@ -316,12 +448,7 @@ impl Drop for Reservation {
         let at = self.shared.clock.unix_secs();
         let mut state = self.shared.lock();
         state.reservations.remove(&self.attachment);
-        state.ids.remove(&self.id);
-        for address in self.addresses.iter() {
-            let sequence = state.sequence();
-            let forgotten = state.pools.release(address, Released { sequence, at });
-            state.forgotten.extend(forgotten);
-        }
+        state.give_back(self.id, self.addresses, at);
     }
 }
 
@@ -351,7 +478,19 @@ impl State {
         sequence
     }
 
-    fn add_forgotten(&mut self, changes: &mut Vec<Change>) {
+    /// Of what was never durable.
+    fn give_back(&mut self, id: u32, addresses: Addresses, at: u64) {
+        self.ids.remove(&id);
+        for address in addresses.iter() {
+            let sequence = self.sequence();
+            let forgotten = self.pools.release(address, Released { sequence, at });
+            self.forgotten.extend(forgotten);
+        }
+    }
+
+    fn add_pending(&mut self, changes: &mut Vec<Change>) {
+        let wired = std::mem::take(&mut self.wired).into_iter();
+        changes.extend(wired.map(|(attachment, id)| Change::MarkWired { attachment, id }));
         if !self.forgotten.is_empty() {
             // First, so that an address released again by this very commit keeps its new row.
             changes.insert(0, Change::Forget(std::mem::take(&mut self.forgotten)));

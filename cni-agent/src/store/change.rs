@@ -31,6 +31,8 @@ pub enum Change {
         id: u32,
         released: Vec<(IpAddr, Released)>,
     },
+    /// Notes that the endpoint's ADD was finished, if it is still the one with this number.
+    MarkWired { attachment: AttachmentId, id: u32 },
     /// Drops rows of released addresses.
     Forget(Vec<IpAddr>),
     /// The endpoint number to try next. Commits may arrive in another order than numbers were

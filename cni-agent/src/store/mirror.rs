@@ -102,6 +102,17 @@ impl Mirror {
                     self.change_released(address, Some(at), log);
                 }
             }
+            Change::MarkWired { attachment, id } => {
+                let stored = self.contents.endpoints.get(&attachment);
+                if let Some(stored) = stored.filter(|e| e.id == id && !e.wired) {
+                    let wired = Arc::new(Endpoint {
+                        wired: true,
+                        ..Endpoint::clone(stored)
+                    });
+                    let old = self.set_endpoint(&attachment, Some(wired));
+                    log.push(Before::Endpoint(attachment, old));
+                }
+            }
             Change::Forget(addresses) => {
                 for address in addresses {
                     self.change_released(address, None, log);

@@ -12,14 +12,17 @@ mod file;
 mod mirror;
 mod writer;
 
-pub use book::{Book, COOL_DOWN, Reservation};
+pub use book::{Book, COOL_DOWN, Reservation, Uncommitted};
 pub use change::{Change, Contents};
 pub use error::StoreError;
+
+#[cfg(test)]
+pub(crate) use writer::tests::FaultyDisk;
 
 use file::Medium;
 use std::{path::Path, thread::JoinHandle};
 use tokio::sync::{mpsc, oneshot};
-use writer::{Done, Submission, Writer};
+use writer::{Done, Failure, Submission, Writer};
 
 /// Commits that may wait for the writer before callers wait for room.
 const WAITING: usize = 256;
@@ -31,6 +34,7 @@ pub struct Store {
     /// `None` only while dropping.
     submissions: Option<mpsc::Sender<Submission>>,
     writer: Option<JoinHandle<()>>,
+    failure: Failure,
     loaded: Contents,
 }
 
@@ -55,6 +59,7 @@ impl Store {
     fn on(medium: Medium) -> Result<Self, StoreError> {
         let (writer, loaded) = Writer::open(medium)?;
         let (submissions, receiver) = mpsc::channel(WAITING);
+        let failure = writer.failure();
         let thread = std::thread::Builder::new()
             .name("store".to_owned())
             .spawn(move || writer.run(receiver))
@@ -62,6 +67,7 @@ impl Store {
         Ok(Self {
             submissions: Some(submissions),
             writer: Some(thread),
+            failure,
             loaded,
         })
     }
@@ -69,6 +75,11 @@ impl Store {
     /// What the file held when it was opened.
     pub fn loaded(&self) -> &Contents {
         &self.loaded
+    }
+
+    /// Why the last write failed; none while the disk takes what it is given.
+    pub fn failure(&self) -> Option<StoreError> {
+        self.failure.get()
     }
 
     /// Returns when the writer has ended. While the store is open only a panic ends it.

@@ -7,6 +7,7 @@ use super::{
     mirror::{Before, Mirror},
 };
 use redb::Database;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::mpsc;
 
 /// Most commits in one transaction, so that the first of them does not wait for ever.
@@ -28,9 +29,31 @@ pub(super) struct Writer {
     /// `None` after a failed write: what the disk holds is in doubt until it is read again.
     database: Option<Database>,
     mirror: Mirror,
+    failure: Failure,
+}
+
+/// Why the last write failed, and everything since; none while the disk takes what it is given.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Failure(Arc<Mutex<Option<StoreError>>>);
+
+impl Failure {
+    pub(super) fn get(&self) -> Option<StoreError> {
+        let failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.clone()
+    }
+
+    fn set(&self, outcome: &Result<(), StoreError>) {
+        let mut failure = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *failure = outcome.as_ref().err().cloned();
+    }
 }
 
 impl Writer {
+    /// Where the outcome of the last write is seen.
+    pub(super) fn failure(&self) -> Failure {
+        self.failure.clone()
+    }
+
     pub(super) fn open(medium: Medium) -> Result<(Self, Contents), StoreError> {
         let database = medium.open()?;
         let contents = medium.load(&database)?;
@@ -40,6 +63,7 @@ impl Writer {
                 medium,
                 database: Some(database),
                 mirror,
+                failure: Failure::default(),
             },
             contents,
         ))
@@ -65,10 +89,14 @@ impl Writer {
         for Submission { changes, done } in batch {
             answers.push((self.mirror.apply(changes, &mut log), done));
         }
-        let written = if log.is_empty() {
+        // A commit without changes waits for those before it, and tries the disk again if it is in
+        // doubt.
+        let written = if log.is_empty() && self.database.is_some() {
             Ok(())
         } else {
-            self.write(&log)
+            let written = self.write(&log);
+            self.failure.set(&written);
+            written
         };
         if written.is_err() {
             self.mirror.undo(log);

@@ -283,6 +283,7 @@ pub fn endpoint(pod: &Pod) -> model::Endpoint {
         mtu: 1500,
         sandbox: String::new(),
         created_at: 0,
+        wired: false,
     }
 }
 

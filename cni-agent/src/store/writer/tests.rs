@@ -60,9 +60,19 @@ impl Disk {
 }
 
 #[derive(Clone, Debug, Default)]
-pub(in crate::store) struct FaultyDisk(Arc<Mutex<Disk>>);
+pub(crate) struct FaultyDisk(Arc<Mutex<Disk>>);
 
 impl FaultyDisk {
+    /// A store on a new disk of this kind.
+    pub(crate) fn store(&self) -> Store {
+        Store::on(Medium::Faulty(self.clone())).unwrap()
+    }
+
+    /// Whether writes fail from now on, for want of space.
+    pub(crate) fn set_full(&self, full: bool) {
+        self.set(if full { Fault::Full } else { Fault::None });
+    }
+
     fn set(&self, fault: Fault) {
         self.0.lock().unwrap().fault = fault;
     }
@@ -136,6 +146,7 @@ fn endpoint(id: u32) -> Arc<Endpoint> {
         mtu: 1500,
         sandbox: String::new(),
         created_at: 0,
+        wired: false,
     })
 }
 
@@ -178,7 +189,12 @@ async fn a_failed_write_changes_nothing_and_the_next_one_works() {
             );
         }
         store.commit(removal(1)).await.unwrap_err();
+        assert!(store.failure().is_some());
+        // A commit without changes tries the disk again.
+        store.commit(Vec::new()).await.unwrap_err();
         disk.set(Fault::None);
+        store.commit(Vec::new()).await.unwrap();
+        assert!(store.failure().is_none());
         store.commit(put(3)).await.unwrap();
         drop(store);
         let ids: Vec<_> = reopened(&disk).endpoints.values().map(|e| e.id).collect();
