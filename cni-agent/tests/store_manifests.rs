@@ -244,6 +244,31 @@ async fn a_file_that_was_never_whole_gives_what_is_whole_in_it() {
     });
     bench.nodes(&[("n1", 1)]).await;
     bench.errors(&["only the rest of this file"]).await;
+    // The next fault hides what was there, or changes it: nothing goes before the file is whole.
+    bench.write("a.yaml", "kind: [");
+    bench.errors(&["not valid YAML"]).await;
+    bench.nodes(&[("n1", 1)]).await;
+    bench.write("a.yaml", &(node("n2", 2) + "---\nkind: [\n"));
+    bench.nodes(&[("n1", 1), ("n2", 2)]).await;
+    bench.write("a.yaml", &(node("n1", 7) + "---\nkind: [\n"));
+    bench.nodes(&[("n1", 7), ("n2", 2)]).await;
+    bench.write("a.yaml", &node("n2", 2));
+    bench.nodes(&[("n2", 2)]).await;
+    bench.errors(&[]).await;
+}
+
+#[tokio::test]
+async fn a_new_node_takes_no_podcidr_from_one_that_has_it() {
+    let mut bench = bench(|_| {});
+    bench.write("b.yaml", &node("n2", 2));
+    bench.nodes(&[("n2", 2)]).await;
+    bench.write("a.yaml", &(node("n1", 2) + &node("n3", 3)));
+    bench
+        .errors(&["n1 overlaps 100.11.2.0/24 of node n2"])
+        .await;
+    let kept = bench.cluster.borrow().clone();
+    assert_eq!(kept.nodes["n2"].pod_cidrs[0].to_string(), cidr(2));
+    assert!(kept.nodes["n1"].pod_cidrs.is_empty());
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 
 use super::{
     convert::FieldError,
-    object::{self, Object, ObjectKey},
+    object::{self, Object, ObjectKey, Reading},
     problem::{Severity, SourceProblem},
 };
 use serde::{
@@ -160,7 +160,11 @@ impl Place<'_> {
             return self.read_list(tree, parsed);
         }
         match object::read(tree.to_value()) {
-            Ok(read) => {
+            Ok(Reading::Foreign(note)) => parsed.problems.push(SourceProblem {
+                severity: Severity::Warning,
+                ..self.problem(&note)
+            }),
+            Ok(Reading::Ours(read)) => {
                 for field in &read.unknown_fields {
                     let message = format!(
                         "is not a field of {}; correct its name or remove it, the rest is in force",

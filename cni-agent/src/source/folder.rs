@@ -1,10 +1,12 @@
 //! The files of the manifest folder and what is in force of each. A file that breaks keeps the last
-//! content that was whole, across restarts too; one that was never whole gives what is whole in it.
+//! content that was whole, across restarts too; one that was never whole gives what is whole in it, and
+//! keeps what it gave until it is whole.
 
 use super::{
     document::{Found, Parsed, parse},
     last_good::LastGood,
     merge::merge,
+    object::ObjectKey,
     problem::{Severity, SourceProblem},
 };
 use crate::state::Cluster;
@@ -27,6 +29,8 @@ pub(super) struct Folder {
     path: PathBuf,
     last_good: LastGood,
     files: BTreeMap<PathBuf, FileState>,
+    /// What the last scan found: who has something keeps it.
+    in_force: Cluster,
 }
 
 #[derive(Debug, Default)]
@@ -56,6 +60,7 @@ impl Folder {
             path,
             last_good: LastGood::new(last_good),
             files: BTreeMap::new(),
+            in_force: Cluster::default(),
         }
     }
 
@@ -95,7 +100,9 @@ impl Folder {
         }
         let names: Vec<String> = self.files.keys().map(|p| p.display().to_string()).collect();
         let in_force = self.files.values().map(|file| file.in_force.as_slice());
-        let (cluster, contradictions) = merge(names.iter().map(String::as_str).zip(in_force));
+        let files = names.iter().map(String::as_str).zip(in_force);
+        let (cluster, contradictions) = merge(&self.in_force, files);
+        self.in_force.clone_from(&cluster);
         problems.extend(
             self.files
                 .values()
@@ -162,14 +169,26 @@ impl FileState {
     fn apply(&mut self, parsed: Parsed) {
         let broken = parsed.is_broken();
         self.problems = parsed.problems;
-        if !broken || !self.was_whole {
+        if !broken {
             self.in_force = parsed.objects;
-            self.was_whole = !broken;
+            self.was_whole = true;
+        } else if !self.was_whole {
+            // Which object the fault hides can't be known: none that was in force goes.
+            let before = std::mem::replace(&mut self.in_force, parsed.objects);
+            let read: BTreeSet<ObjectKey> = self
+                .in_force
+                .iter()
+                .map(|found| found.key.clone())
+                .collect();
+            let hidden = before
+                .into_iter()
+                .filter(|found| !read.contains(&found.key));
+            self.in_force.extend(hidden);
         }
         let effect = if self.was_whole {
             "until then the last good content of this file stays in force"
         } else {
-            "until then only the rest of this file is in force"
+            "until then only the rest of this file is in force, and what was before"
         };
         for problem in self
             .problems

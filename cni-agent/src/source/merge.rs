@@ -1,5 +1,6 @@
-//! PURE: the objects of all files to one cluster. Where two contradict each other, a fixed order
-//! decides, so that every node that reads the same folder comes to the same cluster.
+//! PURE: the objects of all files to one cluster. Where two contradict each other, what is in force
+//! stays so: a new Node takes no traffic from one that has it. Otherwise a fixed order decides, so
+//! that nodes that read the same folder come to the same cluster.
 
 use super::{
     document::Found,
@@ -13,8 +14,10 @@ use crate::{
 use ipnetwork::IpNetwork;
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// The cluster (revision 0) and what contradicts in it. `files` come in the order of their paths.
+/// The cluster (revision 0) and what contradicts in it. `before` is in force now; `files` come in the
+/// order of their paths.
 pub(super) fn merge<'a>(
+    before: &Cluster,
     files: impl Iterator<Item = (&'a str, &'a [Found])>,
 ) -> (Cluster, Vec<SourceProblem>) {
     let mut problems = Vec::new();
@@ -32,6 +35,13 @@ pub(super) fn merge<'a>(
     }
     let mut cluster = Cluster::default();
     let mut taken = Taken::default();
+    for (_, found) in first.values() {
+        if let Object::Node(node) = &found.object
+            && let Some(before) = before.nodes.get(&node.name)
+        {
+            taken.keep(node, before);
+        }
+    }
     let mut without_effect: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     // In the order of the keys, that is, nodes by name.
     for (file, found) in first.into_values() {
@@ -77,48 +87,100 @@ fn at(file: &str, found: &Found, field: &str, message: String) -> SourceProblem 
     }
 }
 
-/// What the nodes before have, with the name of the one that has it.
+/// What nodes have, with the name of the one that has it.
 #[derive(Default)]
 struct Taken {
     /// By first address: prefixes that don't overlap are in the same order by their last.
-    cidrs: BTreeMap<IpAddr, (IpNetwork, String)>,
-    addresses: BTreeMap<IpAddr, String>,
+    cidrs: BTreeMap<IpAddr, (IpNetwork, Owner)>,
+    addresses: BTreeMap<IpAddr, Owner>,
+}
+
+#[derive(Clone)]
+struct Owner {
+    node: String,
+    /// Has had it before the files were read again.
+    in_force: bool,
+}
+
+impl Owner {
+    /// Why it keeps what it has.
+    fn why(&self) -> &'static str {
+        if self.in_force {
+            "in force before"
+        } else {
+            "first by name"
+        }
+    }
 }
 
 impl Taken {
-    /// The node without what a node before it has.
+    /// Enters what the node has in force and still wants.
+    fn keep(&mut self, node: &Node, before: &Node) {
+        let owner = Owner {
+            node: node.name.clone(),
+            in_force: true,
+        };
+        for &cidr in node
+            .pod_cidrs
+            .iter()
+            .filter(|c| before.pod_cidrs.contains(c))
+        {
+            self.cidrs.insert(cidr.network(), (cidr, owner.clone()));
+        }
+        for &address in node
+            .addresses
+            .iter()
+            .filter(|a| before.addresses.contains(a))
+        {
+            self.addresses.insert(address, owner.clone());
+        }
+    }
+
+    /// The node without what another one has.
     fn claim(&mut self, node: &Node, mut report: impl FnMut(&str, String)) -> Node {
         let mut kept = Node {
             pod_cidrs: Vec::new(),
             addresses: Vec::new(),
             ..node.clone()
         };
+        let owner = Owner {
+            node: node.name.clone(),
+            in_force: false,
+        };
         for &cidr in &node.pod_cidrs {
             match self.overlapping(cidr) {
+                Some((own, by)) if by.node == node.name && *own == cidr => {
+                    kept.pod_cidrs.push(cidr);
+                }
                 Some((other, by)) => report(
                     "spec.podCIDRs",
                     format!(
-                        "{cidr} of node {} overlaps {other} of node {by}, which keeps it (first by name); give one of them another podCIDR",
-                        node.name
+                        "{cidr} of node {} overlaps {other} of node {}, which keeps it ({}); give one of them another podCIDR",
+                        node.name,
+                        by.node,
+                        by.why()
                     ),
                 ),
                 None => {
-                    self.cidrs.insert(cidr.network(), (cidr, node.name.clone()));
+                    self.cidrs.insert(cidr.network(), (cidr, owner.clone()));
                     kept.pod_cidrs.push(cidr);
                 }
             }
         }
         for &address in &node.addresses {
             match self.addresses.get(&address) {
+                Some(by) if by.node == node.name => kept.addresses.push(address),
                 Some(by) => report(
                     "status.addresses",
                     format!(
-                        "{address} of node {} is node {by}'s too, which keeps it (first by name); correct one of them",
-                        node.name
+                        "{address} of node {} is node {}'s too, which keeps it ({}); correct one of them",
+                        node.name,
+                        by.node,
+                        by.why()
                     ),
                 ),
                 None => {
-                    self.addresses.insert(address, node.name.clone());
+                    self.addresses.insert(address, owner.clone());
                     kept.addresses.push(address);
                 }
             }
@@ -128,7 +190,7 @@ impl Taken {
 
     /// Only the neighbours in order can overlap: the last that begins at or before this prefix, and
     /// the first that begins inside of it.
-    fn overlapping(&self, cidr: IpNetwork) -> Option<&(IpNetwork, String)> {
+    fn overlapping(&self, cidr: IpNetwork) -> Option<&(IpNetwork, Owner)> {
         let before = self
             .cidrs
             .range(..=cidr.network())

@@ -51,9 +51,55 @@ const KINDS: [(&str, &str); 6] = [
     ("NetworkPolicy", "networking.k8s.io/v1"),
 ];
 
+/// Kinds of Kubernetes in the groups of ours that mean nothing to a node's network. Others in these
+/// groups are taken for misspelt.
+const FOREIGN: [&str; 17] = [
+    "Binding",
+    "ComponentStatus",
+    "ConfigMap",
+    "Endpoints",
+    "Event",
+    "IPAddress",
+    "Ingress",
+    "IngressClass",
+    "LimitRange",
+    "PersistentVolume",
+    "PersistentVolumeClaim",
+    "PodTemplate",
+    "ReplicationController",
+    "ResourceQuota",
+    "Secret",
+    "ServiceAccount",
+    "ServiceCIDR",
+];
+
+/// What an object is to us.
+#[derive(Debug)]
+pub(super) enum Reading {
+    Ours(Read),
+    /// Valid for all we know, and without effect: told, but no fault.
+    Foreign(FieldError),
+}
+
 /// Reads one object from its JSON form.
-pub(super) fn read(value: Value) -> Result<Read, Vec<FieldError>> {
-    let kind = expected(&value).map_err(|e| vec![e])?;
+pub(super) fn read(value: Value) -> Result<Reading, Vec<FieldError>> {
+    match expected(&value).map_err(|e| vec![e])? {
+        Expected::Ours(kind) => read_ours(value, kind).map(Reading::Ours),
+        Expected::Foreign(kind) => {
+            let message = format!(
+                "kind {kind} is not used by Fairlead, the rest of the file is; nothing to do, or keep it elsewhere"
+            );
+            Ok(Reading::Foreign(FieldError::new("kind", message)))
+        }
+    }
+}
+
+enum Expected {
+    Ours(&'static str),
+    Foreign(String),
+}
+
+fn read_ours(value: Value, kind: &'static str) -> Result<Read, Vec<FieldError>> {
     match kind {
         "Node" => {
             let (node, unknown): (core::Node, _) = typed(value, kind)?;
@@ -92,8 +138,8 @@ pub(super) fn read(value: Value) -> Result<Read, Vec<FieldError>> {
     }
 }
 
-/// The kind, if it is taken in the version written.
-fn expected(value: &Value) -> Result<&'static str, FieldError> {
+/// The kind, if it is taken in the version written, or nothing that we would take.
+fn expected(value: &Value) -> Result<Expected, FieldError> {
     let text = |field: &str, example: &str| match value.get(field) {
         Some(Value::String(text)) => Ok(text.clone()),
         Some(other) => Err(FieldError::new(
@@ -107,10 +153,20 @@ fn expected(value: &Value) -> Result<&'static str, FieldError> {
     };
     let kind = text("kind", "kind: Node")?;
     let version = text("apiVersion", "apiVersion: v1")?;
+    let group = |version: &str| match version.split_once('/') {
+        Some((group, _)) => group.to_owned(),
+        None => String::new(),
+    };
+    let of_our_groups = KINDS
+        .iter()
+        .any(|(_, taken)| group(taken) == group(&version));
+    if !of_our_groups || FOREIGN.contains(&kind.as_str()) {
+        return Ok(Expected::Foreign(kind));
+    }
     let Some(&(kind, taken)) = KINDS.iter().find(|(known, _)| *known == kind) else {
         let kinds: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
         let message = format!(
-            "kind {kind} is not used by Fairlead, which reads {} and List; remove this document from the folder",
+            "kind {kind} is none of Kubernetes, of which Fairlead reads {} and List; correct it, or remove this document from the folder",
             kinds.join(", ")
         );
         return Err(FieldError::new("kind", message));
@@ -121,7 +177,7 @@ fn expected(value: &Value) -> Result<&'static str, FieldError> {
         );
         return Err(FieldError::new("apiVersion", message));
     }
-    Ok(kind)
+    Ok(Expected::Ours(kind))
 }
 
 fn typed<T: DeserializeOwned + Serialize>(

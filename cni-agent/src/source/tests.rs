@@ -51,7 +51,8 @@ fn every_fault_names_its_place_and_remedy() {
         ("apiVersion: v1\nmetadata: {name: a}".to_owned(), &["kind", "is missing", "kind: Node"]),
         ("kind: Node\nmetadata: {name: a}".to_owned(), &["apiVersion", "is missing", "apiVersion: v1"]),
         ("kind: 7\napiVersion: v1".to_owned(), &["line 1, kind", "7 is not text", "kind: Node"]),
-        ("kind: Deployment\napiVersion: apps/v1".to_owned(), &["kind Deployment is not used by Fairlead", "remove this document"]),
+        ("kind: Deployment\napiVersion: apps/v1".to_owned(), &["kind Deployment is not used by Fairlead", "nothing to do"]),
+        ("kind: Nodes\napiVersion: v1".to_owned(), &["kind Nodes is none of Kubernetes", "correct it"]),
         ("kind: Node\napiVersion: v2".to_owned(), &["line 2, apiVersion", "in version v1, not v2", "write apiVersion: v1"]),
         ("kind: EndpointSlice\napiVersion: v1".to_owned(), &["write apiVersion: discovery.k8s.io/v1"]),
         ("kind: List\napiVersion: v1".to_owned(), &["items", "is missing", "below items:"]),
@@ -136,6 +137,34 @@ fn all_faults_of_a_file_are_told_at_once() {
     ];
     assert_eq!(places, expected.map(|(n, field)| (n, field.to_owned())));
     assert!(parsed.is_broken() && parsed.objects.is_empty());
+}
+
+#[test]
+fn foreign_kinds_are_noted_and_break_nothing() {
+    let foreign = [
+        ("v1", "ConfigMap"),
+        ("apps/v1", "Deployment"),
+        ("serving.knative.dev/v1", "Service"),
+        ("networking.k8s.io/v1", "Ingress"),
+    ];
+    let documents = foreign.map(|(version, kind)| {
+        format!("apiVersion: {version}\nkind: {kind}\nmetadata: {{name: x}}\n---\n")
+    });
+    let parsed = parsed(&(documents.concat() + &node("")));
+    assert_eq!((parsed.objects.len(), parsed.problems.len()), (1, 4));
+    assert!(!parsed.is_broken(), "{:?}", parsed.problems);
+    let last = parsed.problems[3].to_string();
+    assert!(
+        last.contains("document 4") && last.contains("Ingress"),
+        "{last}"
+    );
+    // Of the version that nobody serves any more, and misspelt: these are meant for us.
+    for text in [
+        "apiVersion: networking.k8s.io/v1beta1\nkind: NetworkPolicy\n",
+        "apiVersion: v1\nkind: Nod\n",
+    ] {
+        assert!(self::parsed(text).is_broken(), "{text}");
+    }
 }
 
 #[test]
@@ -265,11 +294,49 @@ fn found(file: &str, text: &str) -> (String, Vec<super::document::Found>) {
 fn merged(
     files: &[(String, Vec<super::document::Found>)],
 ) -> (crate::state::Cluster, Vec<SourceProblem>) {
+    merged_after(&crate::state::Cluster::default(), files)
+}
+
+fn merged_after(
+    before: &crate::state::Cluster,
+    files: &[(String, Vec<super::document::Found>)],
+) -> (crate::state::Cluster, Vec<SourceProblem>) {
     merge(
+        before,
         files
             .iter()
             .map(|(file, found)| (file.as_str(), found.as_slice())),
     )
+}
+
+#[test]
+fn a_new_node_takes_nothing_that_another_has_in_force() {
+    let old = named("n2", "10.0.1.0/24", "192.0.2.1");
+    let (before, _) = merged(&[found("b.yaml", &old)]);
+    // First by name and by file.
+    let files = [
+        found("a.yaml", &named("n1", "10.0.0.0/16", "192.0.2.1")),
+        found("b.yaml", &old),
+    ];
+    let (cluster, problems) = merged_after(&before, &files);
+    assert_eq!(cluster.nodes["n2"], before.nodes["n2"]);
+    let new = &cluster.nodes["n1"];
+    assert!(new.pod_cidrs.is_empty() && new.addresses.is_empty());
+    let texts: Vec<_> = problems.iter().map(ToString::to_string).collect();
+    for part in [
+        "10.0.0.0/16 of node n1 overlaps 10.0.1.0/24 of node n2, which keeps it (in force before)",
+        "192.0.2.1 of node n1 is node n2's too, which keeps it (in force before)",
+    ] {
+        assert!(texts.iter().any(|t| t.contains(part)), "{texts:?}");
+    }
+    // What the incumbent gives up is free.
+    let files = [
+        found("a.yaml", &named("n1", "10.0.0.0/16", "192.0.2.1")),
+        found("b.yaml", &named("n2", "10.9.1.0/24", "192.0.2.2")),
+    ];
+    let (cluster, problems) = merged_after(&cluster, &files);
+    assert_eq!(cluster.nodes["n1"].pod_cidrs.len(), 1);
+    assert_eq!(problems, []);
 }
 
 fn named(name: &str, cidr: &str, ip: &str) -> String {
