@@ -99,7 +99,7 @@ pub fn main() -> ExitCode {
                 "fairlead",
                 &mut std::io::stdout(),
             );
-            Ok(ExitCode::SUCCESS)
+            return ExitCode::SUCCESS;
         }
         Verb::Status(p) => ask(&cli.socket, Query::Status).and_then(|s| rows::status(&s, p.output)),
         Verb::Endpoint(EndpointVerb::List(p)) => ask(&cli.socket, Query::Endpoints)
@@ -119,7 +119,11 @@ pub fn main() -> ExitCode {
             ask(&cli.socket, Query::Maps).and_then(|list: Vec<_>| rows::pins(&list, p.output))
         }
     };
-    outcome.unwrap_or_else(|error| {
+    let printed = outcome.and_then(|answer| {
+        print::print(&answer.text)?;
+        Ok(ExitCode::from(answer.code))
+    });
+    printed.unwrap_or_else(|error| {
         eprintln!("fairlead: {error}");
         ExitCode::from(2)
     })

@@ -13,21 +13,28 @@ pub(super) struct Columns {
     pub rows: Vec<(Vec<String>, Vec<String>)>,
 }
 
-/// Writes `value` as JSON or YAML, or `columns` as a table.
+/// `value` as JSON or YAML, or `columns` as a table.
 ///
 /// # Errors
-/// When standard output can't be written or the value has no such form.
-pub(super) fn print<T: Serialize>(
+/// When the value has no such form.
+pub(super) fn render<T: Serialize>(
     value: &T,
     output: Output,
     columns: impl FnOnce() -> Columns,
-) -> Result<(), String> {
-    let text = match output {
+) -> Result<String, String> {
+    Ok(match output {
         Output::Json => serde_json::to_string_pretty(value).map_err(|e| e.to_string())? + "\n",
         Output::Yaml => serde_saphyr::to_string(value).map_err(|e| e.to_string())?,
         Output::Table => table(columns(), false),
         Output::Wide => table(columns(), true),
-    };
+    })
+}
+
+/// Writes what was rendered.
+///
+/// # Errors
+/// When standard output can't be written.
+pub(super) fn print(text: &str) -> Result<(), String> {
     match io::stdout().lock().write_all(text.as_bytes()) {
         // The reader has seen enough (`fairlead drops | head`).
         Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),

@@ -1,19 +1,23 @@
 //! What each command prints.
 
-use super::print::{Columns, print};
+use super::print::{Columns, render};
 use crate::{
     config::Output,
     query::{DropRow, EndpointRow, IpamRow, NodeRow, PinRow, Status},
 };
-use std::{
-    process::ExitCode,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 const NONE: &str = "-";
 
-pub(super) fn status(status: &Status, output: Output) -> Result<ExitCode, String> {
-    print(status, output, || {
+/// What a command prints, and the code that it ends with.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) text: String,
+    pub(super) code: u8,
+}
+
+pub(super) fn status(status: &Status, output: Output) -> Result<Answer, String> {
+    let text = render(status, output, || {
         let mut rows = Vec::new();
         let mut line =
             |name: &str, value: String| rows.push((vec![name.to_owned(), value], vec![]));
@@ -54,8 +58,12 @@ pub(super) fn status(status: &Status, output: Output) -> Result<ExitCode, String
             line(
                 "start",
                 format!(
-                    "{} endpoints adopted, {} freed, {} orphan links removed, {} deletions replayed",
+                    "{} endpoints adopted{}, {} freed, {} orphan links removed, {} deletions replayed",
                     a.adopted,
+                    match a.recovered {
+                        0 => String::new(),
+                        recovered => format!(" ({recovered} that the store had lost)"),
+                    },
                     a.freed.len(),
                     a.orphan_links,
                     a.replayed_deletions
@@ -77,27 +85,24 @@ pub(super) fn status(status: &Status, output: Output) -> Result<ExitCode, String
             ..Columns::default()
         }
     })?;
-    Ok(if status.ready {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::from(1)
-    })
+    let code = u8::from(!status.ready);
+    Ok(Answer { text, code })
 }
 
-pub(super) fn endpoints(list: &[EndpointRow], output: Output) -> Result<ExitCode, String> {
-    print(&list, output, || Columns {
+pub(super) fn endpoints(list: &[EndpointRow], output: Output) -> Result<Answer, String> {
+    let text = render(&list, output, || Columns {
         heads: vec!["ID", "POD", "INTERFACE", "IPV4", "IPV6", "AGE"],
         wide_heads: vec!["HOST INTERFACE", "MAC", "MTU", "NETWORK", "CONTAINER"],
         rows: list.iter().map(endpoint_row).collect(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Answer { text, code: 0 })
 }
 
 pub(super) fn endpoint(
     list: &[EndpointRow],
     wanted: &str,
     output: Output,
-) -> Result<ExitCode, String> {
+) -> Result<Answer, String> {
     let found: Vec<_> = list
         .iter()
         .filter(|e| matches(e, wanted))
@@ -108,11 +113,12 @@ pub(super) fn endpoint(
             eprintln!(
                 "fairlead: no endpoint {wanted:?}; `fairlead endpoint list -o wide` shows them"
             );
-            Ok(ExitCode::from(1))
+            let text = String::new();
+            Ok(Answer { text, code: 1 })
         }
         [one] if matches!(output, Output::Json | Output::Yaml) => {
-            print(one, output, Columns::default)?;
-            Ok(ExitCode::SUCCESS)
+            let text = render(one, output, Columns::default)?;
+            Ok(Answer { text, code: 0 })
         }
         several => endpoints(
             several,
@@ -125,8 +131,8 @@ pub(super) fn endpoint(
     }
 }
 
-pub(super) fn nodes(list: &[NodeRow], output: Output) -> Result<ExitCode, String> {
-    print(&list, output, || Columns {
+pub(super) fn nodes(list: &[NodeRow], output: Output) -> Result<Answer, String> {
+    let text = render(&list, output, || Columns {
         heads: vec!["NODE", "PODCIDRS", "ADDRESSES", "BY"],
         wide_heads: vec![],
         rows: list
@@ -149,11 +155,11 @@ pub(super) fn nodes(list: &[NodeRow], output: Output) -> Result<ExitCode, String
             })
             .collect(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Answer { text, code: 0 })
 }
 
-pub(super) fn ipam(list: &[IpamRow], output: Output) -> Result<ExitCode, String> {
-    print(&list, output, || Columns {
+pub(super) fn ipam(list: &[IpamRow], output: Output) -> Result<Answer, String> {
+    let text = render(&list, output, || Columns {
         heads: vec!["PODCIDR", "USED", "COOLING", "FREE", "TOTAL"],
         wide_heads: vec![],
         rows: list
@@ -167,11 +173,11 @@ pub(super) fn ipam(list: &[IpamRow], output: Output) -> Result<ExitCode, String>
             })
             .collect(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Answer { text, code: 0 })
 }
 
-pub(super) fn drops(list: &[DropRow], output: Output) -> Result<ExitCode, String> {
-    print(&list, output, || Columns {
+pub(super) fn drops(list: &[DropRow], output: Output) -> Result<Answer, String> {
+    let text = render(&list, output, || Columns {
         heads: vec!["REASON", "INTERFACE", "ENDPOINT", "PACKETS", "BYTES"],
         wide_heads: vec!["IFINDEX"],
         rows: list
@@ -193,11 +199,11 @@ pub(super) fn drops(list: &[DropRow], output: Output) -> Result<ExitCode, String
             })
             .collect(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Answer { text, code: 0 })
 }
 
-pub(super) fn pins(list: &[PinRow], output: Output) -> Result<ExitCode, String> {
-    print(&list, output, || Columns {
+pub(super) fn pins(list: &[PinRow], output: Output) -> Result<Answer, String> {
+    let text = render(&list, output, || Columns {
         heads: vec!["KIND", "NAME", "COMMAND"],
         wide_heads: vec!["PATH"],
         rows: list
@@ -210,7 +216,7 @@ pub(super) fn pins(list: &[PinRow], output: Output) -> Result<ExitCode, String> 
             })
             .collect(),
     })?;
-    Ok(ExitCode::SUCCESS)
+    Ok(Answer { text, code: 0 })
 }
 
 fn endpoint_row(e: &EndpointRow) -> (Vec<String>, Vec<String>) {
@@ -264,3 +270,7 @@ fn duration(secs: u64) -> String {
         _ => format!("{}d", secs / 86_400),
     }
 }
+
+#[cfg(test)]
+#[path = "rows_tests.rs"]
+mod tests;

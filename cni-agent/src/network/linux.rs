@@ -1,31 +1,31 @@
 //! The kernel as the network part sees it, on Linux: `netlink` and `datapath` joined.
 
+mod endpoints;
+mod node;
+mod queries;
+
 use super::{
     desired::{Desired, Uplink},
     kernel::{HostLink, Kernel, KernelError, NewLink, Unapplied},
 };
 use crate::{
     config::NetworkConfig,
-    datapath::{
-        AddressRow, Datapath, DatapathConfig, DropRow as CountedDrop, NodeRoute as MapRoute, Via,
-        XdpMode, endpoint_rows,
-    },
-    model::{Addresses, AttachmentId, Endpoint, Mac},
+    datapath::{Datapath, DatapathConfig, XdpMode},
+    model::Endpoint,
     netlink::{
         NetlinkError,
-        link::{self, LinkIds, LinkPlan, OwnLink},
-        masquerade, route, sysctl,
+        link::{self, LinkIds, OwnLink},
         uplink::{self, Changes},
         way,
     },
-    query::{DropRow, PathRow, PinRow},
 };
-use ipnetwork::IpNetwork;
+use endpoints::{in_maps, plan, recovered};
+use node::find_uplinks;
 use std::{
     collections::BTreeMap,
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 use tokio::{sync::Notify, task::JoinHandle};
 
@@ -96,134 +96,6 @@ impl Linux {
             dying,
             log_reader,
         })
-    }
-
-    /// The mode that XDP has on an uplink.
-    pub fn xdp_on(&self, uplink: &str) -> String {
-        let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-        match attached.get(uplink) {
-            Some((_, XdpMode::Native)) => "native",
-            Some((_, XdpMode::Generic)) => "generic",
-            _ => "off",
-        }
-        .to_owned()
-    }
-
-    /// Drops by interface and reason, named by the endpoints they belong to.
-    ///
-    /// # Errors
-    /// When a map can't be read.
-    pub async fn drop_rows(&self, endpoints: &[Endpoint]) -> Result<Vec<DropRow>, KernelError> {
-        let datapath = self.datapath.clone();
-        let (drops, rows) = blocking(move || {
-            Ok::<_, crate::datapath::DatapathError>((datapath.drops()?, datapath.endpoints()?))
-        })
-        .await?;
-        let by_id: BTreeMap<u32, &Endpoint> = endpoints.iter().map(|e| (e.id, e)).collect();
-        let by_ifindex: BTreeMap<u32, &Endpoint> = rows
-            .iter()
-            .filter_map(|(ifindex, row)| Some((*ifindex, *by_id.get(&row.id)?)))
-            .collect();
-        let uplinks: BTreeMap<u32, String> = {
-            let attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
-            attached
-                .iter()
-                .map(|(name, (ifindex, _))| (*ifindex, name.clone()))
-                .collect()
-        };
-        Ok(drops
-            .iter()
-            .map(|drop| named(drop, &by_ifindex, &uplinks))
-            .collect())
-    }
-
-    /// Packets by the way they took.
-    ///
-    /// # Errors
-    /// When the map can't be read.
-    pub async fn path_rows(&self) -> Result<Vec<PathRow>, KernelError> {
-        let datapath = self.datapath.clone();
-        let paths = blocking(move || datapath.paths()).await?;
-        let row =
-            |(path, counter): &(crate::datapath::PacketPath, crate::datapath::Counter)| PathRow {
-                path: path.name().to_owned(),
-                packets: counter.packets,
-                bytes: counter.bytes,
-            };
-        Ok(paths.iter().map(row).collect())
-    }
-
-    /// Pinned maps and links with the bpftool command for each.
-    ///
-    /// # Errors
-    /// When a pin can't be read.
-    pub async fn pin_rows(&self) -> Result<Vec<PinRow>, KernelError> {
-        let datapath = self.datapath.clone();
-        let attachments = blocking(move || datapath.attachments()).await?;
-        let maps = self.datapath.pinned().into_iter().map(|map| {
-            let path = map.path.display().to_string();
-            PinRow {
-                name: map.name.to_owned(),
-                kind: "map".to_owned(),
-                command: format!("bpftool map dump pinned {path}"),
-                path,
-            }
-        });
-        let links = attachments.into_iter().map(|attachment| PinRow {
-            name: format!("{}.{}", attachment.ifname, attachment.program),
-            kind: "link".to_owned(),
-            command: format!("bpftool prog show id {}", attachment.program_id),
-            path: attachment.pin.display().to_string(),
-        });
-        Ok(maps.chain(links).collect())
-    }
-
-    /// Programs on the uplinks that are desired, and on no other.
-    async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Vec<KernelError> {
-        let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
-        let work = move || {
-            let mut done = Vec::new();
-            let mut failures = Vec::new();
-            let names: Vec<&str> = wanted.iter().map(|uplink| uplink.name.as_str()).collect();
-            if let Err(error) = datapath.retain_uplinks(&names) {
-                failures.push(fault(error));
-            }
-            for uplink in wanted {
-                match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
-                    Ok(mode) => done.push((uplink.name, (uplink.ifindex, mode))),
-                    Err(error) => failures.push(fault(error)),
-                }
-            }
-            Ok::<_, KernelError>((done, failures))
-        };
-        match blocking(work).await {
-            Ok((done, failures)) => {
-                let attached = done.into_iter().collect();
-                *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = attached;
-                failures
-            }
-            Err(error) => vec![error],
-        }
-    }
-
-    /// podCIDRs that the map has no room for.
-    async fn sync_nodes(&self, desired: &Desired) -> Result<Vec<IpNetwork>, KernelError> {
-        let local = desired.local.iter().map(|cidr| MapRoute {
-            cidr: *cidr,
-            via: Via::Local,
-        });
-        let remote = desired.remote.iter().map(|r| MapRoute {
-            cidr: r.cidr,
-            via: Via::Node {
-                next_hop: r.next_hop,
-                ifindex: r.ifindex,
-                mtu: r.mtu,
-            },
-        });
-        let routes: Vec<_> = local.chain(remote).collect();
-        let datapath = self.datapath.clone();
-        let change = blocking(move || datapath.sync_nodes(&routes)).await?;
-        Ok(change.refused)
     }
 }
 
@@ -367,27 +239,7 @@ impl Kernel for Linux {
         addresses: &[IpAddr],
         named: Option<&str>,
     ) -> Result<Vec<Uplink>, KernelError> {
-        let found = match named {
-            Some(name) => vec![uplink::find_uplink_named(name).await.map_err(fault)?],
-            None => match uplink::find_uplinks(addresses).await {
-                Err(NetlinkError::NoUplink { .. }) => Vec::new(),
-                found => found.map_err(fault)?,
-            },
-        };
-        let own = |all: &[ipnetwork::IpNetwork]| {
-            addresses
-                .iter()
-                .filter(|a| all.iter().any(|p| p.ip() == **a))
-                .copied()
-                .collect()
-        };
-        let uplinks = found.into_iter().map(|found| Uplink {
-            addresses: own(&found.addresses),
-            name: found.name,
-            ifindex: found.ifindex,
-            mtu: found.mtu,
-        });
-        Ok(uplinks.collect())
+        find_uplinks(addresses, named).await
     }
 
     async fn neighbours(
@@ -398,54 +250,7 @@ impl Kernel for Linux {
     }
 
     async fn apply(&self, desired: &Desired) -> Unapplied {
-        let mut unapplied = Unapplied::default();
-        let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
-        let prepared = blocking(move || sysctl::prepare_host(&names)).await;
-        unapplied.own.extend(prepared.err());
-        // Routes before the maps: what the programs leave to the kernel finds its way at once.
-        let routes: Vec<route::NodeRoute> = desired
-            .remote
-            .iter()
-            .map(|r| route::NodeRoute {
-                cidr: r.cidr,
-                via: r.next_hop,
-                ifindex: r.ifindex,
-                src: Some(r.source),
-            })
-            .collect();
-        // The programs know the ways too; the host's own packets to some nodes lack theirs.
-        let routed = route::sync_node_routes(&routes, &desired.local).await;
-        unapplied.remote.extend(routed.err().map(fault));
-        match self.sync_nodes(desired).await {
-            Err(error) => unapplied.own.push(error),
-            Ok(refused) => {
-                let (own, remote): (Vec<_>, Vec<_>) = refused
-                    .iter()
-                    .partition(|cidr| desired.local.contains(cidr));
-                let full = |cidrs: &[&IpNetwork], effect: &str| {
-                    let count = cidrs.len();
-                    let first = cidrs.first()?;
-                    Some(KernelError::Refused(format!(
-                        "the map nodes is full: {count} podCIDRs {effect}, {first} first"
-                    )))
-                };
-                let of_this_node = full(&own, "of this node have no room");
-                let of_others = full(&remote, "are reached by the kernel's routes instead");
-                unapplied.own.extend(of_this_node);
-                unapplied.remote.extend(of_others);
-            }
-        }
-        let masqueraded = match &desired.masquerade {
-            Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
-                .await
-                .map(|_| ()),
-            None => masquerade::remove().await.map(|_| ()),
-        };
-        unapplied.own.extend(masqueraded.err().map(fault));
-        unapplied
-            .own
-            .extend(self.attach_uplinks(&desired.uplinks).await);
-        unapplied
+        self.apply_desired(desired).await
     }
 
     async fn mend(&self, endpoints: &[Endpoint]) -> Vec<KernelError> {
@@ -508,122 +313,6 @@ async fn reap_forever(dying: Arc<Notify>) {
         if let Err(error) = link::reap().await {
             tracing::warn!(%error, "marked links stay until the next deletion or start");
         }
-    }
-}
-
-fn plan(endpoint: &Endpoint) -> LinkPlan {
-    LinkPlan {
-        ifname: endpoint.attachment.ifname().to_owned(),
-        host_ifname: endpoint.host_ifname.clone(),
-        alias: link::alias(&endpoint.attachment),
-        mac: endpoint.mac,
-        host_mac: endpoint.host_mac,
-        addresses: endpoint.addresses,
-        mtu: endpoint.mtu,
-    }
-}
-
-/// An endpoint from its link and its rows alone; none if they don't fit together.
-fn recovered(link: &link::HostLink, rows: &[(IpAddr, AddressRow)]) -> Option<Endpoint> {
-    let (container_id, ifname) = link
-        .alias
-        .strip_prefix(link::ALIAS_PREFIX)?
-        .rsplit_once('/')?;
-    let attachment = AttachmentId::new(container_id, ifname).ok()?;
-    if link::host_ifname(&attachment) != link.name {
-        return None;
-    }
-    let own = rows.iter().filter(|(_, row)| row.ifindex == link.ifindex);
-    let mut addresses = Addresses::default();
-    let mut row = None;
-    for (address, of_address) in own {
-        match address {
-            IpAddr::V4(address) => addresses.v4 = Some(*address),
-            IpAddr::V6(address) => addresses.v6 = Some(*address),
-        }
-        row = Some(of_address);
-    }
-    let row = row?;
-    Some(Endpoint {
-        attachment,
-        id: row.id,
-        network: String::new(),
-        pod: None,
-        addresses,
-        mac: Mac(row.mac),
-        host_mac: Mac(row.host_mac),
-        host_ifname: link.name.clone(),
-        mtu: link.mtu,
-        sandbox: String::new(),
-        created_at: 0,
-        wired: true,
-    })
-}
-
-/// What of an endpoint is not in the maps as it should be, and which program is not attached.
-fn in_maps(
-    datapath: &Datapath,
-    endpoint: &Endpoint,
-    ifindex: u32,
-) -> Result<Vec<String>, crate::datapath::DatapathError> {
-    let wanted = endpoint_rows(endpoint, ifindex);
-    let mut differences = Vec::new();
-    let row = datapath
-        .endpoints()?
-        .into_iter()
-        .find(|(index, _)| *index == ifindex);
-    if row.map(|(_, row)| row) != Some(wanted.row) {
-        differences.push(format!(
-            "map endpoints, interface {ifindex}: expected {:?}, found {row:?}",
-            wanted.row
-        ));
-    }
-    let addresses = datapath.addresses()?;
-    for address in endpoint.addresses.iter() {
-        let found = addresses
-            .iter()
-            .find(|(a, _)| *a == address)
-            .map(|(_, row)| row);
-        if found.is_none_or(|row| row.ifindex != ifindex || row.id != endpoint.id) {
-            differences.push(format!(
-                "map endpoint_addrs, {address}: expected interface {ifindex}, found {found:?}"
-            ));
-        }
-    }
-    let attached = datapath.attachments()?;
-    for program in ["from_pod", "to_pod"] {
-        let there = attached.iter().any(|a| {
-            a.ifname == endpoint.host_ifname && a.program == program && a.ifindex == ifindex
-        });
-        if !there {
-            differences.push(format!(
-                "program {program} on {}: expected, not attached",
-                endpoint.host_ifname
-            ));
-        }
-    }
-    Ok(differences)
-}
-
-fn named(
-    drop: &CountedDrop,
-    endpoints: &BTreeMap<u32, &Endpoint>,
-    uplinks: &BTreeMap<u32, String>,
-) -> DropRow {
-    let endpoint = endpoints.get(&drop.ifindex);
-    let interface = endpoint.map(|e| e.host_ifname.clone());
-    let interface = interface.or_else(|| uplinks.get(&drop.ifindex).cloned());
-    let pod = endpoint.map(|e| match &e.pod {
-        Some(pod) => pod.to_string(),
-        None => e.attachment.to_string(),
-    });
-    DropRow {
-        reason: drop.reason.name().to_owned(),
-        ifindex: drop.ifindex,
-        interface: interface.unwrap_or_default(),
-        endpoint: pod.unwrap_or_default(),
-        packets: drop.packets,
-        bytes: drop.bytes,
     }
 }
 

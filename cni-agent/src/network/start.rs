@@ -20,8 +20,10 @@ impl<K: Kernel> Network<K> {
     /// When the kernel can't be read.
     pub async fn start(&self) -> Result<Adoption, KernelError> {
         let links = self.kernel.links().await?;
-        let mut adoption = Adoption::default();
-        adoption.recovered = self.recover(&links).await?;
+        let mut adoption = Adoption {
+            recovered: self.recover(&links).await?,
+            ..Adoption::default()
+        };
         let links: HashMap<_, _> = links.iter().map(|l| (l.name.as_str(), l)).collect();
         let mut living = Vec::new();
         for endpoint in self.book.list() {

@@ -2,6 +2,7 @@
 //! nodes made of network namespaces. Run by `cargo xtask test`, which builds the binaries first.
 
 mod leaks;
+mod mishaps;
 mod packets;
 mod restarts;
 mod wiring;

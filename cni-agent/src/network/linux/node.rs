@@ -1,0 +1,143 @@
+//! What a node holds beside its endpoints: uplinks, ways to other nodes, masquerade.
+
+use super::{Linux, blocking, fault};
+use crate::{
+    datapath::{NodeRoute as MapRoute, Via},
+    netlink::{NetlinkError, masquerade, route, sysctl, uplink},
+    network::{
+        desired::{Desired, Uplink},
+        kernel::{KernelError, Unapplied},
+    },
+};
+use ipnetwork::IpNetwork;
+use std::{net::IpAddr, sync::PoisonError};
+
+/// The devices that hold the node's addresses, or the one that is named.
+pub(super) async fn find_uplinks(
+    addresses: &[IpAddr],
+    named: Option<&str>,
+) -> Result<Vec<Uplink>, KernelError> {
+    let found = match named {
+        Some(name) => vec![uplink::find_uplink_named(name).await.map_err(fault)?],
+        None => match uplink::find_uplinks(addresses).await {
+            Err(NetlinkError::NoUplink { .. }) => Vec::new(),
+            found => found.map_err(fault)?,
+        },
+    };
+    let own = |all: &[ipnetwork::IpNetwork]| {
+        addresses
+            .iter()
+            .filter(|a| all.iter().any(|p| p.ip() == **a))
+            .copied()
+            .collect()
+    };
+    let uplinks = found.into_iter().map(|found| Uplink {
+        addresses: own(&found.addresses),
+        name: found.name,
+        ifindex: found.ifindex,
+        mtu: found.mtu,
+    });
+    Ok(uplinks.collect())
+}
+
+impl Linux {
+    /// Makes the kernel hold what is desired; goes on after a failure.
+    pub(super) async fn apply_desired(&self, desired: &Desired) -> Unapplied {
+        let mut unapplied = Unapplied::default();
+        let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
+        let prepared = blocking(move || sysctl::prepare_host(&names)).await;
+        unapplied.own.extend(prepared.err());
+        // Routes before the maps: what the programs leave to the kernel finds its way at once.
+        let routes: Vec<route::NodeRoute> = desired
+            .remote
+            .iter()
+            .map(|r| route::NodeRoute {
+                cidr: r.cidr,
+                via: r.next_hop,
+                ifindex: r.ifindex,
+                src: Some(r.source),
+            })
+            .collect();
+        // The programs know the ways too; the host's own packets to some nodes lack theirs.
+        let routed = route::sync_node_routes(&routes, &desired.local).await;
+        unapplied.remote.extend(routed.err().map(fault));
+        match self.sync_nodes(desired).await {
+            Err(error) => unapplied.own.push(error),
+            Ok(refused) => {
+                let (own, remote): (Vec<_>, Vec<_>) = refused
+                    .iter()
+                    .partition(|cidr| desired.local.contains(cidr));
+                let full = |cidrs: &[&IpNetwork], effect: &str| {
+                    let count = cidrs.len();
+                    let first = cidrs.first()?;
+                    Some(KernelError::Refused(format!(
+                        "the map nodes is full: {count} podCIDRs {effect}, {first} first"
+                    )))
+                };
+                let of_this_node = full(&own, "of this node have no room");
+                let of_others = full(&remote, "are reached by the kernel's routes instead");
+                unapplied.own.extend(of_this_node);
+                unapplied.remote.extend(of_others);
+            }
+        }
+        let masqueraded = match &desired.masquerade {
+            Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
+                .await
+                .map(|_| ()),
+            None => masquerade::remove().await.map(|_| ()),
+        };
+        unapplied.own.extend(masqueraded.err().map(fault));
+        unapplied
+            .own
+            .extend(self.attach_uplinks(&desired.uplinks).await);
+        unapplied
+    }
+
+    /// Programs on the uplinks that are desired, and on no other.
+    async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Vec<KernelError> {
+        let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
+        let work = move || {
+            let mut done = Vec::new();
+            let mut failures = Vec::new();
+            let names: Vec<&str> = wanted.iter().map(|uplink| uplink.name.as_str()).collect();
+            if let Err(error) = datapath.retain_uplinks(&names) {
+                failures.push(fault(error));
+            }
+            for uplink in wanted {
+                match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
+                    Ok(mode) => done.push((uplink.name, (uplink.ifindex, mode))),
+                    Err(error) => failures.push(fault(error)),
+                }
+            }
+            Ok::<_, KernelError>((done, failures))
+        };
+        match blocking(work).await {
+            Ok((done, failures)) => {
+                let attached = done.into_iter().collect();
+                *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = attached;
+                failures
+            }
+            Err(error) => vec![error],
+        }
+    }
+
+    /// podCIDRs that the map has no room for.
+    async fn sync_nodes(&self, desired: &Desired) -> Result<Vec<IpNetwork>, KernelError> {
+        let local = desired.local.iter().map(|cidr| MapRoute {
+            cidr: *cidr,
+            via: Via::Local,
+        });
+        let remote = desired.remote.iter().map(|r| MapRoute {
+            cidr: r.cidr,
+            via: Via::Node {
+                next_hop: r.next_hop,
+                ifindex: r.ifindex,
+                mtu: r.mtu,
+            },
+        });
+        let routes: Vec<_> = local.chain(remote).collect();
+        let datapath = self.datapath.clone();
+        let change = blocking(move || datapath.sync_nodes(&routes)).await?;
+        Ok(change.refused)
+    }
+}
