@@ -346,6 +346,26 @@ mod tests {
         }
     }
 
+    #[test]
+    fn the_configuration_as_delivered_is_taken_in_each_of_its_versions() {
+        let text = include_str!("../../../deploy/10-fairlead.conflist");
+        let list: Value = serde_json::from_str(text).unwrap();
+        let versions = list["cniVersions"].as_array().unwrap();
+        // What a runtime takes that doesn't know the list.
+        assert!(versions.contains(&list["cniVersion"]));
+        for version in versions {
+            for plugin in list["plugins"].as_array().unwrap() {
+                assert_eq!(
+                    plugin["type"], "fairlead-cni",
+                    "no other is sure to be there"
+                );
+                let mut config = plugin.clone();
+                (config["cniVersion"], config["name"]) = (version.clone(), list["name"].clone());
+                NetConf::parse(&config).unwrap();
+            }
+        }
+    }
+
     fn valid(config: &Value) -> Result<Option<Vec<String>>, CniError> {
         let valid = NetConf::parse_for(Command::Gc, config)?.valid_attachments()?;
         Ok(valid.map(|set| set.iter().map(ToString::to_string).collect()))
