@@ -47,7 +47,15 @@ impl<K: Kernel> Network<K> {
                 .await;
             // What can't be compared is left alone: it may well be a living pod.
             if differences.map_err(|e| CniError::from(&e))?.is_empty() {
-                return Ok(endpoint);
+                // Where the store was lost, the caller knows what it doesn't.
+                let sandbox = match endpoint.sandbox.as_str() {
+                    "" => request.sandbox_path.clone(),
+                    known => known.to_owned(),
+                };
+                return Ok(Endpoint {
+                    sandbox,
+                    ..endpoint
+                });
             }
             // The same container id with another sandbox, or damaged by hand: made anew.
             self.remove_endpoint(&endpoint).await?;

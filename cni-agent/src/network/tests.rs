@@ -451,6 +451,9 @@ async fn a_lost_store_takes_no_living_pod_with_it() {
     let strangers = bench.network.view().strangers;
     assert_eq!(strangers.len(), 1);
     assert!(strangers["fl000000000001"].contains("ip link del"));
+    // A repeated ADD finds it, and is told the sandbox that only the caller knows.
+    let again = bench.network.add(&request("c1")).await.unwrap();
+    assert_eq!((again.id, again.sandbox), (lost.id, lost.sandbox.clone()));
     // Nobody gets its address, and DEL knows it.
     let other = bench.network.add(&request("c2")).await.unwrap();
     assert_ne!(other.addresses, lost.addresses);

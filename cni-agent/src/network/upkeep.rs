@@ -67,7 +67,9 @@ impl<K: Kernel> Network<K> {
                     tracing::warn!(problem = %trouble.text, "an endpoint is not as it should be");
                 }
             }
+            // One that was removed while the others were looked at is no trouble any more.
             view.troubled = troubled;
+            view.troubled.retain(|id, _| self.book.get(id).is_some());
             view.strangers
                 .retain(|name, _| by_name.contains_key(name.as_str()));
         });
