@@ -5,6 +5,7 @@ use crate::lab::{
     Action, Agent, Call, Lab, LabOptions, NetNs, Node, Plugin, Session, Underlay, reference,
 };
 use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 use serde_json::json;
 use std::{
@@ -56,9 +57,9 @@ impl Latency {
 /// Memory in KiB.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct Memory {
-    /// Peak of a shim that waits for the agent's answer.
+    /// Peak of a shim that waits for the agent's answer to an ADD.
     pub(super) shim_kib: u64,
-    /// The agent's resident memory with `pods` pods.
+    /// The agent's resident memory with `pods` pods; the greatest of all rounds.
     pub(super) agent_kib: u64,
     pub(super) pods: usize,
 }
@@ -68,9 +69,17 @@ pub(super) struct Memory {
 pub(super) struct Cni {
     pub(super) latencies: Vec<Latency>,
     pub(super) memory: Memory,
-    /// Milliseconds for each pod of a round from the first of 8 DELs at a time until its link is gone
-    /// too, which ours removes after the answer; ours, then the reference.
-    pub(super) until_gone_ms: [Vec<f64>; 2],
+    /// The same DELs until the links are gone too, which ours removes after the answer.
+    pub(super) until_gone: Vec<UntilGone>,
+}
+
+/// From the first DEL of a round until the last link is gone, divided by the pods; milliseconds, one a
+/// round.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct UntilGone {
+    pub(super) parallel: usize,
+    pub(super) ours_ms: Vec<f64>,
+    pub(super) reference_ms: Vec<f64>,
 }
 
 struct Contender {
@@ -125,8 +134,13 @@ pub(super) fn measure(
             reference_ms: Vec::new(),
         })
         .collect();
-    let mut until_gone_ms = [Vec::new(), Vec::new()];
-    let mut memory = None;
+    let mut gone = [1, 8].map(|parallel| UntilGone {
+        parallel,
+        ours_ms: Vec::new(),
+        reference_ms: Vec::new(),
+    });
+    let shim_kib = shim_peak(&lab.nodes[0], &ours.plugin, &namespaces[0][0])?;
+    let mut agent_kib = 0;
     for round in 0..rounds {
         let order = if round % 2 == 0 { [0, 1] } else { [1, 0] };
         for (kind, (parallel, action)) in kinds.as_flattened().iter().enumerate() {
@@ -143,28 +157,28 @@ pub(super) fn measure(
                 )?;
                 if *action == Action::Del {
                     until_gone(node)?;
-                    if *parallel == 8 {
-                        let all = start.elapsed().as_secs_f64() * 1e3;
-                        until_gone_ms[who].push(all / count as f64);
+                    let each = start.elapsed().as_secs_f64() * 1e3 / count as f64;
+                    for one in gone.iter_mut().filter(|one| one.parallel == *parallel) {
+                        [&mut one.ours_ms, &mut one.reference_ms][who].push(each);
                     }
                 }
                 let latency = &mut latencies[kind];
                 [&mut latency.ours_ms, &mut latency.reference_ms][who].push(times);
             }
-            if memory.is_none() {
-                memory = Some(Memory {
-                    shim_kib: shim_peak(&lab.nodes[0], &ours.plugin)?,
-                    agent_kib: status_kib(agent.id(), "VmRSS:")?,
-                    pods: count,
-                });
+            if *action == Action::Add {
+                agent_kib = agent_kib.max(status_kib(agent.id(), "VmRSS:")?);
             }
         }
     }
     agent.stop()?;
     Ok(Cni {
         latencies,
-        memory: memory.context("no ADD was made")?,
-        until_gone_ms,
+        memory: Memory {
+            shim_kib,
+            agent_kib,
+            pods: count,
+        },
+        until_gone: gone.into(),
     })
 }
 
@@ -233,7 +247,7 @@ fn calls(
 
 /// Peak memory of a shim in the middle of its work: it asks a socket of the bench's own, which
 /// looks at the process instead of answering. By then it has read, parsed, connected and sent.
-fn shim_peak(node: &Node, plugin: &Plugin) -> Result<u64> {
+fn shim_peak(node: &Node, plugin: &Plugin, sandbox: &NetNs) -> Result<u64> {
     let socket = node.dir.join("bench.sock");
     let listener = UnixListener::bind(&socket)?;
     let mut config = plugin.config.clone();
@@ -241,7 +255,9 @@ fn shim_peak(node: &Node, plugin: &Plugin) -> Result<u64> {
     let mut command = Command::new(plugin.path.join("fairlead-cni"));
     command
         .env_clear()
-        .envs([("CNI_COMMAND", "STATUS"), ("CNI_PATH", "/opt/cni/bin")])
+        .envs([("CNI_COMMAND", "ADD"), ("CNI_PATH", "/opt/cni/bin")])
+        .envs([("CNI_CONTAINERID", sandbox.name()), ("CNI_IFNAME", "eth0")])
+        .env("CNI_NETNS", sandbox.path())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::null());
@@ -252,7 +268,14 @@ fn shim_peak(node: &Node, plugin: &Plugin) -> Result<u64> {
         .take()
         .context("no pipe to the shim")?;
     serde_json::to_writer(stdin, &config)?;
+    let patience = Duration::from_secs(5);
+    let mut ready = [PollFd::new(&listener, PollFlags::IN)];
+    ensure!(
+        poll(&mut ready, Some(&patience.try_into()?))? > 0,
+        "the shim never asked"
+    );
     let (connection, _) = listener.accept()?;
+    connection.set_read_timeout(Some(patience))?;
     // One read returns when the request is there.
     let mut request = [0; 4096];
     ensure!(
@@ -261,7 +284,7 @@ fn shim_peak(node: &Node, plugin: &Plugin) -> Result<u64> {
     );
     let peak = status_kib(process.id(), "VmHWM:")?;
     drop(connection);
-    process.wait(Duration::from_secs(5))?;
+    process.wait(patience)?;
     Ok(peak)
 }
 

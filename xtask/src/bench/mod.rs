@@ -14,12 +14,12 @@ pub(crate) mod worker;
 
 use crate::{
     build,
-    lab::{self, Session},
+    lab::{self, Session, load::Load},
     setup::{self, Group},
     workspace,
 };
 use anyhow::{Context, Result, bail, ensure};
-use figures::LOADS;
+use figures::{Figure, LOADS};
 use paths::{CORES, Paths};
 use report::Series;
 use std::{
@@ -47,6 +47,35 @@ pub(crate) struct Args {
     /// A smoke run: 2 rounds of 100 ms, 16 pods. Nothing is judged by it.
     #[arg(long, conflicts_with_all = ["rounds", "millis", "calls"])]
     quick: bool,
+    /// Only these parts; everything without it.
+    #[arg(long, value_delimiter = ',', value_name = "PART")]
+    only: Vec<Part>,
+}
+
+/// A part of the bench.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum Part {
+    /// TCP streams.
+    Tcp,
+    /// Round trips over one connection.
+    Trip,
+    /// Connect, request, close.
+    Connect,
+    /// Small UDP packets.
+    Udp,
+    /// CNI calls and memory.
+    Cni,
+}
+
+impl Part {
+    fn of(load: Load) -> Self {
+        match load {
+            Load::Stream { .. } => Self::Tcp,
+            Load::RoundTrip { .. } => Self::Trip,
+            Load::Connect => Self::Connect,
+            Load::Datagrams { .. } => Self::Udp,
+        }
+    }
 }
 
 /// Runs the bench.
@@ -86,24 +115,44 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let machine = Machine::now()?;
     say(&format!("on {machine}"));
     say("making labs, agents and pods");
-    let mut paths = Paths::new(&session, &binaries, &plugins, &args.xdp)?;
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
+    let loads: Vec<_> = LOADS
+        .into_iter()
+        .filter(|(load, _)| wanted(Part::of(*load)))
+        .collect();
     let time = Duration::from_millis(millis);
-    let series = measure(&mut paths, rounds, time, &say)?;
-    drop(paths);
-    say(&format!(
-        "{call_rounds} rounds of {calls} ADDs and DELs, 1 and 8 at a time, in turns with the reference"
-    ));
-    let pods = usize::try_from(calls)?;
-    let cni = cni::measure(&session, &binaries, &plugins, pods, call_rounds)?;
+    let mut series = Vec::new();
+    if !loads.is_empty() {
+        let mut paths = Paths::new(&session, &binaries, &plugins, &args.xdp)?;
+        series = measure(&mut paths, &loads, rounds, time, &say)?;
+    }
+    let cni = match wanted(Part::Cni) {
+        false => None,
+        true => {
+            say(&format!(
+                "{call_rounds} rounds of {calls} ADDs and DELs, 1 and 8 at a time, in turns with the reference"
+            ));
+            let pods = usize::try_from(calls)?;
+            Some(cni::measure(
+                &session,
+                &binaries,
+                &plugins,
+                pods,
+                call_rounds,
+            )?)
+        }
+    };
     say("done");
 
-    report::write(&dir, &series, &cni, time, &machine)?;
+    report::write(&dir, &series, cni.as_ref(), time, &machine)?;
     chart::draw(&dir.join("chart.svg"), &series)?;
     println!("\n{}", report::path_tables(&series));
-    println!("CNI calls\n\n{}", report::cni_table(&cni));
+    if let Some(cni) = &cni {
+        println!("CNI calls\n\n{}", report::cni_table(cni));
+    }
     match rounds {
         0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),
-        _ => println!("Aims\n\n{}", report::aims(&series, &cni)),
+        _ => println!("Aims\n\n{}", report::aims(&series, cni.as_ref())),
     }
     println!("{METHOD}");
     println!("Raw figures, summary and chart: {}", dir.display());
@@ -174,9 +223,10 @@ fn result_dir() -> Result<PathBuf> {
     Ok(dir)
 }
 
-/// All rounds of all loads over all paths.
+/// All rounds of the loads over all paths.
 fn measure(
     paths: &mut Paths,
+    loads: &[(Load, &[Figure])],
     rounds: u32,
     time: Duration,
     say: &dyn Fn(&str),
@@ -193,13 +243,13 @@ fn measure(
         })
         .collect();
     for round in 0..rounds {
-        let runs = LOADS.len() * paths.list.len();
+        let runs = loads.len() * paths.list.len();
         say(&format!(
             "round {} of {rounds}, {runs} runs of {} ms",
             round + 1,
             time.as_millis()
         ));
-        for (load, figures) in LOADS {
+        for &(load, figures) in loads {
             let mut order: Vec<_> = (0..paths.list.len()).collect();
             if round % 2 == 1 {
                 order.reverse();
