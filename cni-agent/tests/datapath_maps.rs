@@ -7,6 +7,7 @@ use cni_agent::{
     datapath::{Datapath, DatapathConfig, DatapathError, DropReason, LogLevel, NodeRoute, Via},
     model,
 };
+use cni_ebpf_common::LAYOUT_VERSION;
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -132,7 +133,8 @@ fn addresses_without_room_take_the_whole_endpoint_back() {
     }
     // An endpoint that lost its interface's row: the addresses are full before the interfaces are.
     datapath.upsert_endpoint(&numbered(4096), 4096).unwrap();
-    let (path, key) = (bpf.dir().join("v1/maps/endpoints"), 4096u32.to_ne_bytes());
+    let folder = bpf.dir().join(format!("v{LAYOUT_VERSION}"));
+    let (path, key) = (folder.join("maps/endpoints"), 4096u32.to_ne_bytes());
     let key = key.map(|b| b.to_string()).join(" ");
     run(&format!(
         "bpftool map delete pinned {} key {key}",
@@ -310,7 +312,7 @@ fn bpftool_prints_rows_with_field_names() {
 #[ignore = "needs root and CAP_BPF"]
 fn a_pinned_map_of_another_shape_is_refused() {
     let bpf = BpfDir::new();
-    let maps = bpf.dir().join("v1/maps");
+    let maps = bpf.dir().join(format!("v{LAYOUT_VERSION}/maps"));
     std::fs::create_dir_all(&maps).unwrap();
     let path = maps.join("nodes");
     run(&format!(

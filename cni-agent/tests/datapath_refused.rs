@@ -8,7 +8,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use support::{
     frames::{self, ARP, ICMPV6, IPV4, IPV6, UDP},
     lab::{self, HOST_MAC, Lab},
-    pod::{between, changed, dropped, question, sent, to},
+    pod::{between, changed, dropped, goes, question, sent, to},
 };
 
 const LINK_LOCAL: Ipv6Addr = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0xaa, 0, 2);
@@ -81,6 +81,29 @@ fn a_pod_sends_from_its_own_addresses_only() {
             changed(own, |f| f[..6].copy_from_slice(&lab.b.mac)),
         )],
     );
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_pod_does_not_reach_the_nodes_loopback() {
+    let lab = Lab::new();
+    let datagram = frames::udp(1, 2, b"x");
+    let cases = [
+        ("127.0.0.1", to(&lab, Ipv4Addr::LOCALHOST, UDP, &datagram)),
+        (
+            "the last of 127.0.0.0/8",
+            to(&lab, Ipv4Addr::new(127, 255, 255, 255), UDP, &datagram),
+        ),
+        ("::1", to(&lab, Ipv6Addr::LOCALHOST, UDP, &datagram)),
+    ];
+    dropped(&lab, DropReason::Loopback, cases.to_vec());
+    // What lies beside it is the world.
+    let beside = [
+        Ipv4Addr::new(126, 255, 255, 255),
+        Ipv4Addr::new(128, 0, 0, 1),
+    ];
+    let cases = beside.map(|dst| ("beside", to(&lab, dst, UDP, &datagram)));
+    goes(&lab, "pod_to_stack", cases.to_vec());
 }
 
 #[test]

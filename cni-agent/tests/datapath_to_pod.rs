@@ -4,7 +4,7 @@
 mod support;
 
 use cni_agent::datapath::DropReason;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use support::{
     frames::{self, ARP, ICMPV6, IPV4, IPV6, TCP, UDP},
     lab::{self, FAR_MAC, HOST_MAC, Lab, Program, UPLINK_MAC, Verdict},
@@ -341,6 +341,17 @@ fn the_host_reaches_a_pod_by_its_own_address_only() {
         Verdict::Drop,
         Some(DropReason::NotForEndpoint),
     );
+    let loopback = vec![
+        (
+            "loopback",
+            hosts(&lab, Ipv4Addr::LOCALHOST, lab.a.v4, &datagram()),
+        ),
+        (
+            "loopback, IPv6",
+            hosts(&lab, Ipv6Addr::LOCALHOST, lab.a.v6, &datagram()),
+        ),
+    ];
+    check(&lab, a, loopback, Verdict::Drop, Some(DropReason::Loopback));
     let arp = vec![("ARP", frames::ethernet(lab.a.mac, HOST_MAC, ARP, &[0; 46]))];
     check(&lab, a, arp, Verdict::Drop, Some(DropReason::Neighbor));
     let lldp = vec![(

@@ -53,6 +53,8 @@ numbered! {
         Redirect = 13 => "redirect",
         /// The pod sent to a MAC that is not its gateway's.
         DestinationMac = 14 => "destination_mac",
+        /// To a pod from a loopback address, or from a pod to one (CVE-2020-8558).
+        Loopback = 15 => "loopback",
     }
 }
 
@@ -97,6 +99,11 @@ pub struct Counter {
 /// counted only in `drop_totals`, which always has a row for each reason.
 pub const MAX_DROPS: u32 = 16_384;
 
+/// Rows of `drop_totals` and of `paths`: room for reasons and ways to come, so that a new one does not
+/// change the maps' layout.
+pub const MAX_COUNTERS: u32 = 64;
+
+const _: () = assert!(DropReason::LEN <= MAX_COUNTERS && Path::LEN <= MAX_COUNTERS);
 const _: () = assert!(size_of::<DropKey>() == 8 && size_of::<Counter>() == 16);
 
 #[cfg(feature = "user")]

@@ -71,6 +71,16 @@ impl Ip {
         }
     }
 
+    /// IPv4 127.0.0.0/8 or IPv6 `::1`: never on a wire (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3).
+    #[inline(always)]
+    pub const fn is_loopback(self) -> bool {
+        if self.is_v4() {
+            u32::from_be(self.v4()) >> 24 == 127
+        } else {
+            self.high == 0 && self.low == 1u64.to_be()
+        }
+    }
+
     /// IPv6 fe80::/10.
     #[inline(always)]
     pub const fn is_link_local(self) -> bool {

@@ -76,6 +76,11 @@ fn check_addresses(
     if !honest {
         return Err(DropReason::SourceAddress);
     }
+    // With `route_localnet`, which kube-proxy sets, the kernel would let it reach the node's own
+    // services.
+    if packet.dst.is_loopback() {
+        return Err(DropReason::Loopback);
+    }
     match packet::addressed(ctx) {
         Addressed::Host => Ok(()),
         Addressed::Group => Err(DropReason::Multicast),

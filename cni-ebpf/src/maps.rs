@@ -16,7 +16,7 @@ use cni_ebpf_common::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
     node::{MAX_NODES, Node},
-    verdict::{Counter, DropKey, DropReason, MAX_DROPS, Path},
+    verdict::{Counter, DropKey, DropReason, MAX_COUNTERS, MAX_DROPS, Path},
 };
 use core::{mem::offset_of, ptr};
 
@@ -48,11 +48,11 @@ static DROPS: PerCpuHashMap<DropKey, Counter, { MAX_DROPS as usize }, ON_DEMAND>
 
 /// Drops by reason; the programs write.
 #[btf_map(name = "drop_totals")]
-static DROP_TOTALS: PerCpuArray<Counter, { DropReason::LEN as usize }> = PerCpuArray::new();
+static DROP_TOTALS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new();
 
 /// Packets by the way they took; the programs write.
 #[btf_map(name = "paths")]
-static PATHS: PerCpuArray<Counter, { Path::LEN as usize }> = PerCpuArray::new();
+static PATHS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new();
 
 /// The pod behind a host-side interface.
 #[inline(always)]

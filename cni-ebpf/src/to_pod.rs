@@ -27,6 +27,10 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     if packet.dst != own || own == Ip::UNSPECIFIED {
         return Err(DropReason::NotForEndpoint);
     }
+    // What answers would go to the pod's own loopback.
+    if packet.src.is_loopback() {
+        return Err(DropReason::Loopback);
+    }
     let (bytes, packets) = packet::size(ctx);
     maps::count_path(Path::StackToPod, bytes, packets);
     Ok(forward::PASS)

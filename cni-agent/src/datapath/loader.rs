@@ -12,7 +12,7 @@ use cni_ebpf_common::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
     node::{MAX_NODES, Node, NodeKey},
-    verdict::{Counter, DropKey, DropReason, MAX_DROPS, Path},
+    verdict::{Counter, DropKey, MAX_COUNTERS, MAX_DROPS},
 };
 use std::io;
 
@@ -44,8 +44,8 @@ pub(super) const SHAPES: [Shape; 6] = [
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
-    shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, DropReason::LEN),
-    shape::<u32, Counter>("paths", MapType::PerCpuArray, Path::LEN),
+    shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
+    shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),
 ];
 
 /// Names of the programs, as their pins and `bpftool prog` show them.

@@ -1,4 +1,4 @@
-//! Where pins live: `<bpf-dir>/v1/maps/<map>` and `<bpf-dir>/v1/links/<interface>/<program>`.
+//! Where pins live: `<bpf-dir>/v2/maps/<map>` and `<bpf-dir>/v2/links/<interface>/<program>`.
 //!
 //! Below the version of the maps' layout, so that an agent with another layout builds its maps
 //! beside the old ones. A bpf file system keeps names with a dot to itself, and interfaces may

@@ -29,7 +29,7 @@ fn excerpt(command: &str, output: &str, lines: usize) -> String {
 pub(super) fn maps(lab: &Lab, node: &Node) -> Result<String> {
     let mut text = String::new();
     for (map, field) in [("endpoints", "ifindex"), ("nodes", "next_hop")] {
-        let pinned = lab.bpf_dir(node).join("v1/maps").join(map);
+        let pinned = lab.pins(node).join("maps").join(map);
         let output = Command::new("bpftool")
             .args(["map", "dump", "pinned"])
             .arg(&pinned)

@@ -45,6 +45,7 @@ pub(crate) use underlay::Underlay;
 pub(crate) use undo::StepId;
 
 use anyhow::{Context, Result, ensure};
+use cni_ebpf_common::LAYOUT_VERSION;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 use std::{
     fs,
@@ -126,6 +127,11 @@ impl Lab {
     /// Where a node's agent pins its maps and links.
     pub(crate) fn bpf_dir(&self, node: &Node) -> PathBuf {
         self.dir.join("bpf").join(&node.name)
+    }
+
+    /// The folders `maps` and `links` in it.
+    pub(crate) fn pins(&self, node: &Node) -> PathBuf {
+        self.bpf_dir(node).join(format!("v{LAYOUT_VERSION}"))
     }
 
     /// The lab's folder.

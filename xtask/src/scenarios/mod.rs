@@ -122,11 +122,7 @@ impl Scene {
 
     /// Rows of a pinned map, by bpftool.
     fn map(&self, index: usize, name: &str) -> Vec<Value> {
-        let path = self
-            .lab
-            .bpf_dir(self.node(index))
-            .join("v1/maps")
-            .join(name);
+        let path = self.lab.pins(self.node(index)).join("maps").join(name);
         let output = Command::new("bpftool")
             .args(["-j", "map", "dump", "pinned"])
             .arg(&path)
@@ -195,7 +191,7 @@ impl Scene {
             .map(|pool| pool["used"].clone())
             .collect();
         held.push(format!("addresses used: {used:?}"));
-        held.extend(names_in(&self.lab.bpf_dir(node).join("v1/links")));
+        held.extend(names_in(&self.lab.pins(node).join("links")));
         held.extend(names_in(&node.spool()));
         held.sort();
         held
