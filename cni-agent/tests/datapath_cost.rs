@@ -165,6 +165,12 @@ fn time_for_a_packet() {
             frame(far4, lab::WORLD.into(), net, true),
         ),
         (
+            "uplink to pod, of the world",
+            from_net,
+            lab.uplink,
+            frame(lab::WORLD.into(), a4, net, true),
+        ),
+        (
             "XDP, legitimate",
             Program::XdpUplink,
             1,
@@ -182,10 +188,21 @@ fn time_for_a_packet() {
             lab.a.ifindex,
             frame(lab::WORLD.into(), a4, pod, true),
         ),
+        (
+            "forwarded by the host to pod",
+            Program::ToPod,
+            lab.a.ifindex,
+            frame(lab::WORLD.into(), a4, pod, true),
+        ),
     ];
     for (name, program, ifindex, frame) in cases {
         let context = Context {
             ifindex,
+            ingress: if name.contains("forwarded") {
+                lab.uplink
+            } else {
+                0
+            },
             repeat: 250,
             ..Context::default()
         };
@@ -195,7 +212,7 @@ fn time_for_a_packet() {
         times.sort_unstable();
         let verdict = lab.run(program, ifindex, &frame).verdict;
         println!(
-            "{name:24} {:4} ns (least {}) {verdict:?}",
+            "{name:28} {:4} ns (least {}) {verdict:?}",
             times[20], times[0]
         );
         let expected = match name {

@@ -279,6 +279,30 @@ fn a_pod_that_forges_gets_nothing_out() {
     assert!(second.received() > received[0]);
 }
 
+/// A checksum that is still to be computed behind the answer's end: the kernel lets nobody cut the
+/// packet there.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_packet_that_the_kernel_does_not_let_the_programs_change_is_counted() {
+    let cluster = Cluster::new(XdpMode::Off, 1500);
+    let asker = &cluster.pods[0];
+    let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+    let mut question = frames::solicitation(asker.pod.v6, gateway, gateway, asker.pod.mac);
+    // Further options, as long as they please.
+    question.resize(200, 0);
+    let length = u16::try_from(question.len() - 40).unwrap();
+    question[4..6].copy_from_slice(&length.to_be_bytes());
+    let frame = frames::ethernet(HOST_MAC, asker.pod.mac, IPV6, &question);
+    let refused = || {
+        let drops = cluster.nodes[0].drops(asker.pod.ifname);
+        drops.get(&DropReason::Redirect).copied()
+    };
+    raw::inject(&asker.netns, "eth0", std::slice::from_ref(&frame));
+    assert_eq!(refused(), None, "answered");
+    raw::inject_with_checksum(&asker.netns, "eth0", &frame, 180);
+    assert_eq!(refused(), Some(1));
+}
+
 #[test]
 #[ignore = "needs root and CAP_BPF"]
 fn a_node_that_forges_a_pods_address_is_refused() {

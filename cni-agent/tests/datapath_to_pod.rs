@@ -7,7 +7,7 @@ use cni_agent::datapath::DropReason;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use support::{
     frames::{self, ARP, ICMPV6, IPV4, IPV6, TCP, UDP},
-    lab::{self, FAR_MAC, HOST_MAC, Lab, Program, UPLINK_MAC, Verdict},
+    lab::{self, Context, FAR_MAC, HOST_MAC, Lab, Program, UPLINK_MAC, Verdict},
 };
 
 /// The loopback interface: where the kernel lets XDP programs run for a test.
@@ -77,10 +77,6 @@ fn a_packet_from_another_node_is_routed_into_the_pod() {
             changed(arriving(lab::FAR, lab.a.v4, 253, b"x"), |f| f.resize(60, 0)),
         ),
         (
-            "IPv4 of the world",
-            arriving(lab::WORLD, lab.a.v4, UDP, &datagram()),
-        ),
-        (
             "IPv6 UDP",
             arriving(lab::FAR_V6, lab.a.v6, UDP, &datagram()),
         ),
@@ -130,6 +126,22 @@ fn the_rest_of_the_uplinks_traffic_is_the_kernels() {
             "for an address without a pod",
             arriving(lab::FAR, lab::NOBODY, UDP, &datagram()),
         ),
+        (
+            "of the world for a pod",
+            arriving(lab::WORLD, lab.a.v4, UDP, &datagram()),
+        ),
+        (
+            "of the world for a pod, IPv6",
+            arriving(lab::WORLD_V6, lab.a.v6, TCP, &frames::tcp(b"x")),
+        ),
+        (
+            "of another node itself for a pod",
+            arriving(Ipv4Addr::new(10, 0, 0, 2), lab.a.v4, UDP, &datagram()),
+        ),
+        (
+            "of an address without a pod for a pod",
+            arriving(lab::NOBODY, lab.a.v4, UDP, &datagram()),
+        ),
         ("TTL 1", expired(to_pod.clone())),
         (
             "hop limit 1",
@@ -174,6 +186,14 @@ fn packets_from_outside_with_a_pods_source_are_dropped() {
                 "as its neighbour, IPv6",
                 arriving(lab.b.v6, lab.a.v6, UDP, &datagram()),
             ),
+            (
+                "to the host",
+                arriving(lab.b.v4, lab::WORLD, UDP, &datagram()),
+            ),
+            (
+                "to the host, IPv6",
+                arriving(lab.b.v6, lab::WORLD_V6, UDP, &datagram()),
+            ),
         ]
     };
     let spoofed = Some(DropReason::SpoofedFromOutside);
@@ -191,27 +211,47 @@ fn packets_from_outside_with_a_pods_source_are_dropped() {
         Verdict::Drop,
         spoofed,
     );
-    // To the host only XDP looks: without it the kernel's own checks apply.
-    let to_host = || {
-        vec![(
-            "to the host",
-            arriving(lab.b.v4, lab::WORLD, UDP, &datagram()),
-        )]
+}
+
+/// By another interface than the uplink and the pod's own nothing honest comes with its source.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_pods_source_reaches_another_pod_by_its_own_interface_only() {
+    let lab = Lab::new();
+    for (src, dst) in [
+        (IpAddr::from(lab.b.v4), IpAddr::from(lab.a.v4)),
+        (lab.b.v6.into(), lab.a.v6.into()),
+    ] {
+        let frame = hosts(&lab, src, dst, &datagram());
+        for (ingress, verdict) in [
+            (lab.b.ifindex, Verdict::Pass), // the kernel translated an address, or read options
+            (0, Verdict::Pass),             // a transparent proxy of the host
+            (lab.uplink, Verdict::Drop),
+            (lab.a.ifindex, Verdict::Drop),
+        ] {
+            let mut expected = lab.drops(lab.a.ifindex);
+            if verdict == Verdict::Drop {
+                *expected.entry(DropReason::SpoofedFromOutside).or_default() += 1;
+            }
+            let context = Context {
+                ifindex: lab.a.ifindex,
+                ingress,
+                ..Context::default()
+            };
+            let outcome = lab.run_as(Program::ToPod, context, &frame);
+            assert_eq!(outcome.verdict, verdict, "{src} by {ingress}");
+            assert_eq!(lab.drops(lab.a.ifindex), expected, "{src} by {ingress}");
+        }
+    }
+    // Others' sources come by any.
+    let context = Context {
+        ifindex: lab.a.ifindex,
+        ingress: lab.uplink,
+        ..Context::default()
     };
-    check(
-        &lab,
-        (Program::XdpUplink, LO),
-        to_host(),
-        Verdict::Drop,
-        spoofed,
-    );
-    check(
-        &lab,
-        (Program::FromUplink, lab.uplink),
-        to_host(),
-        Verdict::Pass,
-        None,
-    );
+    let frame = hosts(&lab, lab::WORLD, lab.a.v4, &datagram());
+    let outcome = lab.run_as(Program::ToPod, context, &frame);
+    assert_eq!(outcome.verdict, Verdict::Pass);
 }
 
 #[test]
@@ -239,6 +279,14 @@ fn malformed_packets_from_outside_are_dropped() {
             (
                 "IPv4 total below header",
                 changed(v4.clone(), |f| f[16..18].copy_from_slice(&[0, 19])),
+            ),
+            (
+                "IPv6 to the pod's IPv4, mapped",
+                arriving(lab::FAR_V6, lab.a.v4.to_ipv6_mapped(), UDP, &datagram()),
+            ),
+            (
+                "IPv6 from another node's IPv4, mapped",
+                arriving(lab::FAR.to_ipv6_mapped(), lab.a.v6, UDP, &datagram()),
             ),
         ]
     };
@@ -352,6 +400,17 @@ fn the_host_reaches_a_pod_by_its_own_address_only() {
         ),
     ];
     check(&lab, a, loopback, Verdict::Drop, Some(DropReason::Loopback));
+    let mapped = vec![
+        (
+            "its IPv4, mapped",
+            hosts(&lab, lab::WORLD_V6, lab.a.v4.to_ipv6_mapped(), &datagram()),
+        ),
+        (
+            "from IPv4, mapped",
+            hosts(&lab, lab::WORLD.to_ipv6_mapped(), lab.a.v6, &datagram()),
+        ),
+    ];
+    check(&lab, a, mapped, Verdict::Drop, Some(DropReason::Malformed));
     let arp = vec![("ARP", frames::ethernet(lab.a.mac, HOST_MAC, ARP, &[0; 46]))];
     check(&lab, a, arp, Verdict::Drop, Some(DropReason::Neighbor));
     let lldp = vec![(

@@ -46,9 +46,7 @@ fn refuse_server(ctx: &TcContext, packet: &Packet, upper: Option<Upper>) -> Resu
     let Some(Upper { protocol: UDP, at }) = upper else {
         return Ok(());
     };
-    let ports = packet::load::<u32>(ctx, at)
-        .map(u32::from_be)
-        .ok_or(DropReason::Malformed)?;
+    let ports = u32::from_be(upper::load::<u32>(ctx, packet, at)?);
     let server = if packet.v4 {
         67 << 16 | 68
     } else {
@@ -97,7 +95,7 @@ fn route(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
         Some(node) if node.flags & Node::LOCAL == 0 => forward::to_node(ctx, packet, node),
         Some(_) => {
             drop::count(ctx, DropReason::NoEndpoint);
-            Ok(forward::to_stack(ctx))
+            Ok(forward::PASS)
         }
         None => Ok(forward::to_stack(ctx)),
     }

@@ -1,12 +1,19 @@
-//! Path: a packet arriving from the network (tcx ingress of the uplink). What is for a local pod
-//! goes straight into it; all else is the kernel's.
+//! Path: a packet arriving from the network (tcx ingress of the uplink). What another node's pods
+//! send to a local pod goes straight into it; all else is the kernel's. What comes from elsewhere
+//! may belong to a connection that the kernel follows (masqueraded answers, clients outside, whose
+//! answers leave by the kernel's stack): it must see both directions, and `to_pod` judges it there.
 
 use crate::{
+    address::Ip,
     deliver, forward, maps,
     packet::{self, Addressed, Parsed},
 };
 use aya_ebpf::programs::TcContext;
-use cni_ebpf_common::verdict::{DropReason, Path};
+use cni_ebpf_common::{
+    endpoint::EndpointAddr,
+    node::Node,
+    verdict::{DropReason, Path},
+};
 
 /// Judges and sends on one packet.
 ///
@@ -19,8 +26,10 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         return Ok(forward::PASS);
     }
     if packet::lacks_ethernet(ctx) {
-        let to = packet::destination_without_ethernet(ctx);
-        if to.and_then(maps::endpoint_addr).is_none() {
+        let Some((src, dst)) = packet::addresses_without_ethernet(ctx) else {
+            return Ok(forward::PASS);
+        };
+        if receiver(src, dst)?.is_none() {
             return Ok(forward::PASS);
         }
         packet::restore_ethernet(ctx)?;
@@ -28,11 +37,25 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     let Parsed::Ip(packet) = packet::parse(ctx)? else {
         return Ok(forward::PASS);
     };
-    let Some(local) = maps::endpoint_addr(packet.dst) else {
-        return Ok(forward::PASS);
-    };
-    if maps::endpoint_addr(packet.src).is_some() {
+    match receiver(packet.src, packet.dst)? {
+        Some(local) => deliver::to_endpoint(ctx, &packet, local, Path::UplinkToPod),
+        None => Ok(forward::PASS),
+    }
+}
+
+/// The local pod that another node's pod sends to; `None` for what is the kernel's.
+///
+/// # Errors
+/// [`DropReason::SpoofedFromOutside`], whomever it is for: the host trusts its pods' addresses too.
+#[inline(always)]
+fn receiver(src: Ip, dst: Ip) -> Result<Option<&'static EndpointAddr>, DropReason> {
+    if maps::endpoint_addr(src).is_some() {
         return Err(DropReason::SpoofedFromOutside);
     }
-    deliver::to_endpoint(ctx, &packet, local, Path::UplinkToPod)
+    // The dearer look-up only for what is for a pod.
+    let Some(local) = maps::endpoint_addr(dst) else {
+        return Ok(None);
+    };
+    let of_another_node = maps::node(src).is_some_and(|node| node.flags & Node::LOCAL == 0);
+    Ok(of_another_node.then_some(local))
 }

@@ -5,7 +5,7 @@ use crate::{
     address::{Ip, Mac},
     kernel, maps,
     packet::{self, Packet},
-    upper::Upper,
+    upper::{self, Upper},
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
@@ -89,7 +89,7 @@ pub fn icmpv6(
     if packet.v4 {
         return Ok(None);
     }
-    match packet::load::<u8>(ctx, at).ok_or(DropReason::Malformed)? {
+    match upper::load::<u8>(ctx, packet, at)? {
         ROUTER_ADVERTISEMENT | REDIRECT => Err(DropReason::RouterAdvertisement),
         NEIGHBOR_ADVERTISEMENT => Err(DropReason::Neighbor),
         // Behind an extension header it is not an honest question (RFC 6980).

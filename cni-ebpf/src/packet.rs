@@ -156,6 +156,12 @@ pub fn ifindex(ctx: &TcContext) -> u32 {
     skb(ctx).ifindex
 }
 
+/// The interface by which the machine received the packet; 0 for one of its own.
+#[inline(always)]
+pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+    skb(ctx).ingress_ifindex
+}
+
 /// Bytes and packets this buffer stands for on a wire: one large buffer is many segments.
 #[inline(always)]
 pub fn size(ctx: &TcContext) -> (u64, u64) {
@@ -243,15 +249,17 @@ pub fn lacks_ethernet(ctx: &TcContext) -> bool {
     kernel::network_header(ctx) == Some([high, low])
 }
 
-/// Destination of a packet that [`lacks_ethernet`].
+/// Source and destination of a packet that [`lacks_ethernet`].
 #[inline(always)]
-pub fn destination_without_ethernet(ctx: &TcContext) -> Option<Ip> {
+pub fn addresses_without_ethernet(ctx: &TcContext) -> Option<(Ip, Ip)> {
+    let v4 = |at| load::<u32>(ctx, at).map(Ip::from_v4);
+    let v6 = |at| {
+        let (high, low) = (load::<u64>(ctx, at)?, load::<u64>(ctx, at + 8)?);
+        Some(Ip::from_words([high, low]))
+    };
     match u16::from_be(skb(ctx).protocol as u16) {
-        ETH_P_IP => load::<u32>(ctx, 16).map(Ip::from_v4),
-        ETH_P_IPV6 => Some(Ip::from_words([
-            load::<u64>(ctx, 24)?,
-            load::<u64>(ctx, 32)?,
-        ])),
+        ETH_P_IP => Some((v4(12)?, v4(16)?)),
+        ETH_P_IPV6 => Some((v6(8)?, v6(24)?)),
         _ => None,
     }
 }
@@ -387,9 +395,14 @@ fn ipv6(head: Head<IPV6_LEN>, len: Length) -> Result<Packet, DropReason> {
     if payload > room {
         return Err(DropReason::Malformed);
     }
+    let (src, dst) = (head.ipv6::<22>(), head.ipv6::<38>());
+    // An IPv4-mapped address is a key of the IPv4 side of the maps, and never on a wire.
+    if src.is_v4() || dst.is_v4() {
+        return Err(DropReason::Malformed);
+    }
     Ok(Packet {
-        src: head.ipv6::<22>(),
-        dst: head.ipv6::<38>(),
+        src,
+        dst,
         v4: false,
         next: head.get::<u8, 20>(),
         ttl: head.get::<u8, 21>(),

@@ -10,6 +10,15 @@ use crate::{
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::verdict::{DropReason, Path};
 
+/// Whether a packet with a local pod's source came by another interface than that pod's. By the
+/// pod's own, legitimate packets do come: options, an expiring TTL, addresses that the kernel
+/// translates. What the host itself makes came by none; it may speak for a pod (transparent proxies).
+#[inline(always)]
+fn comes_from_elsewhere(ctx: &TcContext, src: Ip) -> bool {
+    let ingress = packet::ingress_ifindex(ctx);
+    ingress != 0 && maps::endpoint_addr(src).is_some_and(|of| of.ifindex != ingress)
+}
+
 /// Judges one packet.
 ///
 /// # Errors
@@ -30,6 +39,9 @@ pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     // What answers would go to the pod's own loopback.
     if packet.src.is_loopback() {
         return Err(DropReason::Loopback);
+    }
+    if comes_from_elsewhere(ctx, packet.src) {
+        return Err(DropReason::SpoofedFromOutside);
     }
     let (bytes, packets) = packet::size(ctx);
     maps::count_path(Path::StackToPod, bytes, packets);

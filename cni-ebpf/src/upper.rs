@@ -57,8 +57,12 @@ pub fn find(ctx: &TcContext, packet: &Packet) -> Result<Option<Upper>, DropReaso
     Err(DropReason::Malformed)
 }
 
+/// Copies a field of the packet; what follows the IP packet in its frame (padding) is none of it.
+///
+/// # Errors
+/// [`DropReason::Malformed`]: the packet ends before.
 #[inline(always)]
-fn load<T: packet::Field>(ctx: &TcContext, packet: &Packet, at: u32) -> Result<T, DropReason> {
+pub fn load<T: packet::Field>(ctx: &TcContext, packet: &Packet, at: u32) -> Result<T, DropReason> {
     if at + size_of::<T>() as u32 > packet.end {
         return Err(DropReason::Malformed);
     }

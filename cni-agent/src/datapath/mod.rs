@@ -66,7 +66,7 @@ pub enum XdpMode {
     Native,
     /// In the kernel's stack, behind the driver.
     Generic,
-    /// Not at all; `from_uplink` refuses forged sources of packets to pods as well.
+    /// Not at all; `from_uplink` refuses forged sources as well.
     Off,
 }
 

@@ -246,6 +246,8 @@ fn load_again(datapath: &Datapath, log_level: LogLevel) -> Ebpf {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Context {
     pub ifindex: u32,
+    /// The interface by which the machine received the packet.
+    pub ingress: u32,
     pub segments: u32,
     pub segment_size: u32,
     pub repeat: u32,
@@ -256,6 +258,7 @@ impl Context {
     fn bytes(self) -> Vec<u8> {
         let mut skb = vec![0; 192];
         for (at, value) in [
+            (36, self.ingress),
             (40, self.ifindex),
             (164, self.segments),
             (176, self.segment_size),

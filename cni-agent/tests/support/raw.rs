@@ -18,6 +18,33 @@ pub fn inject(netns: &Netns, ifname: &str, frames: &[Vec<u8>]) {
     });
 }
 
+/// Sends a frame whose checksum the device shall complete, the sum beginning at `from` bytes: a
+/// driver's promise that the kernel holds everyone after it to.
+pub fn inject_with_checksum(netns: &Netns, ifname: &str, frame: &[u8], from: u16) {
+    const NEEDS_CSUM: u8 = 1;
+    let ifindex = i32::try_from(netns.ifindex(ifname)).expect("a small number");
+    // `struct virtio_net_hdr`.
+    let mut header = [0; 10];
+    header[0] = NEEDS_CSUM;
+    header[6..8].copy_from_slice(&from.to_ne_bytes());
+    netns.within(|| {
+        let socket = open().expect("root may open a packet socket");
+        let on: libc::c_int = 1;
+        // SAFETY: the option is an integer that lives until the call ends, and its size is given.
+        let set = unsafe {
+            libc::setsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_VNET_HDR,
+                (&raw const on).cast(),
+                size_of_val(&on) as u32,
+            )
+        };
+        assert_eq!(set, 0, "{}", io::Error::last_os_error());
+        send(&socket, ifindex, &[&header, frame].concat()).unwrap_or_else(|e| panic!("{e}"));
+    });
+}
+
 fn open() -> io::Result<OwnedFd> {
     // SAFETY: takes three integers.
     let fd = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
