@@ -350,8 +350,13 @@ pub(super) fn detach(pins: &Pins, ifname: &str) -> Result<Option<u32>, DatapathE
     Ok(ifindex)
 }
 
+/// Whether there is a pinned link and its interface lives.
+pub(super) fn is_live(pin: &Path) -> Result<bool, DatapathError> {
+    Ok(state(pin)?.is_some_and(|state| state.ifindex != 0))
+}
+
 /// Detaches at once, then removes the pin.
-fn remove_link(pin: &Path) -> Result<(), DatapathError> {
+pub(super) fn remove_link(pin: &Path) -> Result<(), DatapathError> {
     if !pin.exists() {
         return Ok(());
     }

@@ -15,6 +15,7 @@ mod logs;
 mod maps;
 mod pins;
 mod rows;
+mod upgrade;
 
 pub use attach::Attachment;
 pub use cni_ebpf_common::{
@@ -29,6 +30,7 @@ pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
 
 use crate::model;
 use attach::Interface;
+use cni_ebpf_common::LAYOUT_VERSION;
 use loader::Loaded;
 use pins::Pins;
 use std::{
@@ -106,12 +108,16 @@ impl Datapath {
     /// go on with the programs they have until they are attached anew. Mounts /sys/fs/bpf if the
     /// folder lies there and nothing is mounted.
     ///
+    /// After an agent with another layout of the maps, ours are empty, and its links become ours:
+    /// write all rows before attaching anything.
+    ///
     /// # Errors
     /// No bpf file system, pinned maps of another layout, or a kernel that refuses the programs.
     pub fn load(config: &DatapathConfig) -> Result<Self, DatapathError> {
         grace::mend();
-        let pins = Pins::prepare(&config.bpf_dir)?;
+        let pins = Pins::prepare(&config.bpf_dir, LAYOUT_VERSION)?;
         let loaded = loader::load(&pins, config.log_level)?;
+        upgrade::take_over(&pins)?;
         Ok(Self {
             pins,
             loaded: Mutex::new(loaded),

@@ -1,11 +1,10 @@
 //! Where pins live: `<bpf-dir>/v2/maps/<map>` and `<bpf-dir>/v2/links/<interface>/<program>`.
 //!
 //! Below the version of the maps' layout, so that an agent with another layout builds its maps
-//! beside the old ones. A bpf file system keeps names with a dot to itself, and interfaces may
+//! beside the old ones and takes their links over (`upgrade`). A bpf file system keeps names with a dot to itself, and interfaces may
 //! have one: `.` and `%` are written as in URLs.
 
 use super::DatapathError;
-use cni_ebpf_common::LAYOUT_VERSION;
 use rustix::{
     fs::{FlockOperation, Mode, OFlags},
     mount::MountFlags,
@@ -25,13 +24,27 @@ const BPF_FS: rustix::fs::FsWord = 0xcafe_4a11;
 /// The folders of one agent.
 #[derive(Clone, Debug)]
 pub(super) struct Pins {
+    bpf_dir: PathBuf,
+    /// Of the maps' layout.
+    version: u32,
     maps: PathBuf,
     links: PathBuf,
 }
 
 impl Pins {
-    /// Makes the folders, after mounting a bpf file system on the usual place if need be.
-    pub(super) fn prepare(bpf_dir: &Path) -> Result<Self, DatapathError> {
+    fn new(bpf_dir: &Path, version: u32) -> Self {
+        let top = bpf_dir.join(format!("v{version}"));
+        Self {
+            bpf_dir: bpf_dir.to_owned(),
+            version,
+            maps: top.join("maps"),
+            links: top.join("links"),
+        }
+    }
+
+    /// Makes the folders of a version of the layout, after mounting a bpf file system on the usual
+    /// place if need be.
+    pub(super) fn prepare(bpf_dir: &Path, version: u32) -> Result<Self, DatapathError> {
         if !on_bpffs(bpf_dir) {
             if !bpf_dir.starts_with(USUAL) {
                 return Err(DatapathError::NotBpffs {
@@ -43,14 +56,36 @@ impl Pins {
                 source,
             })?;
         }
-        let top = bpf_dir.join(format!("v{LAYOUT_VERSION}"));
-        let pins = Self {
-            maps: top.join("maps"),
-            links: top.join("links"),
-        };
+        let pins = Self::new(bpf_dir, version);
         make_folder(&pins.maps)?;
         make_folder(&pins.links)?;
         Ok(pins)
+    }
+
+    /// The folder of all of them.
+    pub(super) fn top(&self) -> PathBuf {
+        self.bpf_dir.join(format!("v{}", self.version))
+    }
+
+    /// Folders of other versions that there are, the oldest first.
+    pub(super) fn others(&self) -> Result<Vec<Self>, DatapathError> {
+        let names = names_in(&self.bpf_dir)?;
+        let version = |name: &String| name.strip_prefix('v')?.parse::<u32>().ok();
+        let mut versions: Vec<u32> = names.iter().filter_map(version).collect();
+        versions.sort_unstable();
+        let other = versions.into_iter().filter(|v| *v != self.version);
+        Ok(other.map(|v| Self::new(&self.bpf_dir, v)).collect())
+    }
+
+    /// Removes the folder when its links are gone.
+    pub(super) fn remove_maps(&self) -> Result<(), DatapathError> {
+        for map in names_in(&self.maps)? {
+            remove(&self.maps.join(map))?;
+        }
+        for folder in [&self.maps, &self.links, &self.top()] {
+            remove(folder)?;
+        }
+        Ok(())
     }
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
@@ -173,22 +208,31 @@ mod tests {
 
     #[test]
     fn names_that_a_bpf_file_system_refuses_are_written_otherwise() {
-        let pins = Pins {
-            maps: "/m".into(),
-            links: "/l".into(),
-        };
-        assert_eq!(pins.interface("eth0.100"), Path::new("/l/eth0%2e100"));
-        assert_eq!(pins.interface("a%2eb"), Path::new("/l/a%252eb"));
-        assert_eq!(
-            pins.interface("fl0123456789ab"),
-            Path::new("/l/fl0123456789ab")
-        );
+        let pins = Pins::new(Path::new("/b"), 7);
+        for (ifname, path) in [
+            ("eth0.100", "/b/v7/links/eth0%2e100"),
+            ("a%2eb", "/b/v7/links/a%252eb"),
+            ("fl0123456789ab", "/b/v7/links/fl0123456789ab"),
+        ] {
+            assert_eq!(pins.interface(ifname), Path::new(path));
+        }
+    }
+
+    #[test]
+    fn folders_of_other_versions_are_told_from_anything_else() {
+        let dir = tempfile::tempdir().unwrap();
+        for name in ["v1", "v2", "v10", "v", "v2x", "maps", "vv3"] {
+            fs::create_dir(dir.path().join(name)).unwrap();
+        }
+        let others = Pins::new(dir.path(), 2).others().unwrap();
+        let tops: Vec<_> = others.iter().map(Pins::top).collect();
+        assert_eq!(tops, ["v1", "v10"].map(|name| dir.path().join(name)));
     }
 
     #[test]
     fn a_folder_elsewhere_is_refused_with_the_remedy() {
         let dir = tempfile::tempdir().unwrap();
-        let fault = Pins::prepare(&dir.path().join("bpf")).unwrap_err();
+        let fault = Pins::prepare(&dir.path().join("bpf"), 1).unwrap_err();
         assert!(matches!(fault, DatapathError::NotBpffs { .. }));
         assert!(fault.to_string().contains("mount -t bpf"));
     }

@@ -82,6 +82,13 @@ pub trait Kernel: Send + Sync + 'static {
         ifindex: u32,
     ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
+    /// Writes the map entries of endpoints (with the numbers of their links) that have their
+    /// programs from an agent before: each pod must be known when the first gets its programs
+    /// anew. What fails is told by `enforce`.
+    fn fill(&self, _living: Vec<(Endpoint, u32)>) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Takes the host's end up and returns when the pod can send.
     fn bring_up(
         &self,

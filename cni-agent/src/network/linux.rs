@@ -124,6 +124,21 @@ impl Kernel for Linux {
         .await
     }
 
+    async fn fill(&self, living: Vec<(Endpoint, u32)>) {
+        let datapath = self.datapath.clone();
+        let work = move || {
+            for (endpoint, ifindex) in living {
+                if let Err(error) = datapath.upsert_endpoint(&endpoint, ifindex) {
+                    tracing::debug!(attachment = %endpoint.attachment, %error, "not in the maps yet");
+                }
+            }
+            Ok::<_, KernelError>(())
+        };
+        if let Err(error) = blocking(work).await {
+            tracing::debug!(%error, "the maps are filled one by one");
+        }
+    }
+
     async fn bring_up(
         &self,
         endpoint: &Endpoint,

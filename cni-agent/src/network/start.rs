@@ -25,8 +25,17 @@ impl<K: Kernel> Network<K> {
             ..Adoption::default()
         };
         let links: HashMap<_, _> = links.iter().map(|l| (l.name.as_str(), l)).collect();
+        let endpoints = self.book.list();
+        let serving = |e: &Endpoint| {
+            let link = links.get(e.host_ifname.as_str());
+            link.filter(|link| link.up || e.wired)
+        };
+        let known = endpoints
+            .iter()
+            .filter_map(|e| Some((e.clone(), serving(e)?.ifindex)));
+        self.kernel.fill(known.collect()).await;
         let mut living = Vec::new();
-        for endpoint in self.book.list() {
+        for endpoint in endpoints {
             let link = links.get(endpoint.host_ifname.as_str());
             let refused = match link.filter(|link| link.up || endpoint.wired) {
                 Some(link) => match self.kernel.enforce(&endpoint, link.ifindex).await {

@@ -23,6 +23,7 @@ pub struct Node {
     pub bpf: BpfDir,
     pub datapath: Datapath,
     pub xdp: XdpMode,
+    mtu: u32,
     number: u8,
     pods: Vec<Pod>,
 }
@@ -84,7 +85,24 @@ impl Node {
     fn new(netns: Netns, number: u8, xdp: XdpMode, mtu: u32) -> Self {
         let bpf = BpfDir::new();
         let datapath = load(&netns, &bpf);
-        let (ifindex, other) = (netns.ifindex("up0"), 3 - number);
+        let node = Self {
+            netns,
+            bpf,
+            datapath,
+            xdp,
+            mtu,
+            number,
+            pods: Vec::new(),
+        };
+        node.fill(&node.datapath);
+        node.attach(&node.datapath);
+        node
+    }
+
+    /// Writes all rows.
+    pub fn fill(&self, datapath: &Datapath) {
+        let (number, mtu) = (self.number, self.mtu);
+        let (ifindex, other) = (self.netns.ifindex("up0"), 3 - number);
         let via = |next_hop: String| Via::Node {
             next_hop: next_hop.parse().unwrap(),
             ifindex,
@@ -108,16 +126,11 @@ impl Node {
                 ),
             ])
             .unwrap();
-        let node = Self {
-            netns,
-            bpf,
-            datapath,
-            xdp,
-            number,
-            pods: Vec::new(),
-        };
-        node.attach(&node.datapath);
-        node
+        for pod in &self.pods {
+            datapath
+                .upsert_endpoint(&lab::endpoint(pod), pod.ifindex)
+                .unwrap();
+        }
     }
 
     fn add_pod(&mut self, id: u8) -> PodNetns {
@@ -168,12 +181,17 @@ impl Node {
 
     /// A further agent of the node, as after a restart: takes everything over.
     pub fn restart(&self) -> Datapath {
-        let datapath = load(&self.netns, &self.bpf);
+        let datapath = self.load();
         self.attach(&datapath);
         datapath
     }
 
-    fn attach(&self, datapath: &Datapath) {
+    /// Loads without attaching anything.
+    pub fn load(&self) -> Datapath {
+        load(&self.netns, &self.bpf)
+    }
+
+    pub fn attach(&self, datapath: &Datapath) {
         let uplink = self.netns.ifindex("up0");
         self.netns.within(|| {
             datapath
