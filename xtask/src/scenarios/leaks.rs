@@ -111,42 +111,116 @@ fn two_hundred_adds_and_dels_eight_at_a_time_leave_nothing() {
     until_same(&scene, 0, &before);
 }
 
+/// Rounds with a kill amid ADDs, amid DELs, and amid the start of an agent.
+const KILLS: [usize; 3] = [30, 10, 10];
+/// Pods of a round, and how many calls about them run at a time.
+const PODS: usize = 8;
+const LANES: usize = 4;
+
+/// The instants of `count` kills: from none on to thrice the usual duration of what is killed, closer
+/// together at the beginning, so that most fall within it.
+fn instants(count: usize, usual: Duration) -> impl Iterator<Item = Duration> {
+    (0..count).map(move |number| {
+        let part = number as f64 / (count - 1) as f64;
+        usual.mul_f64(3.0 * part * part)
+    })
+}
+
+fn timed(what: impl FnOnce()) -> Duration {
+    let start = Instant::now();
+    what();
+    start.elapsed()
+}
+
+/// Calls the plugin for every sandbox while the agent is killed after `pause`, and answers how many
+/// calls succeeded.
+fn kill_amid(scene: &mut Scene, action: Action, sandboxes: &[Sandbox], pause: Duration) -> usize {
+    let agent = scene.take_agent(0);
+    let scene = &*scene;
+    let answers = thread::scope(|scope| {
+        let calls = scope.spawn(|| call_all(scene, action, sandboxes, LANES));
+        thread::sleep(pause);
+        agent.kill().unwrap();
+        calls.join().unwrap()
+    });
+    answers.iter().filter(|answer| answer.is_ok()).count()
+}
+
 #[test]
 #[ignore = "needs root and the built binaries"]
-fn fifty_kills_of_the_agent_at_random_instants_leave_nothing() {
+fn fifty_kills_of_the_agent_amid_adds_and_dels_and_starts_leave_nothing() {
     let mut scene = Scene::new(1, Underlay::Bridge);
     let before = scene.holdings(0);
-    let sandboxes = sandboxes(&scene, 8);
-    // A fixed sequence of pauses: a failure can be seen again.
-    let mut random = 0x9e37_79b9_7f4a_7c15_u64;
-    for round in 0..50 {
-        random ^= random << 13;
-        random ^= random >> 7;
-        random ^= random << 17;
-        let agent = scene.take_agent(0);
-        let pause = Duration::from_micros(random % 60_000);
-        thread::scope(|scope| {
-            let calls = scope.spawn(|| {
-                // Some fail with "try again": the runtime then asks for DEL, as we do below.
-                let adds = call_all(&scene, Action::Add, &sandboxes, 8);
-                adds.iter().filter(|a| a.is_ok()).count()
-            });
-            thread::sleep(pause);
-            agent.kill().unwrap();
-            calls.join().unwrap()
-        });
-        // Half of the rounds delete while no agent runs, half beside its start.
-        if round % 2 == 0 {
-            for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
-                answer.unwrap();
-            }
-        }
-        scene.restart(0);
-        for answer in call_all(&scene, Action::Del, &sandboxes, 8) {
+    let sandboxes = sandboxes(&scene, PODS);
+    let all = |scene: &Scene, action| {
+        for answer in call_all(scene, action, &sandboxes, LANES) {
             answer.unwrap();
         }
+    };
+    // How long each takes when nothing disturbs it: the middle of three times.
+    let mut times = [[Duration::ZERO; 3]; 3];
+    for time in 0..3 {
+        times[0][time] = timed(|| all(&scene, Action::Add));
+        times[1][time] = timed(|| all(&scene, Action::Del));
+        scene.take_agent(0).kill().unwrap();
+        times[2][time] = timed(|| scene.restart(0));
     }
-    until_same(&scene, 0, &before);
+    let [adds, dels, starts] = times.map(|mut three| {
+        three.sort_unstable();
+        three[1]
+    });
+
+    // Some ADDs fail with "try again": the runtime then asks for DEL, as is done here; in half of the
+    // rounds while no agent runs, in the other half while it starts.
+    let mut added = Vec::new();
+    for (round, pause) in instants(KILLS[0], adds).enumerate() {
+        added.push(kill_amid(&mut scene, Action::Add, &sandboxes, pause));
+        if round % 2 == 0 {
+            all(&scene, Action::Del);
+            scene.restart(0);
+        } else {
+            let mut agent = scene.spawn_agent(0);
+            all(&scene, Action::Del);
+            agent.wait_ready().unwrap();
+            scene.agents[0] = Some(agent);
+        }
+        until_same(&scene, 0, &before);
+    }
+    let (none, each) = (added.contains(&0), added.contains(&PODS));
+    let some = added.iter().any(|count| (1..PODS).contains(count));
+    assert!(none && some && each, "ADDs that succeeded: {added:?}");
+
+    // A DEL that the agent does not answer is written down by the plugin.
+    let mut written = Vec::new();
+    for pause in instants(KILLS[1], dels) {
+        all(&scene, Action::Add);
+        let done = kill_amid(&mut scene, Action::Del, &sandboxes, pause);
+        assert_eq!(done, PODS, "a DEL failed");
+        written.push(spooled(&scene));
+        scene.restart(0);
+        until_same(&scene, 0, &before);
+    }
+    let (none, each) = (written.contains(&0), written.contains(&PODS));
+    assert!(none && each, "DELs written down: {written:?}");
+
+    // A start adopts pods and does what was written down; it is killed before, amid and after that.
+    let mut left = Vec::new();
+    for pause in instants(KILLS[2], starts) {
+        all(&scene, Action::Add);
+        scene.take_agent(0).kill().unwrap();
+        all(&scene, Action::Del);
+        let starting = scene.spawn_agent(0);
+        thread::sleep(pause);
+        starting.kill().unwrap();
+        left.push(spooled(&scene));
+        scene.restart(0);
+        until_same(&scene, 0, &before);
+    }
+    let (none, each) = (left.contains(&0), left.contains(&PODS));
+    assert!(
+        none && each,
+        "DELs that a killed start left to do: {left:?}"
+    );
 }
 
 #[test]

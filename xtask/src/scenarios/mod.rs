@@ -90,6 +90,11 @@ impl Scene {
         Agent::start(&self.lab, &self.lab.nodes[index], &self.fairlead(), &[]).unwrap()
     }
 
+    /// Starts an agent and does not wait for it.
+    fn spawn_agent(&self, index: usize) -> Agent {
+        Agent::spawn(&self.lab, &self.lab.nodes[index], &self.fairlead(), &[]).unwrap()
+    }
+
     fn node(&self, index: usize) -> &Node {
         &self.lab.nodes[index]
     }
