@@ -12,7 +12,7 @@ mod udp;
 pub(crate) use icmp::ping;
 pub(crate) use server::{Port, Server};
 pub(crate) use steady::{Kind as SteadyKind, Steady};
-pub(crate) use tcp::transfer;
+pub(crate) use tcp::{Endless, transfer};
 pub(crate) use udp::echo as udp_echo;
 
 use anyhow::Result;
