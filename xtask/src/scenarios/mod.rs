@@ -1,6 +1,7 @@
 //! The whole path as a runtime uses it: the real plugin, the real agent, real packets between
 //! nodes made of network namespaces. Run by `cargo xtask test`, which builds the binaries first.
 
+mod icmp_errors;
 mod leaks;
 mod mishaps;
 mod packets;

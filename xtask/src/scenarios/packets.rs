@@ -2,7 +2,7 @@
 
 use super::Scene;
 use crate::lab::{
-    Pod, Underlay,
+    Underlay,
     probe::{Proto, Server, ping, transfer, udp_echo},
 };
 use std::net::IpAddr;
@@ -43,72 +43,6 @@ fn path_mtu_discovery_and_fragments_work_through_a_narrow_path() {
         }
         a.ns.run(|| ping(target, 4_000)).unwrap();
     }
-}
-
-#[test]
-#[ignore = "needs root and the built binaries"]
-fn an_expired_ttl_and_a_closed_port_and_a_missing_pod_are_answered() {
-    let scene = Scene::new(2, Underlay::Bridge);
-    let (a, b) = (scene.pod(0, "a"), scene.pod(1, "b"));
-    for v6 in [false, true] {
-        // Nobody listens: the pod's own kernel says so, across both nodes.
-        let closed = std::net::SocketAddr::new(b.addr(v6), 9);
-        let error =
-            a.ns.run(|| Ok(std::net::TcpStream::connect(closed)))
-                .unwrap()
-                .unwrap_err();
-        assert_eq!(
-            error.kind(),
-            std::io::ErrorKind::ConnectionRefused,
-            "{closed}"
-        );
-    }
-    // An address of the podCIDR that no pod has, here and there.
-    let before = scene.drops(0, "no_endpoint");
-    for missing in ["100.11.1.250", "fd00:100:11:1::dead"] {
-        let missing: IpAddr = missing.parse().unwrap();
-        let address = std::net::SocketAddr::new(missing, 9);
-        let error =
-            a.ns.run(|| Ok(std::net::TcpStream::connect(address)))
-                .unwrap()
-                .unwrap_err();
-        let kind = error.kind();
-        let told = matches!(
-            kind,
-            std::io::ErrorKind::HostUnreachable | std::io::ErrorKind::NetworkUnreachable
-        );
-        assert!(told, "{missing}: {error}");
-    }
-    assert!(scene.drops(0, "no_endpoint") >= before + 2);
-    for v6 in [false, true] {
-        assert!(
-            hops(&a, b.addr(v6)) >= 2,
-            "two routers between pods of two nodes"
-        );
-    }
-}
-
-/// Routers on the way, counted by raising the TTL until the target answers.
-fn hops(from: &Pod, to: IpAddr) -> u32 {
-    for ttl in 1..=8_u32 {
-        let option = if to.is_ipv4() { "-4" } else { "-6" };
-        let mut ping = std::process::Command::new("ping");
-        ping.args([
-            option,
-            "-n",
-            "-c",
-            "1",
-            "-W",
-            "2",
-            "-t",
-            &ttl.to_string(),
-            &to.to_string(),
-        ]);
-        if from.ns.output(&mut ping).unwrap().status.success() {
-            return ttl - 1;
-        }
-    }
-    panic!("{to} does not answer within 8 hops");
 }
 
 #[test]
