@@ -1,8 +1,14 @@
 //! What the demo shows of the inside: maps, drop reasons, and where to look next.
 
 use crate::lab::{Agent, Lab, Node, Pod, Session, probe};
-use anyhow::{Context, Result, bail, ensure};
-use std::{fmt::Write, path::Path, process::Command};
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+use std::{
+    fmt::Write,
+    net::{IpAddr, Ipv4Addr},
+    path::Path,
+    process::Command,
+};
 
 /// Lines of a map's dump that are shown.
 const EXCERPT: usize = 24;
@@ -48,36 +54,45 @@ pub(super) fn maps(lab: &Lab, node: &Node) -> Result<String> {
     Ok(text)
 }
 
-/// Lets a pod send from an address that is not its own, and answers what `fairlead drops` says
-/// afterwards.
+/// Lets a pod send from an address that is not its own, looks at the receiver, and answers what
+/// `fairlead drops` says afterwards.
 ///
 /// # Errors
-/// When the forged packet is answered, or no reason is counted.
+/// When a forged packet arrives, a true one does not, or not every forged one is counted.
 pub(super) fn spoof(node: &Node, agent: &Agent, from: &Pod, to: &Pod) -> Result<String> {
-    let forged = format!("100.11.{}.250", node.number);
+    const FORGED: usize = 5;
+    let (own, forged) = (
+        IpAddr::from(from.v4),
+        Ipv4Addr::new(100, 11, node.number, 250),
+    );
+    let counted = || -> Result<u64> {
+        let output = agent.client(&["drops", "-o", "json"])?;
+        let rows: Vec<Value> = serde_json::from_slice(&output.stdout).context("fairlead drops")?;
+        let of_reason = rows.iter().filter(|row| row["reason"] == "source_address");
+        Ok(of_reason.filter_map(|row| row["packets"].as_u64()).sum())
+    };
+    let before = counted()?;
+    // True ones first and last: the way is open, and what was sent in between has had its time.
+    let mut sources = vec![own];
+    sources.extend([IpAddr::from(forged); FORGED]);
+    sources.push(own);
     from.ns.ip(&format!("addr add {forged}/32 dev eth0\n"))?;
-    let forged_source = format!(
-        "route add {}/32 via 169.254.1.1 dev eth0 src {forged}\n",
-        to.v4
-    );
-    from.ns.ip(&forged_source)?;
-    let answer = from.ns.run(|| Ok(probe::udp_echo(to.v4.into(), 64)))?;
-    from.ns.ip(&format!(
-        "route del {}/32\naddr del {forged}/32 dev eth0\n",
-        to.v4
-    ))?;
-    if answer.is_ok() {
-        bail!(
-            "{} sent from {forged}, which is not its address, and got an answer",
-            from.name
-        );
-    }
-    let output = agent.client(&["drops"])?;
-    let drops = String::from_utf8_lossy(&output.stdout).into_owned();
+    let arrived = probe::arrivals((&from.ns, &to.ns), to.v4.into(), &sources);
+    from.ns.ip(&format!("addr del {forged}/32 dev eth0\n"))?;
+    let arrived = arrived?;
     ensure!(
-        drops.contains("source_address"),
-        "fairlead drops names no source_address:\n{drops}"
+        arrived == [own, own],
+        "{} sent from {sources:?}, and {} received from {arrived:?}",
+        from.name,
+        to.name
     );
+    let counted = counted()? - before;
+    ensure!(
+        counted == FORGED as u64,
+        "{FORGED} packets were forged, fairlead drops counts {counted} by source_address"
+    );
+    let output = agent.client(&["drops"])?;
+    let drops = String::from_utf8_lossy(&output.stdout);
     Ok(excerpt("fairlead drops", &drops, EXCERPT))
 }
 

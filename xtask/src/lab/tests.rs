@@ -115,6 +115,21 @@ fn a_steady_pinger_counts_what_is_lost_while_a_route_is_away() {
 
 #[test]
 #[ignore = "needs CAP_NET_ADMIN"]
+fn a_forged_source_is_seen_where_nothing_drops_it() {
+    let session = Session::start().unwrap();
+    let lab = lab(&session, 2, Underlay::Direct);
+    reference::route_nodes(&lab.nodes).unwrap();
+    let a = reference::routed_pod(&lab.nodes[0], 0).unwrap();
+    let b = reference::routed_pod(&lab.nodes[1], 0).unwrap();
+    a.ns.ip("addr add 100.11.1.250/32 dev eth0").unwrap();
+    let (own, forged) = (a.addr(false), "100.11.1.250".parse().unwrap());
+    let sources = [own, forged, own];
+    let seen = arrivals((&a.ns, &b.ns), b.addr(false), &sources).unwrap();
+    assert_eq!(seen, sources);
+}
+
+#[test]
+#[ignore = "needs CAP_NET_ADMIN"]
 fn nothing_is_left_when_a_run_ends_or_panics() {
     let session = Session::start().unwrap();
     let name = session.name().to_owned();

@@ -158,14 +158,14 @@ fn fifty_kills_of_the_agent_amid_adds_and_dels_and_starts_leave_nothing() {
         }
     };
     // How long each takes when nothing disturbs it: the middle of three times.
-    let mut times = [[Duration::ZERO; 3]; 3];
-    for time in 0..3 {
-        times[0][time] = timed(|| all(&scene, Action::Add));
-        times[1][time] = timed(|| all(&scene, Action::Del));
+    let times = [(); 3].map(|()| {
+        let adds = timed(|| all(&scene, Action::Add));
+        let dels = timed(|| all(&scene, Action::Del));
         scene.take_agent(0).kill().unwrap();
-        times[2][time] = timed(|| scene.restart(0));
-    }
-    let [adds, dels, starts] = times.map(|mut three| {
+        [adds, dels, timed(|| scene.restart(0))]
+    });
+    let [adds, dels, starts] = [0, 1, 2].map(|what| {
+        let mut three = times.map(|time| time[what]);
         three.sort_unstable();
         three[1]
     });

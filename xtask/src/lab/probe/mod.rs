@@ -13,7 +13,7 @@ pub(crate) use icmp::ping;
 pub(crate) use server::{Port, Server};
 pub(crate) use steady::{Kind as SteadyKind, Steady};
 pub(crate) use tcp::{Endless, transfer};
-pub(crate) use udp::echo as udp_echo;
+pub(crate) use udp::{arrivals, echo as udp_echo};
 
 use anyhow::Result;
 use std::{fmt, net::IpAddr, time::Duration};
