@@ -40,18 +40,33 @@ enum Verb {
     LabProbe(bench::worker::Args),
 }
 
+impl Verb {
+    fn run(self) -> anyhow::Result<()> {
+        match self {
+            Self::Demo(args) => demo::run(&args),
+            Self::Test(args) => test::run(&args),
+            Self::Bench(args) => bench::run(&args),
+            Self::Setup(args) => setup::run(&args),
+            Self::Build(args) => build::run(&args),
+            Self::BuildEbpf(args) => build_ebpf::run(&args),
+            Self::Tidy(args) => tidy::run(&args),
+            Self::Deny(args) => deny::run(&args),
+            Self::LabProbe(args) => bench::worker::run(args),
+        }
+    }
+}
+
+/// Runs a verb as the command line would: `["demo", "--keep"]`.
+///
+/// # Errors
+/// Those of the verb, and words that it does not know.
+fn verb(words: &[&str]) -> anyhow::Result<()> {
+    let line = std::iter::once("xtask").chain(words.iter().copied());
+    Verb::try_parse_from(line)?.run()
+}
+
 fn main() -> ExitCode {
-    let done = match Verb::parse() {
-        Verb::Demo(args) => demo::run(&args),
-        Verb::Test(args) => test::run(&args),
-        Verb::Bench(args) => bench::run(&args),
-        Verb::Setup(args) => setup::run(&args),
-        Verb::Build(args) => build::run(&args),
-        Verb::BuildEbpf(args) => build_ebpf::run(&args),
-        Verb::Tidy(args) => tidy::run(&args),
-        Verb::Deny(args) => deny::run(&args),
-        Verb::LabProbe(args) => bench::worker::run(args),
-    };
+    let done = Verb::parse().run();
     // One clear sentence: where in this program it was noticed helps nobody.
     if let Err(error) = done {
         eprintln!("error: {error:#}");

@@ -36,8 +36,7 @@ impl<K: Kernel> Network<K> {
         self.kernel.fill(known.collect()).await;
         let mut living = Vec::new();
         for endpoint in endpoints {
-            let link = links.get(endpoint.host_ifname.as_str());
-            let refused = match link.filter(|link| link.up || endpoint.wired) {
+            let refused = match serving(&endpoint) {
                 Some(link) => match self.kernel.enforce(&endpoint, link.ifindex).await {
                     Ok(()) => {
                         adoption.adopted += 1;

@@ -1,14 +1,18 @@
 //! The whole path as a runtime uses it: the real plugin, the real agent, real packets between
 //! nodes made of network namespaces. Run by `cargo xtask test`, which builds the binaries first.
 
+mod check;
 mod icmp_errors;
+mod inspection;
 mod leaks;
 mod mishaps;
 mod packets;
 mod restarts;
 mod wiring;
 
-use crate::lab::{Agent, Call, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay, probe::ping};
+use crate::lab::{
+    Agent, Call, CniError, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay, probe::ping,
+};
 use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
@@ -126,16 +130,16 @@ impl Scene {
             .unwrap_or_else(|e| panic!("{words:?}: {e}: {output:?}"))
     }
 
+    /// Where a node's agent pins maps and links.
+    fn pins(&self, index: usize) -> PathBuf {
+        self.lab.pins(self.node(index))
+    }
+
     /// Rows of a pinned map, by bpftool.
     fn map(&self, index: usize, name: &str) -> Vec<Value> {
-        let path = self.lab.pins(self.node(index)).join("maps").join(name);
-        let output = Command::new("bpftool")
-            .args(["-j", "map", "dump", "pinned"])
-            .arg(&path)
-            .output()
-            .unwrap();
-        serde_json::from_slice(&output.stdout)
-            .unwrap_or_else(|e| panic!("{}: {e}: {output:?}", path.display()))
+        let path = self.pins(index).join("maps").join(name);
+        let rows = bpftool(&["map", "dump", "pinned", path.to_str().unwrap()]);
+        rows.as_array().unwrap_or_else(|| panic!("{rows}")).clone()
     }
 
     /// Packets dropped for a reason on a node.
@@ -202,6 +206,26 @@ impl Scene {
         held.sort();
         held
     }
+}
+
+/// What bpftool answers, as JSON; `null` where it prints nothing.
+fn bpftool(words: &[&str]) -> Value {
+    let output = Command::new("bpftool")
+        .arg("-j")
+        .args(words)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "bpftool {words:?}: {output:?}");
+    match output.stdout.as_slice() {
+        [] => Value::Null,
+        text => serde_json::from_slice(text).unwrap(),
+    }
+}
+
+/// The code of a plugin's error.
+fn code(error: &anyhow::Error) -> u64 {
+    let told = error.downcast_ref::<CniError>();
+    told.unwrap_or_else(|| panic!("{error:#}")).code
 }
 
 /// A line of `ip -o link` without the interface's number, which is never used twice, and the

@@ -1,19 +1,12 @@
 //! ADD, CHECK, DEL, GC, STATUS: what a runtime sees.
 
-use super::{Scene, call};
+use super::{Scene, call, code};
 use crate::lab::{
-    Action, CniError, NetNs, Plugin, Underlay,
+    Action, NetNs, Underlay,
     probe::{Proto, Server},
 };
 use serde_json::json;
 use std::path::Path;
-
-fn code(error: &anyhow::Error) -> u64 {
-    error
-        .downcast_ref::<CniError>()
-        .unwrap_or_else(|| panic!("{error:#}"))
-        .code
-}
 
 #[test]
 #[ignore = "needs root and the built binaries"]
@@ -139,43 +132,6 @@ fn del_succeeds_when_the_namespace_is_gone() {
 
 #[test]
 #[ignore = "needs root and the built binaries"]
-fn check_names_what_was_changed_by_hand() {
-    let scene = Scene::new(1, Underlay::Bridge);
-    let pod = scene.pod(0, "a");
-    let check = || pod.call(scene.node(0), &scene.plugins[0], Action::Check);
-    check().unwrap();
-    for (damage, mend, named) in [
-        ("link set eth0 mtu 1400", "link set eth0 mtu 1500", "1400"),
-        (
-            "route del default",
-            "route add default via 169.254.1.1 dev eth0 proto 157",
-            "0.0.0.0/0",
-        ),
-    ] {
-        pod.ns.ip(damage).unwrap();
-        let error = check().unwrap_err();
-        assert!(code(&error) >= 100, "{error:#}");
-        assert!(format!("{error:#}").contains(named), "{damage}: {error:#}");
-        pod.ns.ip(mend).unwrap();
-    }
-    let unknown = call(
-        scene.node(0),
-        &with_result(&scene.plugins[0], &pod.result),
-        Action::Check,
-        "nobody",
-        pod.ns.path(),
-    );
-    assert_eq!(code(&unknown.unwrap_err()), 3);
-}
-
-fn with_result(plugin: &Plugin, result: &serde_json::Value) -> Plugin {
-    let mut plugin = plugin.clone();
-    plugin.config["prevResult"] = result.clone();
-    plugin
-}
-
-#[test]
-#[ignore = "needs root and the built binaries"]
 fn gc_removes_what_is_not_valid_and_keeps_the_rest() {
     let scene = Scene::new(1, Underlay::Bridge);
     let (keep, stale) = (scene.pod(0, "keep"), scene.pod(0, "stale"));
@@ -227,26 +183,5 @@ fn a_requested_address_and_mac_are_honoured_or_refused_with_the_reason() {
     assert!(
         format!("{outside:#}").contains("100.11.1.0/24"),
         "{outside:#}"
-    );
-}
-
-#[test]
-#[ignore = "needs root and the built binaries"]
-fn bpftool_prints_endpoints_and_nodes_with_field_names() {
-    let scene = Scene::new(2, Underlay::Bridge);
-    let _pod = scene.pod(0, "a");
-    let endpoints = scene.map(0, "endpoints");
-    let fields = &endpoints[0]["formatted"];
-    assert!(
-        fields["key"]["ifindex"].is_u64() && fields["value"]["mac"].is_array(),
-        "{endpoints:?}"
-    );
-    let nodes = scene.map(0, "nodes");
-    assert_eq!(nodes.len(), 4, "two podCIDRs of two nodes");
-    assert!(
-        nodes
-            .iter()
-            .all(|n| n["formatted"]["value"]["next_hop"].is_array()),
-        "{nodes:?}"
     );
 }

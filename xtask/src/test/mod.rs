@@ -9,7 +9,7 @@ use crate::{
     build, lab,
     setup::{self, Group},
     table::Table,
-    tidy, workspace,
+    workspace,
 };
 use anyhow::{Result, bail, ensure};
 use clap::builder::PossibleValuesParser;
@@ -35,8 +35,8 @@ struct Ring {
 }
 
 enum Work {
-    /// Rules of this repository.
-    Tidy,
+    /// A verb of ours that succeeds or not.
+    Verb(&'static [&'static str]),
     /// A cargo command that succeeds or not.
     Check(&'static [&'static str]),
     /// Options of `cargo test`, for commands that each run at least one test. Without `--package`:
@@ -45,9 +45,9 @@ enum Work {
 }
 
 #[rustfmt::skip] // one ring, one line
-const RINGS: [Ring; 8] = [
+const RINGS: [Ring; 10] = [
     Ring { name: "fmt", what: "formatting", prepare: nothing, work: Work::Check(&["fmt", "--all", "--check"]) },
-    Ring { name: "tidy", what: "rules of the house", prepare: nothing, work: Work::Tidy },
+    Ring { name: "tidy", what: "rules of the house", prepare: nothing, work: Work::Verb(&["tidy"]) },
     Ring { name: "clippy", what: "lints", prepare: compiler, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
     Ring { name: "pure", what: "decisions, without the kernel", prepare: compiler, work: Work::Tests(&[&[]]) },
     Ring { name: "program", what: "kernel programs, built packets", prepare: kernel, work: Work::Tests(&[&["--test", "datapath_*", "--", "--ignored"]]) },
@@ -55,6 +55,8 @@ const RINGS: [Ring; 8] = [
     // One after another: they watch running transfers and count what a node holds.
     Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
     Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
+    Ring { name: "demo", what: "the demo, all pairs", prepare: kernel, work: Work::Verb(&["demo", "--seconds", "1"]) },
+    Ring { name: "bench", what: "the bench runs; nothing is judged", prepare: kernel, work: Work::Verb(&["bench", "--quick"]) },
 ];
 
 fn nothing() -> Result<()> {
@@ -150,14 +152,8 @@ impl Ring {
             return Outcome::failed(format!("could not run: {error:#}"));
         }
         match self.work {
-            Work::Tidy => match tidy::check() {
-                Ok(()) => Outcome::default(),
-                Err(error) => Outcome::failed(format!("{error:#}")),
-            },
-            Work::Check(words) => match workspace::run(workspace::cargo().args(words)) {
-                Ok(()) => Outcome::default(),
-                Err(error) => Outcome::failed(format!("{error:#}")),
-            },
+            Work::Verb(words) => Outcome::of(crate::verb(words)),
+            Work::Check(words) => Outcome::of(workspace::run(workspace::cargo().args(words))),
             Work::Tests(commands) => {
                 let mut sum = Outcome::default();
                 for words in commands {
@@ -180,15 +176,13 @@ mod tests {
     #[test]
     fn rings_are_called_what_the_documentation_calls_them() {
         let page = std::fs::read_to_string(workspace::root().join("docs/testing.md")).unwrap();
-        for ring in RINGS
-            .iter()
-            .filter(|ring| matches!(ring.work, Work::Tests(_)))
-        {
-            assert!(
-                page.contains(&format!("| {} |", ring.name)),
-                "{}",
-                ring.name
-            );
+        let rows = page.lines().filter_map(|line| line.strip_prefix("| "));
+        let told: Vec<_> = rows
+            .filter_map(|row| row.split_once(" |"))
+            .flat_map(|(names, _)| names.split(", "))
+            .collect();
+        for ring in &RINGS {
+            assert!(told.contains(&ring.name), "{}: {told:?}", ring.name);
         }
     }
 }

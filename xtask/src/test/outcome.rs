@@ -16,6 +16,14 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Of something that succeeds or not.
+    pub(super) fn of(done: Result<()>) -> Self {
+        match done {
+            Ok(()) => Self::default(),
+            Err(error) => Self::failed(format!("{error:#}")),
+        }
+    }
+
     /// A failure without tests.
     pub(super) fn failed(why: String) -> Self {
         Self {

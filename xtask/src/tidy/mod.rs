@@ -47,19 +47,11 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks and says that all is well.
-///
-/// # Errors
-/// When a rule is broken.
-pub(crate) fn run(_: &Args) -> Result<()> {
-    check()
-}
-
 /// Checks everything and prints what it finds.
 ///
 /// # Errors
 /// When a rule is broken.
-pub(crate) fn check() -> Result<()> {
+pub(crate) fn run(_: &Args) -> Result<()> {
     let files = files(&workspace::root())?;
     let mut findings = Vec::new();
     for file in &files {
