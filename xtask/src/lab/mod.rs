@@ -19,6 +19,7 @@ mod agent;
 mod missing;
 mod netns;
 mod node;
+mod outside;
 mod plugin;
 mod pod;
 mod process;
@@ -35,7 +36,8 @@ mod tests;
 pub(crate) use agent::Agent;
 pub(crate) use missing::missing;
 pub(crate) use netns::NetNs;
-pub(crate) use node::{Node, UPLINK};
+pub(crate) use node::{Families, Node, UPLINK};
+pub(crate) use outside::Outside;
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
 pub(crate) use pod::Pod;
 pub(crate) use process::Process;
@@ -71,7 +73,7 @@ pub(crate) struct Lab {
     pub(crate) nodes: Vec<Node>,
     dir: PathBuf,
     /// Bridges and routers between the nodes, kept for as long as the nodes.
-    _between: Vec<NetNs>,
+    between: Vec<NetNs>,
     session: Arc<Session>,
 }
 
@@ -103,13 +105,13 @@ impl Lab {
             .map(|number| Node::new(session, options.name, &dir, number))
             .collect::<Result<Vec<_>>>()?;
         for node in &nodes {
-            node.write_manifest(&manifests)?;
+            node.write_manifest(&manifests, Families::Both)?;
         }
         let between = underlay::connect(options.underlay, session, options.name, &nodes)?;
         Ok(Self {
             nodes,
             dir,
-            _between: between,
+            between,
             session: Arc::clone(session),
         })
     }
@@ -122,6 +124,16 @@ impl Lab {
     /// The folder with the Kubernetes objects, which all agents watch.
     pub(crate) fn manifests(&self) -> PathBuf {
         self.dir.join("manifests")
+    }
+
+    /// Writes the nodes' objects anew, with addresses and podCIDRs of these families. Before the
+    /// agents start: a node's podCIDRs do not change.
+    ///
+    /// # Errors
+    /// Those of the file system.
+    pub(crate) fn set_families(&self, families: Families) -> Result<()> {
+        let mut nodes = self.nodes.iter();
+        nodes.try_for_each(|node| node.write_manifest(&self.manifests(), families))
     }
 
     /// Where a node's agent pins its maps and links.

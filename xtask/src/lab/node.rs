@@ -13,6 +13,14 @@ use std::{
 /// Name of every node's interface to the underlay.
 pub(crate) const UPLINK: &str = "eth0";
 
+/// The families of a node's addresses and podCIDRs, as its Kubernetes object tells them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Families {
+    Both,
+    V4,
+    V6,
+}
+
 /// One node of a lab.
 pub(crate) struct Node {
     /// From 1.
@@ -148,29 +156,31 @@ impl Node {
     }
 
     /// The Kubernetes object of this node.
-    fn object(&self) -> Value {
+    fn object(&self, families: Families) -> Value {
+        let v4 = (self.v4().to_string(), self.pod_cidr4());
+        let v6 = (self.v6().to_string(), self.pod_cidr6());
+        let wanted = match families {
+            Families::Both => vec![v4, v6],
+            Families::V4 => vec![v4],
+            Families::V6 => vec![v6],
+        };
+        let (internal, cidrs): (Vec<_>, Vec<_>) = wanted.into_iter().unzip();
+        let mut addresses = vec![json!({ "type": "Hostname", "address": self.name })];
+        let internal = internal.iter();
+        addresses.extend(internal.map(|ip| json!({ "type": "InternalIP", "address": ip })));
         json!({
             "apiVersion": "v1",
             "kind": "Node",
             "metadata": { "name": self.name },
-            "spec": {
-                "podCIDR": self.pod_cidr4(),
-                "podCIDRs": [self.pod_cidr4(), self.pod_cidr6()],
-            },
-            "status": {
-                "addresses": [
-                    { "type": "Hostname", "address": self.name },
-                    { "type": "InternalIP", "address": self.v4() },
-                    { "type": "InternalIP", "address": self.v6() },
-                ],
-            },
+            "spec": { "podCIDR": cidrs[0], "podCIDRs": cidrs },
+            "status": { "addresses": addresses },
         })
     }
 
     /// Writes the object to the folder that all agents watch. JSON is YAML, and the rename makes
     /// it appear whole.
-    pub(super) fn write_manifest(&self, manifests: &Path) -> Result<()> {
-        let text = serde_json::to_string_pretty(&self.object())?;
+    pub(super) fn write_manifest(&self, manifests: &Path, families: Families) -> Result<()> {
+        let text = serde_json::to_string_pretty(&self.object(families))?;
         let hidden = manifests.join(format!(".{}.tmp", self.name));
         fs::write(&hidden, text)?;
         fs::rename(&hidden, manifests.join(format!("node-{}.yaml", self.name)))

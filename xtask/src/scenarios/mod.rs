@@ -6,12 +6,15 @@ mod icmp_errors;
 mod inspection;
 mod leaks;
 mod mishaps;
+mod outside;
 mod packets;
 mod restarts;
+mod single_stack;
 mod wiring;
 
 use crate::lab::{
-    Agent, Call, CniError, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay, probe::ping,
+    Agent, Call, CniError, Families, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay,
+    probe::ping,
 };
 use anyhow::{Context, Result};
 use serde_json::Value;
@@ -33,6 +36,10 @@ struct Scene {
 
 impl Scene {
     fn new(nodes: u8, underlay: Underlay) -> Self {
+        Self::with_families(nodes, underlay, Families::Both)
+    }
+
+    fn with_families(nodes: u8, underlay: Underlay, families: Families) -> Self {
         let session = Session::start().unwrap();
         let lab = Lab::new(
             &session,
@@ -43,6 +50,7 @@ impl Scene {
             },
         )
         .unwrap();
+        lab.set_families(families).unwrap();
         let binaries = binaries();
         let plugins = lab
             .nodes
