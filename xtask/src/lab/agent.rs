@@ -136,6 +136,22 @@ impl Agent {
         self.process.wait(STOP_LIMIT).map(|_| ())
     }
 
+    /// Stops its process where it is, as a machine without a free CPU would (SIGSTOP).
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.process.signal(Signal::STOP)
+    }
+
+    /// Lets a frozen process go on.
+    ///
+    /// # Errors
+    /// When it has ended.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.process.signal(Signal::CONT)
+    }
+
     /// The last lines of the log.
     pub(crate) fn log_tail(&self) -> String {
         let text = fs::read_to_string(&self.log).unwrap_or_default();

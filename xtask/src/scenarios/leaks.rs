@@ -242,6 +242,61 @@ fn deletions_while_the_agent_is_down_are_done_when_it_is_back() {
     assert_eq!(spooled(&scene), 0);
 }
 
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn an_add_that_a_frozen_agent_gets_to_after_its_del_leaves_nothing() {
+    let mut scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    let sandboxes = sandboxes(&scene, 2);
+    let (late, other) = sandboxes.split_at(1);
+    let patient = scene.plugins[0].clone();
+    scene.plugins[0].config["timeoutSeconds"] = 1.into();
+    scene.agent(0).freeze().unwrap();
+    let add = call_all(&scene, Action::Add, late, 1).remove(0);
+    assert_eq!(super::code(&add.unwrap_err()), 11);
+    call_all(&scene, Action::Del, late, 1).remove(0).unwrap();
+    assert_eq!(spooled(&scene), 1);
+    scene.plugins[0] = patient;
+    scene.agent(0).thaw().unwrap();
+    // Asked for later, so the agent has seen the other two; its end waits for what it has begun.
+    for action in [Action::Add, Action::Del] {
+        call_all(&scene, action, other, 1).remove(0).unwrap();
+    }
+    until(&scene, "the spool is empty", || spooled(&scene) == 0);
+    scene.take_agent(0).stop().unwrap();
+    scene.restart(0);
+    until_same(&scene, 0, &before);
+    let listed = scene.ask(0, &["endpoint", "list"]);
+    assert_eq!(listed, serde_json::json!([]));
+}
+
+#[test]
+#[ignore = "needs root and the built binaries"]
+fn a_pod_that_ended_without_a_del_is_freed_by_the_running_agent() {
+    let scene = Scene::new(1, Underlay::Bridge);
+    let before = scene.holdings(0);
+    drop(scene.pod(0, "a"));
+    until(&scene, "the pod's link is gone", || {
+        !scene.links(0).contains("fairlead:")
+    });
+    // A change of links has the agent look around now, and not only after its 30 seconds.
+    let node = &scene.node(0).ns;
+    node.ip("link add news type veth peer name old").unwrap();
+    node.ip("link del news").unwrap();
+    until_same(&scene, 0, &before);
+    assert_eq!(scene.ask(0, &["ipam"])[0]["used"], 0);
+}
+
+/// Waits for something that the agent does by itself.
+fn until(scene: &Scene, what: &str, mut is_so: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SETTLE;
+    while !is_so() {
+        let late = Instant::now() > deadline;
+        assert!(!late, "not so: {what}\n{}", scene.agent(0).log_tail());
+        thread::sleep(Duration::from_millis(5));
+    }
+}
+
 fn spooled(scene: &Scene) -> usize {
     let folder: &Path = &scene.node(0).spool();
     super::names_in(folder).len()
