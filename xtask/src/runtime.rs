@@ -8,6 +8,9 @@ use crate::{
 use serde_json::{Value, json};
 use std::{fs, path::Path, process::Command, process::Output};
 
+/// What a runtime asks for a pod with a host port; given to the plugins that declare it.
+const PORTS: &str =
+    r#"{"portMappings": [{"hostPort": 8080, "containerPort": 80, "protocol": "tcp"}]}"#;
 const VERSIONS: [&str; 5] = ["0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];
 
 fn lab(nodes: u8) -> (Lab, Vec<Agent>) {
@@ -92,6 +95,7 @@ fn containers_of_two_nodes_reach_each_other_and_leave_nothing() {
 
 fn cnitool(node: &Node, folder: &Path, command: &str, sandbox: &NetNs) -> Output {
     let tools = setup::go_tools().unwrap();
+    let path = std::env::join_paths([&workspace::binaries(), &tools]).unwrap();
     // libcni keeps results in /var/lib/cni: here that is a folder of the lab's.
     let inside = "mount --bind \"$0\" /var/lib && exec \"$@\"";
     let mut tool = Command::new("unshare");
@@ -101,7 +105,8 @@ fn cnitool(node: &Node, folder: &Path, command: &str, sandbox: &NetNs) -> Output
         .args([command, "fairlead"])
         .arg(sandbox.path())
         .env("NETCONFPATH", folder)
-        .env("CNI_PATH", workspace::binaries());
+        .env("CNI_PATH", path)
+        .env("CAP_ARGS", PORTS);
     node.ns.output(&mut tool).unwrap()
 }
 
@@ -153,4 +158,62 @@ fn cnitool_is_served_in_every_version() {
             "{version}"
         );
     }
+}
+
+#[test]
+#[ignore = "needs root and cnitool"]
+fn plugins_chained_after_ours_get_its_result_and_pass_it_on() {
+    let (lab, agents) = lab(1);
+    let node = &lab.nodes[0];
+    let mut conflist = network(node, "1.0.0");
+    let chained = [
+        json!({ "type": "tuning", "sysctl": { "net.ipv4.conf.eth0.arp_filter": "1" } }),
+        json!({ "type": "portmap", "backend": "nftables", "capabilities": { "portMappings": true } }),
+    ];
+    conflist["plugins"].as_array_mut().unwrap().extend(chained);
+    let folder = node.dir.join("cni/chain");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("10-chain.conflist"), conflist.to_string()).unwrap();
+    let sandbox = NetNs::new(lab.session(), "chain").unwrap();
+    let run = |command| {
+        let output = cnitool(node, &folder, command, &sandbox);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "{command}: {text} {output:?}");
+        text
+    };
+    let show = |ns: &NetNs, words: &[&str]| {
+        let output = ns.output(Command::new(words[0]).args(&words[1..])).unwrap();
+        String::from_utf8_lossy(&output.stdout).into_owned()
+    };
+    let rules = || show(&node.ns, &["nft", "list", "ruleset"]);
+
+    let result: Value = serde_json::from_str(&run("add")).unwrap();
+    // The last plugin's answer holds what ours made.
+    let listed = agents[0]
+        .client(&["endpoint", "list", "-o", "json"])
+        .unwrap();
+    let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
+    let address = listed[0]["addresses"]["v4"].as_str().unwrap();
+    assert_eq!(result["ips"][0]["address"], format!("{address}/32"));
+    assert_eq!(result["interfaces"][0]["name"], listed[0]["host_ifname"]);
+    // And both did their work with it.
+    let set = show(
+        &sandbox,
+        &["cat", "/proc/sys/net/ipv4/conf/eth0/arp_filter"],
+    );
+    assert_eq!(set.trim(), "1");
+    let mapped = format!("dnat to {address}:80");
+    assert!(rules().contains(&mapped), "{mapped}: {}", rules());
+    run("check");
+    // CHECK goes through all of them.
+    sandbox
+        .sysctl(&[("net/ipv4/conf/eth0/arp_filter", "0")])
+        .unwrap();
+    assert!(!cnitool(node, &folder, "check", &sandbox).status.success());
+    run("del");
+    assert!(!rules().contains(&mapped), "{}", rules());
+    let listed = agents[0]
+        .client(&["endpoint", "list", "-o", "json"])
+        .unwrap();
+    assert_eq!(listed.stdout.trim_ascii(), b"[]");
 }
