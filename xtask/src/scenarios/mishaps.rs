@@ -1,33 +1,8 @@
 //! What goes wrong around the agent costs no pod its network, and leaves nothing behind.
 
-use super::{Scene, call, leaks::until_same, names_in};
-use crate::lab::{Action, CniError, NetNs, Underlay, probe::ping};
-use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
+use super::{Scene, leaks::until_same};
+use crate::lab::{Action, Underlay, probe::ping};
 use std::fs;
-
-#[test]
-#[ignore = "needs root and the built binaries"]
-fn an_add_that_an_agent_slept_through_does_not_undo_the_runtimes_del() {
-    let mut scene = Scene::new(1, Underlay::Bridge);
-    let before = scene.holdings(0);
-    let sandbox = NetNs::new(scene.lab.session(), "s-frozen").unwrap();
-    scene.plugins[0].config["timeoutSeconds"] = json!(1);
-    let agent = Pid::from_raw(i32::try_from(scene.agent(0).id()).unwrap()).unwrap();
-    let ask = |action| {
-        let (node, plugin) = (scene.node(0), &scene.plugins[0]);
-        call(node, plugin, action, sandbox.name(), sandbox.path())
-    };
-    kill_process(agent, Signal::STOP).unwrap();
-    let late = ask(Action::Add).unwrap_err();
-    assert_eq!(late.downcast_ref::<CniError>().map(|e| e.code), Some(11));
-    ask(Action::Del).unwrap();
-    assert_eq!(names_in(&scene.node(0).spool()).len(), 1);
-    kill_process(agent, Signal::CONT).unwrap();
-    // It reads what was sent to it meanwhile, before it can answer this.
-    scene.ask(0, &["endpoint", "list"]);
-    until_same(&scene, 0, &before);
-}
 
 #[test]
 #[ignore = "needs root and the built binaries"]
