@@ -135,37 +135,24 @@ fn detaching_is_at_once_and_may_be_repeated() {
     assert!(datapath.attachments().unwrap().is_empty());
 }
 
-/// The kernel's ordinary waiting is 12 ms for each program at 250 Hz.
+/// Attaching shortens the kernel's waiting by a switch of the machine.
 #[test]
 #[ignore = "needs root and CAP_BPF"]
-fn attaching_does_not_wait_for_ordinary_grace_periods() {
+fn the_machines_grace_periods_are_left_as_they_were() {
     let node = Node::new();
     let datapath = node.load();
-    let ifindex = node.netns.ifindex("fl1");
-    let mut times = node.netns.within(|| {
-        let once = |_| {
-            let start = Instant::now();
-            datapath.attach_endpoint("fl1", ifindex).unwrap();
-            let attached = start.elapsed();
-            datapath.detach_endpoint("fl1").unwrap();
-            (attached, start.elapsed() - attached)
-        };
-        (0..21).map(once).collect::<Vec<_>>()
-    });
-    times.sort_unstable();
-    let (attached, detached) = times[10];
-    println!("attaching both programs takes {attached:?}, detaching {detached:?}");
-    assert!(attached + detached < Duration::from_millis(10), "{times:?}");
-    // Other tests attach as well: it is off again whenever nobody does.
+    for _ in 0..20 {
+        node.attach(&datapath, "fl1").unwrap();
+        datapath.detach_endpoint("fl1").unwrap();
+    }
+    // Other tests attach as well: it is off whenever nobody does.
     let off = || {
-        std::fs::read_to_string("/sys/kernel/rcu_expedited")
-            .unwrap()
-            .trim()
-            == "0"
+        let text = std::fs::read_to_string("/sys/kernel/rcu_expedited").unwrap();
+        text.trim() == "0"
     };
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let give_up = Instant::now() + Duration::from_secs(10);
     while !off() {
-        assert!(Instant::now() < deadline, "left switched on");
+        assert!(Instant::now() < give_up, "left switched on");
         std::thread::sleep(Duration::from_millis(1));
     }
 }

@@ -1,7 +1,7 @@
 //! Kernel settings under /proc/sys/net of the namespace that the calling thread is in. Written only
 //! where different: a write of `forwarding` has side effects even when it changes nothing.
 
-use super::NetlinkError;
+use super::{NetlinkError, link};
 use std::{
     fs,
     io::{self, Write},
@@ -99,9 +99,10 @@ pub fn write_interface(
     write(&interface(family, ifname, key), value)
 }
 
-/// Makes the node a router for its pods: forwarding of both families. On `uplinks` that listen to
-/// router advertisements (`accept_ra` 1) it becomes 2 first, because a router no longer listens at
-/// 1 and the kernel would drop the node's own default route at that moment. Reverse path filters
+/// Makes the node a router for its pods: forwarding of both families. On every interface that listens
+/// to router advertisements (`accept_ra` 1) it becomes 2 first, because a router no longer listens at
+/// 1 and the kernel would drop the node's own default routes at that moment: those of uplinks and of
+/// any other interface, since the switch is one for all. Hosts' ends of pods never listen. Reverse path filters
 /// stay as they are: the path between pods of two nodes is symmetric on the uplink, and the ends to
 /// the pods have their own (see `link`). Tells what was changed.
 ///
@@ -118,11 +119,16 @@ pub fn prepare_host(uplinks: &[String]) -> Result<Vec<Change>, NetlinkError> {
         return Ok(changes);
     }
     for uplink in uplinks {
-        // A node that forwards already does not listen at 1, and shall not begin to.
-        let listens = read_interface(Family::V6, uplink, "accept_ra")? == "1"
-            && read_interface(Family::V6, uplink, "forwarding")? == "0";
-        if listens {
-            changes.extend(write_interface(Family::V6, uplink, "accept_ra", "2")?);
+        changes.extend(keep_listening(uplink)?);
+    }
+    if read_interface(Family::V6, "all", "forwarding")? != "1" {
+        for ifname in interfaces()? {
+            match keep_listening(&ifname) {
+                // It vanished meanwhile.
+                Err(NetlinkError::Sysctl { source, .. })
+                    if source.kind() == io::ErrorKind::NotFound => {}
+                change => changes.extend(change?),
+            }
         }
     }
     changes.extend(write_interface(Family::V6, "all", "forwarding", "1")?);
@@ -130,6 +136,37 @@ pub fn prepare_host(uplinks: &[String]) -> Result<Vec<Change>, NetlinkError> {
         changes.extend(write_interface(Family::V6, uplink, "forwarding", "1")?);
     }
     Ok(changes)
+}
+
+/// Lets an interface that listens to router advertisements go on when it becomes a router's. One that
+/// forwards already does not listen at 1, and shall not begin to.
+fn keep_listening(ifname: &str) -> Result<Option<Change>, NetlinkError> {
+    let listens = read_interface(Family::V6, ifname, "accept_ra")? == "1"
+        && read_interface(Family::V6, ifname, "forwarding")? == "0";
+    if listens {
+        write_interface(Family::V6, ifname, "accept_ra", "2")
+    } else {
+        Ok(None)
+    }
+}
+
+/// Interfaces with IPv6 that are not hosts' ends of pods, by name.
+fn interfaces() -> Result<Vec<String>, NetlinkError> {
+    let folder = PathBuf::from("/proc/sys/net/ipv6/conf");
+    let entries = fs::read_dir(&folder).map_err(fault("list", &folder))?;
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry.map_err(fault("list", &folder))?.file_name();
+        // The kernel takes any bytes for a name; what is no text is no interface of a node's network.
+        if let Some(name) = name.to_str()
+            && !["all", "default", "lo"].contains(&name)
+            && !link::is_host_ifname(name)
+        {
+            names.push(name.to_owned());
+        }
+    }
+    names.sort();
+    Ok(names)
 }
 
 fn interface(family: Family, ifname: &str, key: &str) -> String {

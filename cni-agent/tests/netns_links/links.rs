@@ -4,8 +4,8 @@ use super::node::{Families, Netns, plan};
 use cni_agent::netlink::{
     NetlinkError,
     link::{
-        Difference, LinkPlan, bring_up, create_endpoint, delete_link, inspect, list_host_links,
-        mend,
+        Difference, LinkPlan, OwnLink, bring_up, create_endpoint, delete_link, inspect,
+        list_host_links, mark_dying, mend, reap,
     },
     netns,
 };
@@ -270,6 +270,74 @@ fn a_taken_name_is_told_and_nothing_is_left() {
 
 #[test]
 #[ignore = "needs root"]
+fn a_foreign_link_of_our_name_is_left_alone() {
+    let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+    let plan = plan(25, "eth0", Families::Both);
+    let host = &plan.host_ifname;
+    let settings = format!(
+        "ip -d link show {host}; cd /proc/sys/net/ipv4/conf/{host}; grep . rp_filter forwarding send_redirects"
+    );
+    node.sh(&format!(
+        "ip link add {host} type veth peer name theirs0; ip link set {host} alias theirs"
+    ));
+    let before = node.sh(&settings);
+    node.run(async || {
+        let error = create_endpoint(&plan, pod.fd()).await.unwrap_err();
+        assert!(
+            matches!(&error, NetlinkError::HostExists { alias, .. } if alias == "theirs"),
+            "{error}"
+        );
+    });
+    assert_eq!(node.sh(&settings), before);
+}
+
+/// An agent that was killed after the link's birth and before its alias.
+#[test]
+#[ignore = "needs root"]
+fn a_link_that_was_left_unfinished_is_ours() {
+    let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+    let plan = plan(26, "eth0", Families::Both);
+    let own = OwnLink {
+        host_ifname: plan.host_ifname.clone(),
+        alias: plan.alias.clone(),
+    };
+    let leave = || {
+        node.sh(&format!(
+            "ip link add {} group {} type veth peer name eth0 netns {}",
+            plan.host_ifname,
+            0x464c_6e77,
+            pod.name()
+        ));
+    };
+    node.run(async || {
+        // Nobody asks for it again: swept as it is listed, or by its attachment.
+        for alias in ["", &own.alias] {
+            leave();
+            let listed = list_host_links().await.unwrap();
+            assert_eq!(
+                (listed.len(), listed[0].alias.as_str(), listed[0].up),
+                (1, "", false)
+            );
+            let own = OwnLink {
+                alias: alias.into(),
+                ..own.clone()
+            };
+            assert_eq!(mark_dying(&[own]).await.unwrap(), 1);
+            assert_eq!(reap().await.unwrap(), 1);
+            assert_eq!(list_host_links().await.unwrap(), []);
+        }
+        // The same attachment again.
+        leave();
+        add(&plan, &pod).await;
+        assert_eq!(inspect(&plan, pod.fd()).await.unwrap(), []);
+        assert_eq!(list_host_links().await.unwrap()[0].alias, plan.alias);
+    });
+    let shown = node.sh(&format!("ip -d link show {}", plan.host_ifname));
+    assert!(shown.contains("group default"), "{shown}");
+}
+
+#[test]
+#[ignore = "needs root"]
 fn a_failure_inside_the_sandbox_leaves_nothing() {
     // The default route that would be added is there already, in one family or the other.
     for (damage, expected) in [
@@ -298,9 +366,8 @@ fn a_failure_inside_the_sandbox_leaves_nothing() {
 #[ignore = "needs root"]
 fn ipv6_switched_off_by_default_is_on_where_it_is_needed() {
     let (node, pod) = (Netns::new("node"), Netns::new("pod"));
-    let off = "sysctl -qw net.ipv6.conf.default.disable_ipv6=1";
-    node.sh(off);
-    pod.sh(off);
+    node.set("ipv6/conf/default/disable_ipv6", 1);
+    pod.set("ipv6/conf/default/disable_ipv6", 1);
     let plan = plan(14, "eth0", Families::V6);
     node.run(async || {
         add(&plan, &pod).await;

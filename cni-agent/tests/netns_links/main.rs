@@ -8,8 +8,8 @@
 )]
 
 mod links;
+mod many;
 mod masquerade;
 mod node;
 mod removal;
 mod routes;
-mod timing;

@@ -66,15 +66,16 @@ fn pods_are_hidden_from_the_outside_only() {
     node.sh(&format!(
         "ip link add up0 type veth peer name up0 netns {}; ip link set up0 up; ip link set lo up; \
          ip address add 192.0.2.1/24 dev up0; ip address add 2001:db8::1/64 dev up0 nodad; \
-         ip route add default via 192.0.2.2; ip -6 route add default via 2001:db8::2; \
-         sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1",
+         ip route add default via 192.0.2.2; ip -6 route add default via 2001:db8::2",
         other.name()
     ));
+    node.set("ipv4/ip_forward", 1);
+    node.set("ipv6/conf/all/forwarding", 1);
     // One namespace plays another node, a pod there, and the world outside.
     other.sh(
         "ip link set up0 up; ip link set lo up; \
          ip address add 192.0.2.2/24 dev up0; ip address add 2001:db8::2/64 dev up0 nodad; \
-         for a in 198.51.100.1 100.11.1.7 100.11.2.7; do ip address add $a/32 dev lo; done; \
+         for a in 198.51.100.1 169.254.169.254 100.11.1.7 100.11.2.7; do ip address add $a/32 dev lo; done; \
          for a in 2001:db8:1::1 fd00:12::7 fd00:13::7; do ip address add $a/128 dev lo nodad; done; \
          ip route add 100.11.0.0/24 via 192.0.2.1; ip -6 route add fd00:11::/64 via 2001:db8::1",
     );
@@ -94,6 +95,8 @@ fn pods_are_hidden_from_the_outside_only() {
         (own4.into(), "198.51.100.1", hidden4),
         // 100.11.2.0/24 lies between two prefixes of the cluster but is none.
         (own4.into(), "100.11.2.7", hidden4),
+        // A cloud's metadata, which answers nodes only.
+        (own4.into(), "169.254.169.254", hidden4),
         (own4.into(), "100.11.1.7", own4.into()),
         (own4.into(), "192.0.2.2", own4.into()),
         (own6.into(), "2001:db8:1::1", hidden6),
@@ -129,7 +132,7 @@ fn the_table_is_replaced_only_when_it_differs() {
             "type nat hook postrouting priority srcnat; policy accept;",
             "100.11.0.0/23",
             "100.11.5.0/24",
-            "169.254.0.0/16",
+            "169.254.1.1",
             "224.0.0.0/4",
             "192.0.2.1",
             "fe80::/10",
@@ -160,13 +163,8 @@ fn the_table_is_replaced_only_when_it_differs() {
                 .parse::<IpNetwork>()
                 .unwrap()
         }));
-        let start = std::time::Instant::now();
         assert!(sync(&pods(), &big).await.unwrap());
-        println!("5,000 prefixes applied in {:?}", start.elapsed());
-        let start = std::time::Instant::now();
         assert!(!sync(&pods(), &big).await.unwrap());
-        println!("5,000 prefixes compared in {:?}", start.elapsed());
-        assert!(start.elapsed() < Duration::from_secs(1));
 
         assert!(sync(&[], &[]).await.unwrap());
         assert!(!sync(&[], &[]).await.unwrap());

@@ -44,6 +44,11 @@ impl Netns {
         output
     }
 
+    /// Writes a setting, by its path below /proc/sys/net.
+    pub(crate) fn set(&self, key: &str, value: u8) {
+        self.sh(&format!("echo {value} > /proc/sys/net/{key}"));
+    }
+
     /// Runs a command inside and tells whether it succeeded.
     pub(crate) fn attempt(&self, command: &str) -> (bool, String) {
         let output = Command::new("nsenter")

@@ -8,10 +8,7 @@ use cni_agent::netlink::{
     uplink::{Change, changes, find_uplink_named, find_uplinks},
     way::on_link,
 };
-use std::{
-    net::IpAddr,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, time::Duration};
 
 /// A node with an uplink to a switch-less neighbour; its addresses are 192.0.2.1 and 2001:db8::1.
 fn node_with_uplink() -> (Netns, Netns) {
@@ -195,7 +192,7 @@ fn conflicts_and_refusals_are_named_and_the_rest_applied() {
 
 #[test]
 #[ignore = "needs root"]
-fn a_thousand_nodes_are_quick() {
+fn the_routes_of_a_thousand_nodes_are_written_once() {
     let (node, _other) = node_with_uplink();
     node.run(async || {
         let uplink = uplink_number().await;
@@ -207,12 +204,8 @@ fn a_thousand_nodes_are_quick() {
             ("replace", &moved, 2000),
             ("remove", &[], 2000),
         ] {
-            let start = Instant::now();
             let done = sync_node_routes(desired, &[]).await.unwrap();
-            let elapsed = start.elapsed();
-            println!("2,000 routes, {what}: {elapsed:?}");
-            assert_eq!(done.added + done.replaced + done.removed, work);
-            assert!(elapsed < Duration::from_secs(5));
+            assert_eq!(done.added + done.replaced + done.removed, work, "{what}");
         }
     });
 }
@@ -296,26 +289,54 @@ fn changes_of_the_uplink_are_told_and_our_own_are_not() {
 #[test]
 #[ignore = "needs root"]
 fn a_node_becomes_a_router_and_keeps_its_own_default_route() {
-    let (node, _other) = node_with_uplink();
-    node.sh("sysctl -qw net.ipv4.ip_forward=0 net.ipv6.conf.all.forwarding=0 net.ipv6.conf.up0.accept_ra=1");
+    let (node, other) = node_with_uplink();
+    // The default route of a further interface is not the uplink's affair, but lost all the same.
+    for ifname in ["side0", "quiet0", "fl0123456789ab"] {
+        node.sh(&format!(
+            "ip link add {ifname} type veth peer name {ifname} netns {}",
+            other.name()
+        ));
+    }
+    for (key, value) in [
+        ("ipv4/ip_forward", 0),
+        ("ipv6/conf/all/forwarding", 0),
+        ("ipv6/conf/up0/accept_ra", 1),
+        ("ipv6/conf/side0/accept_ra", 1),
+        ("ipv6/conf/quiet0/accept_ra", 0),
+        ("ipv6/conf/fl0123456789ab/accept_ra", 1),
+    ] {
+        node.set(key, value);
+    }
+    node.sh("ip -6 route add default via 2001:db8::fe dev up0 proto ra metric 100 expires 900");
     node.run(async || {
         let uplinks = ["up0".to_owned()];
         let done = sysctl::prepare_host(&uplinks).unwrap();
-        let names: Vec<_> = done.iter().map(|change| change.name.as_str()).collect();
+        let changes: Vec<_> = done
+            .iter()
+            .map(|change| {
+                (
+                    change.name.as_str(),
+                    change.from.as_str(),
+                    change.to.as_str(),
+                )
+            })
+            .collect();
         // Before forwarding: the kernel forgets advertised default routes at that moment.
         assert_eq!(
-            names,
+            changes,
             [
-                "net/ipv4/ip_forward",
-                "net/ipv6/conf/up0/accept_ra",
-                "net/ipv6/conf/all/forwarding"
+                ("net/ipv4/ip_forward", "0", "1"),
+                ("net/ipv6/conf/up0/accept_ra", "1", "2"),
+                ("net/ipv6/conf/side0/accept_ra", "1", "2"),
+                ("net/ipv6/conf/all/forwarding", "0", "1"),
             ]
         );
-        assert_eq!((done[1].from.as_str(), done[1].to.as_str()), ("1", "2"));
         assert_eq!(sysctl::prepare_host(&uplinks).unwrap(), []);
         assert!(sysctl::prepare_host(&["none".to_owned()]).is_err());
         // A router already: what it listens to is its own affair.
-        node.sh("sysctl -qw net.ipv6.conf.up0.accept_ra=1");
+        for ifname in ["up0", "side0"] {
+            node.set(&format!("ipv6/conf/{ifname}/accept_ra"), 1);
+        }
         assert_eq!(sysctl::prepare_host(&uplinks).unwrap(), []);
     });
     let forwarding =

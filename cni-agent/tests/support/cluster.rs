@@ -71,8 +71,8 @@ impl Cluster {
     pub fn enable_stack(&self) {
         for (node, other) in self.nodes.iter().zip([2, 1]) {
             let (netns, number) = (&node.netns, node.number);
-            netns.run("sysctl -qw net.ipv4.ip_forward=1");
-            netns.run("sysctl -qw net.ipv6.conf.all.forwarding=1");
+            netns.set("ipv4/ip_forward", 1);
+            netns.set("ipv6/conf/all/forwarding", 1);
             netns.ip(&format!("route add 100.11.{other}.0/24 via 10.0.0.{other}"));
             netns.ip(&format!("route add fd00:b:{other}::/64 via fd10::{other}"));
             netns.ip(&format!("route add unreachable 100.11.{number}.0/24"));

@@ -58,12 +58,19 @@ impl Netns {
         let netns = Self { name };
         netns.ip("link set lo up");
         for family in ["ipv4", "ipv6"] {
-            netns.run(&format!("sysctl -qw net.{family}.conf.all.forwarding=0"));
+            netns.set(&format!("{family}/conf/all/forwarding"), 0);
         }
         // No duplicate address detection and no solicitations of the kernel's own.
-        netns.run("sysctl -qw net.ipv6.conf.default.accept_dad=0");
-        netns.run("sysctl -qw net.ipv6.conf.default.router_solicitations=0");
+        netns.set("ipv6/conf/default/accept_dad", 0);
+        netns.set("ipv6/conf/default/router_solicitations", 0);
         netns
+    }
+
+    /// Writes a setting, by its path below /proc/sys/net.
+    pub fn set(&self, key: &str, value: u8) {
+        let path = Path::new("/proc/sys/net").join(key);
+        self.within(|| fs::write(&path, value.to_string()))
+            .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
     }
 
     pub fn path(&self) -> PathBuf {

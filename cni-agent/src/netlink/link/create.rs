@@ -1,12 +1,13 @@
 //! Makes both links with all that belongs to them, the host's end down.
 //!
-//! Three `send`s: the pair (answered with both numbers), the host's neighbours, and everything of the
-//! sandbox. The kernel takes neighbours on a device that is down and, on a device that is up without
+//! Three `send`s: the pair (answered with both numbers), settings and neighbours of the host's end, and
+//! everything of the sandbox. The kernel takes neighbours on a device that is down and, on a device that is up without
 //! carrier, addresses and routes too; so the sandbox's end is set up at once (no carrier: its peer is
 //! down) and gets all it needs, while the host's routes wait for `bring_up`.
 
 use super::{
-    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, Seen, everywhere, further,
+    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, NO_GROUP, Seen, UNFINISHED_GROUP,
+    everywhere, further,
     remove::{find, reap_now},
 };
 use crate::netlink::{
@@ -115,6 +116,10 @@ fn make_room(host: &mut RouteSocket, plan: &LinkPlan) -> Result<(), NetlinkError
         Some(link) if link.group == DYING_GROUP && link.alias == plan.alias => {
             reap_now(host).map(drop)
         }
+        // Of an agent that was killed: operations on one attachment don't run at the same time.
+        Some(link) if link.is_unfinished() => host
+            .one(delete_link(link.ifindex, &plan.host_ifname))
+            .map(drop),
         Some(link) => Err(NetlinkError::HostExists {
             host_ifname: plan.host_ifname.clone(),
             alias: link.alias,
@@ -127,8 +132,8 @@ fn make_pair(
     plan: &LinkPlan,
     netns: BorrowedFd<'_>,
 ) -> Result<(LinkIds, Option<Ipv6Settings>), NetlinkError> {
-    let answers = host.send(vec![new_pair(plan, netns), host_settings(plan)])?;
-    let made = answers.replies.into_iter().find_map(|reply| match reply {
+    let replies = host.one(new_pair(plan, netns))?;
+    let made = replies.into_iter().find_map(|reply| match reply {
         RouteNetlinkMessage::NewLink(link) => {
             let seen = Seen::from(link);
             let pod_ifindex = seen.peer_ifindex?;
@@ -142,17 +147,10 @@ fn make_pair(
         }
         _ => None,
     });
-    match (made, answers.refusals.into_iter().next()) {
-        (Some(made), None) => Ok(made),
-        (Some((ids, _)), Some((_, refusal))) => {
-            Err(undo(host, ids, plan, NetlinkError::Refused(refusal)))
-        }
-        (None, Some((_, refusal))) => Err(NetlinkError::Refused(refusal)),
-        (None, None) => Err(NetlinkError::Answer {
-            object: format!("new link {}", plan.host_ifname),
-            fault: "its numbers are missing (Linux 6.6 or newer needed)".into(),
-        }),
-    }
+    made.ok_or_else(|| NetlinkError::Answer {
+        object: format!("new link {}", plan.host_ifname),
+        fault: "its numbers are missing (Linux 6.6 or newer needed)".into(),
+    })
 }
 
 fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
@@ -168,6 +166,8 @@ fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
         LinkAttribute::IfName(plan.host_ifname.clone()),
         LinkAttribute::Address(plan.host_mac.0.to_vec()),
         LinkAttribute::Mtu(plan.mtu),
+        // Ours from the first moment; the alias can only follow.
+        LinkAttribute::Group(UNFINISHED_GROUP),
         LinkAttribute::LinkInfo(vec![
             LinkInfo::Kind(InfoKind::Veth),
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
@@ -184,8 +184,9 @@ fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
     }
 }
 
-/// What the kernel takes only for an existing link; goes by name in the same `send` as its birth.
-fn host_settings(plan: &LinkPlan) -> RouteRequest {
+/// What the kernel takes only for an existing link. By its number, not by name in the same `send` as
+/// its birth: were that refused, the name would be somebody else's link.
+fn host_settings(plan: &LinkPlan, ifindex: u32) -> RouteRequest {
     let mut families = vec![AfSpecUnspec::Inet(vec![inet_settings(&[
         // Packets from the pod to the host's neighbours and back are routed.
         (libc_devconf::FORWARDING, 1),
@@ -203,13 +204,12 @@ fn host_settings(plan: &LinkPlan) -> RouteRequest {
         families.push(no_generated_addresses());
     }
     let attributes = vec![
-        // By name: the number is not known before the answer.
-        LinkAttribute::IfName(plan.host_ifname.clone()),
+        LinkAttribute::Group(NO_GROUP),
         LinkAttribute::IfAlias(plan.alias.clone()),
         LinkAttribute::AfSpecUnspec(families),
     ];
     set_link(
-        0,
+        ifindex,
         None,
         attributes,
         format!("set alias and settings of link {}", plan.host_ifname),
@@ -243,7 +243,7 @@ fn inet_settings(settings: &[(u16, u32)]) -> AfSpecInet {
     AfSpecInet::Other(DefaultNla::new(IFLA_INET_CONF | NLA_F_NESTED, bytes))
 }
 
-/// The host's end while it is down: neighbours, and settings that only /proc takes.
+/// The host's end while it is down: alias, settings (also those that only /proc takes), neighbours.
 fn furnish_host(
     host: &mut RouteSocket,
     plan: &LinkPlan,
@@ -255,12 +255,10 @@ fn furnish_host(
         // ever speaks on this link.
         Ipv6Settings::adjust(ipv6, &plan.host_ifname)?;
     }
-    let neighbours = plan
-        .addresses
-        .iter()
-        .map(|address| set_neighbour(ids.host_ifindex, address, plan.mac, &plan.host_ifname))
-        .collect();
-    host.send(neighbours)?.complete().map(drop)
+    let mut requests = vec![host_settings(plan, ids.host_ifindex)];
+    let neighbour = |address| set_neighbour(ids.host_ifindex, address, plan.mac, &plan.host_ifname);
+    requests.extend(plan.addresses.iter().map(neighbour));
+    host.send(requests)?.complete().map(drop)
 }
 
 /// The sandbox's side, run inside it.

@@ -19,6 +19,7 @@ use rtnetlink::packet_route::{
 pub struct HostLink {
     pub name: String,
     pub ifindex: u32,
+    /// Empty when its making was interrupted.
     pub alias: String,
     pub up: bool,
     pub mac: Option<Mac>,
@@ -59,7 +60,8 @@ pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, Netlin
             _ => None,
         })
         .filter(|seen| {
-            seen.name.starts_with(HOST_IFNAME_PREFIX) && seen.alias.starts_with(ALIAS_PREFIX)
+            let named = seen.name.starts_with(HOST_IFNAME_PREFIX);
+            named && seen.alias.starts_with(ALIAS_PREFIX) || seen.is_unfinished()
         })
         .map(|seen| HostLink {
             mac: <[u8; 6]>::try_from(seen.mac.as_slice()).ok().map(Mac),

@@ -39,6 +39,11 @@ pub const HOST_IFNAME_PREFIX: &str = "fl";
 const MAX_ALIAS: usize = 255;
 /// Link group (a number that only groups links) of those that wait to be deleted: "FLdy".
 const DYING_GROUP: u32 = 0x464c_6479;
+/// Link group of a host's end that has no alias yet: "FLnw". An agent that is killed at that moment
+/// leaves a link that the next one knows for its own.
+const UNFINISHED_GROUP: u32 = 0x464c_6e77;
+/// The group of every other link.
+const NO_GROUP: u32 = 0;
 /// The least MTU that IPv6 works with; below it the kernel gives a device no IPv6 at all.
 const MIN_MTU_V6: u32 = 1280;
 /// The loopback device is the first of every namespace.
@@ -79,6 +84,12 @@ pub fn host_ifname(attachment: &AttachmentId) -> String {
         .map(|b| format!("{b:02x}"))
         .collect();
     format!("{HOST_IFNAME_PREFIX}{digits}")
+}
+
+/// Whether a name is one that [`host_ifname`] gives.
+pub(super) fn is_host_ifname(name: &str) -> bool {
+    let digits = name.strip_prefix(HOST_IFNAME_PREFIX);
+    digits.is_some_and(|d| d.len() == 12 && d.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
 /// The alias of the host's end: for people, and to know our links from others'.
@@ -254,6 +265,13 @@ impl From<LinkMessage> for Seen {
 }
 
 impl Seen {
+    /// A host's end whose making was interrupted.
+    fn is_unfinished(&self) -> bool {
+        self.group == UNFINISHED_GROUP
+            && self.alias.is_empty()
+            && self.name.starts_with(HOST_IFNAME_PREFIX)
+    }
+
     /// Carries packets: set up, carrier there, and the kernel has noticed.
     fn is_operational(&self) -> bool {
         self.up && self.lower_up && self.operational == "up"

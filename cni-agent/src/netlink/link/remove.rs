@@ -54,12 +54,17 @@ pub async fn mark_dying(links: &[OwnLink]) -> Result<usize, NetlinkError> {
         for own in &links {
             let result = find_own(&mut socket, own).and_then(|seen| match seen {
                 None => Ok(false),
-                Some(seen) => gone_is_fine(socket.one(set_link(
-                    seen.ifindex,
-                    Some(false),
-                    vec![LinkAttribute::Group(DYING_GROUP)],
-                    format!("set link {} down and mark it", own.host_ifname),
-                ))),
+                Some(seen) => {
+                    let mut attributes = vec![LinkAttribute::Group(DYING_GROUP)];
+                    if seen.is_unfinished() {
+                        // From now on nothing else says that it is ours.
+                        attributes
+                            .push(LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}unfinished")));
+                    }
+                    let action = format!("set link {} down and mark it", own.host_ifname);
+                    let mark = set_link(seen.ifindex, Some(false), attributes, action);
+                    gone_is_fine(socket.one(mark))
+                }
             });
             match result {
                 Ok(there) => marked += usize::from(there),
@@ -148,7 +153,8 @@ fn find_own(socket: &mut RouteSocket, own: &OwnLink) -> Result<Option<Seen>, Net
     let Some(seen) = find(socket, &own.host_ifname)? else {
         return Ok(None);
     };
-    if seen.alias != own.alias || !seen.alias.starts_with(ALIAS_PREFIX) {
+    let proven = seen.alias == own.alias && seen.alias.starts_with(ALIAS_PREFIX);
+    if !proven && !seen.is_unfinished() {
         return Err(NetlinkError::NotOurs {
             ifname: own.host_ifname.clone(),
             expected: own.alias.clone(),

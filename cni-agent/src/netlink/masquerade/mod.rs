@@ -25,7 +25,8 @@ type NftSocket = Socket<NetfilterMessage>;
 type NftRequest = Request<NetfilterMessage>;
 
 /// Hides packets from `pod_cidrs` (this node's) behind the node's address, except to `inside` (all
-/// podCIDRs and node addresses of the cluster) and to link-local and multicast addresses. The
+/// podCIDRs and node addresses of the cluster), to the pods' gateway and to multicast and IPv6
+/// link-local addresses. The
 /// table is replaced only when it differs; connections that exist keep the address they have. Tells
 /// whether anything had to be changed.
 ///

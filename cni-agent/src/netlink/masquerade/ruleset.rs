@@ -52,9 +52,10 @@ const NFNL_SUBSYS_NFTABLES: u16 = 10;
 /// Elements in one message: their list is an attribute of at most 64 KiB.
 const MAX_ELEMENTS: usize = 800;
 
-/// Never hidden, whatever the cluster looks like: such packets do not leave their link.
-const NEVER_ROUTED: [&str; 5] = [
-    "169.254.0.0/16",
+/// Never hidden, whatever the cluster looks like: the pods' gateway, and what does not leave its link.
+/// Of 169.254.0.0/16 a node does route: a cloud answers the node there (metadata, DNS), not its pods.
+const NEVER_HIDDEN: [&str; 5] = [
+    "169.254.1.1/32",
     "224.0.0.0/4",
     "255.255.255.255/32",
     "fe80::/10",
@@ -138,13 +139,13 @@ pub(super) struct Ruleset {
 
 impl Ruleset {
     pub(super) fn new(pod_cidrs: &[IpNetwork], inside: &[IpNetwork]) -> Ruleset {
-        let never_routed = NEVER_ROUTED.iter().filter_map(|text| text.parse().ok());
+        let never_hidden = NEVER_HIDDEN.iter().filter_map(|text| text.parse().ok());
         let inside: Vec<IpNetwork> = inside
             .iter()
             // A node's own pods are inside even before the list of nodes has it.
             .chain(pod_cidrs)
             .copied()
-            .chain(never_routed)
+            .chain(never_hidden)
             .collect();
         Ruleset {
             pod_cidrs: pod_cidrs.to_vec(),
