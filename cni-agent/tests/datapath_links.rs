@@ -9,7 +9,11 @@ use std::{
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
-use support::{BpfDir, Netns, attempt, lab::Lab, raw};
+use support::{
+    BpfDir, Netns, attempt,
+    lab::{self, Lab},
+    raw, run,
+};
 
 /// A node with one pair of interfaces, `fl1` (the host's end) and `eth1`.
 struct Node {
@@ -54,6 +58,7 @@ impl Node {
         let ifindex = self.netns.ifindex("fl1");
         self.netns
             .within(|| datapath.attach_uplink("fl1", ifindex, xdp))
+            .map(|taken| taken.mode)
     }
 }
 
@@ -159,6 +164,62 @@ fn the_machines_grace_periods_are_left_as_they_were() {
 
 #[test]
 #[ignore = "needs root and CAP_BPF"]
+fn lost_enforcement_is_named_and_put_right() {
+    let lab = Lab::new();
+    let endpoint = lab::endpoint(&lab.a);
+    let (datapath, ifindex) = (&lab.datapath, lab.a.ifindex);
+    let attach = |datapath: &Datapath| {
+        let attached = lab.node.within(|| datapath.attach_endpoint("fla", ifindex));
+        attached.unwrap();
+    };
+    let look = || {
+        let found = lab.node.within(|| datapath.intact(&endpoint, ifindex));
+        found.unwrap().unwrap_or_default()
+    };
+    assert_eq!(look(), "program from_pod on fla: expected, not attached");
+    attach(datapath);
+    assert_eq!(look(), "");
+    for hook in ["from_pod", "to_pod"] {
+        let all = datapath.attachments().unwrap();
+        let link = all.iter().find(|link| link.program == hook).unwrap();
+        run(&format!("bpftool link detach id {}", link.link_id));
+        let expected = format!("program {hook} on fla: expected, not attached");
+        assert_eq!(look(), expected);
+        attach(datapath);
+        assert_eq!(look(), "");
+    }
+    // Somebody removes a row, and somebody else's endpoint has the address.
+    let write = || datapath.upsert_endpoint(&endpoint, ifindex).unwrap();
+    let map = |name: &str| {
+        let maps = datapath.pinned();
+        let map = maps.into_iter().find(|map| map.name == name).unwrap();
+        map.path.display().to_string()
+    };
+    let [a, b, c, d] = ifindex.to_ne_bytes();
+    run(&format!(
+        "bpftool map delete pinned {} key {a} {b} {c} {d}",
+        map("endpoints")
+    ));
+    assert!(look().starts_with(&format!("map endpoints, interface {ifindex}: expected")));
+    write();
+    assert_eq!(look(), "");
+    let mut other = lab::endpoint(&lab.b);
+    other.addresses = endpoint.addresses;
+    datapath.upsert_endpoint(&other, lab.b.ifindex).unwrap();
+    let found = look();
+    let expected = format!("map endpoint_addrs, {}: expected", lab.a.v4);
+    assert!(found.starts_with(&expected), "{found}");
+    write();
+    assert_eq!(look(), "");
+    // An interface that was made again is not the one that is meant.
+    lab.node.ip("link del dev fla");
+    lab.node
+        .within(|| datapath.intact(&endpoint, ifindex))
+        .unwrap_err();
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
 fn names_that_are_not_what_the_caller_means_are_refused() {
     let node = Node::new();
     let datapath = node.load();
@@ -230,7 +291,10 @@ fn xdp_follows_the_mode_that_is_asked_for() {
     datapath.detach_uplink("fl1").unwrap();
     assert!(links(&datapath).is_empty());
     // Loopback's driver has no XDP.
-    let on_lo = |mode| node.netns.within(|| datapath.attach_uplink("lo", 1, mode));
+    let on_lo = |mode| {
+        let taken = node.netns.within(|| datapath.attach_uplink("lo", 1, mode));
+        taken.map(|taken| taken.mode)
+    };
     assert_eq!(on_lo(XdpMode::Auto).unwrap(), XdpMode::Generic);
     let generic = program("xdp_uplink_generic").unwrap();
     assert_eq!(on_lo(XdpMode::Auto).unwrap(), XdpMode::Generic);
@@ -241,6 +305,29 @@ fn xdp_follows_the_mode_that_is_asked_for() {
         matches!(&fault, DatapathError::Attach { program: p, .. } if *p == program),
         "{fault}"
     );
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn anothers_xdp_program_leaves_an_uplink_that_serves() {
+    let (node, another) = (Node::new(), Node::new());
+    let (ours, theirs) = (node.load(), another.load());
+    // Loopback: its driver has no XDP, and the mode is ours to find.
+    let on_lo =
+        |datapath: &Datapath, mode| node.netns.within(|| datapath.attach_uplink("lo", 1, mode));
+    on_lo(&theirs, XdpMode::Generic).unwrap();
+    let taken = on_lo(&ours, XdpMode::Auto).unwrap();
+    assert_eq!(taken.mode, XdpMode::Off);
+    let refused = taken.refused.expect("the kernel says no").to_string();
+    assert!(refused.contains("xdp_uplink to lo"), "{refused}");
+    let programs = |datapath| links(datapath).into_iter().map(|l| l.1).collect::<Vec<_>>();
+    assert_eq!(programs(&ours), ["from_uplink"]);
+    // Who asks for a mode is told that it is not there.
+    on_lo(&ours, XdpMode::Generic).unwrap_err();
+    // It is taken when the other has gone.
+    theirs.detach_uplink("lo").unwrap();
+    let taken = on_lo(&ours, XdpMode::Auto).unwrap();
+    assert!(taken.mode == XdpMode::Generic && taken.refused.is_none());
 }
 
 #[test]

@@ -2,11 +2,12 @@
 //! replaced in place: there is no instant without a program.
 
 use super::{
-    DatapathError, XdpMode,
+    DatapathError, UplinkXdp, XdpMode,
     grace::Expedited,
     kernel::{self, LinkState},
     loader::{self, FROM_POD, FROM_UPLINK, TO_POD, XDP_UPLINK},
     pins::{self, Pins},
+    xdp,
 };
 use aya::{
     Ebpf,
@@ -14,7 +15,6 @@ use aya::{
         LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, LinkError, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
-        xdp::{self, XdpLink},
     },
 };
 use std::{
@@ -22,10 +22,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use tracing::{debug, warn};
-
-/// Pins of `xdp_uplink`: the name tells the mode, which the kernel does not.
-const XDP_NATIVE: &str = "xdp_uplink_native";
-const XDP_GENERIC: &str = "xdp_uplink_generic";
 
 /// One program on one interface, as the kernel has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -104,13 +100,13 @@ pub(super) fn endpoint(
     Ok(())
 }
 
-/// Attaches the programs of an uplink; returns the mode of XDP.
+/// Attaches the programs of an uplink.
 pub(super) fn uplink(
     ebpf: &mut Ebpf,
     pins: &Pins,
     interface: Interface<'_>,
     mode: XdpMode,
-) -> Result<XdpMode, DatapathError> {
+) -> Result<UplinkXdp, DatapathError> {
     interface.check()?;
     tcx(
         loader::classifier(ebpf, FROM_UPLINK)?,
@@ -118,45 +114,12 @@ pub(super) fn uplink(
         interface,
         UPLINK_HOOK,
     )?;
-    let program = loader::xdp(ebpf, XDP_UPLINK)?;
-    let folder = pins.interface(interface.ifname);
-    let (native, generic) = (folder.join(XDP_NATIVE), folder.join(XDP_GENERIC));
-    let automatic = mode == XdpMode::Auto;
-    // The kernel takes one mode at a time: the other's link has to go first.
-    match mode {
-        XdpMode::Off => {}
-        XdpMode::Auto if has_costly_xdp(interface.ifname) => {}
-        XdpMode::Auto if adopt_xdp(program, &generic, interface)? => return Ok(XdpMode::Generic),
-        XdpMode::Auto | XdpMode::Native => {
-            remove_link(&generic)?;
-            match attach_xdp(program, &native, interface, xdp::XdpMode::Driver) {
-                Ok(()) => return Ok(XdpMode::Native),
-                Err(fault @ DatapathError::Attach { .. }) if automatic => {
-                    debug!(
-                        ifname = interface.ifname,
-                        "no native XDP, taking generic: {fault}"
-                    );
-                }
-                Err(fault) => return Err(fault),
-            }
-            attach_xdp(program, &generic, interface, xdp::XdpMode::Skb)?;
-            return Ok(XdpMode::Generic);
-        }
-        XdpMode::Generic => {
-            remove_link(&native)?;
-            attach_xdp(program, &generic, interface, xdp::XdpMode::Skb)?;
-            return Ok(XdpMode::Generic);
-        }
-    }
-    remove_link(&native)?;
-    remove_link(&generic)?;
-    Ok(XdpMode::Off)
-}
-
-/// Native XDP on a veth pair takes segmentation offload from its other end: one TCP stream then
-/// costs five times the CPU time (generic XDP: one and a half times, measured), far more than an early drop can save.
-fn has_costly_xdp(ifname: &str) -> bool {
-    kernel::driver(ifname).is_ok_and(|driver| driver == "veth")
+    xdp::take(
+        loader::xdp(ebpf, XDP_UPLINK)?,
+        &pins.interface(interface.ifname),
+        interface,
+        mode,
+    )
 }
 
 /// The number of an interface of the calling thread's network namespace. Not from /sys, which
@@ -236,53 +199,24 @@ fn verify_tcx(
     }
 }
 
-fn attach_xdp(
-    program: &mut xdp::Xdp,
-    pin: &Path,
+/// The first program of an endpoint's interface that is not on its hook.
+pub(super) fn missing(
+    ebpf: &mut Ebpf,
     interface: Interface<'_>,
-    mode: xdp::XdpMode,
-) -> Result<(), DatapathError> {
-    if adopt_xdp(program, pin, interface)? {
-        return Ok(());
+) -> Result<Option<&'static str>, DatapathError> {
+    interface.check()?;
+    for hook in ENDPOINT_HOOKS {
+        match verify_tcx(loader::classifier(ebpf, hook.program)?, interface, hook) {
+            Ok(()) => {}
+            Err(DatapathError::NotAttached { program, .. }) => return Ok(Some(program)),
+            Err(fault) => return Err(fault),
+        }
     }
-    remove_link(pin)?;
-    let attach = |source| DatapathError::Attach {
-        program: XDP_UPLINK,
-        ifname: interface.ifname.to_owned(),
-        source,
-    };
-    let id = program
-        .attach_to_if_index(interface.ifindex, mode)
-        .map_err(attach)?;
-    let link = FdLink::try_from(program.take_link(id).map_err(attach)?);
-    pin_link(link, pin, XDP_UPLINK, interface)
-}
-
-/// Takes over a pinned XDP link; false when there is none for this interface.
-fn adopt_xdp(
-    program: &mut xdp::Xdp,
-    pin: &Path,
-    interface: Interface<'_>,
-) -> Result<bool, DatapathError> {
-    if !adoptable(pin, interface)? {
-        return Ok(false);
-    }
-    let attach = |source| DatapathError::Attach {
-        program: XDP_UPLINK,
-        ifname: interface.ifname.to_owned(),
-        source,
-    };
-    let link = XdpLink::try_from(open(pin)?).map_err(|source| DatapathError::Link {
-        path: pin.to_owned(),
-        source,
-    })?;
-    let id = program.attach_to_link(link).map_err(attach)?;
-    drop(program.take_link(id).map_err(attach)?);
-    Ok(true)
+    Ok(None)
 }
 
 /// Whether there is a pinned link and it is on this very interface.
-fn adoptable(pin: &Path, interface: Interface<'_>) -> Result<bool, DatapathError> {
+pub(super) fn adoptable(pin: &Path, interface: Interface<'_>) -> Result<bool, DatapathError> {
     let Some(state) = state(pin)? else {
         return Ok(false);
     };
@@ -310,7 +244,7 @@ fn state(pin: &Path) -> Result<Option<LinkState>, DatapathError> {
     }
 }
 
-fn open(pin: &Path) -> Result<FdLink, DatapathError> {
+pub(super) fn open(pin: &Path) -> Result<FdLink, DatapathError> {
     let link = PinnedLink::from_pin(pin).map_err(|source| DatapathError::Link {
         path: pin.to_owned(),
         source,
@@ -318,7 +252,7 @@ fn open(pin: &Path) -> Result<FdLink, DatapathError> {
     Ok(FdLink::from(link))
 }
 
-fn pin_link(
+pub(super) fn pin_link(
     link: Result<FdLink, LinkError>,
     pin: &Path,
     program: &'static str,

@@ -161,6 +161,19 @@ impl Maps {
         Ok(())
     }
 
+    /// The row of an interface.
+    pub(super) fn endpoint(&self, key: &EndpointKey) -> Result<Option<Endpoint>, DatapathError> {
+        get(self.endpoints.get(key, 0), ENDPOINTS)
+    }
+
+    /// The row of an address.
+    pub(super) fn address(
+        &self,
+        key: &EndpointAddrKey,
+    ) -> Result<Option<EndpointAddr>, DatapathError> {
+        get(self.endpoint_addrs.get(key, 0), ENDPOINT_ADDRS)
+    }
+
     /// All rows of `endpoints`, by interface.
     pub(super) fn endpoints(&self) -> Result<Vec<(u32, Endpoint)>, DatapathError> {
         let rows = all(self.endpoints.iter(), ENDPOINTS)?;

@@ -9,6 +9,7 @@ mod attach;
 mod counters;
 mod error;
 mod grace;
+mod intact;
 mod kernel;
 mod loader;
 mod logs;
@@ -16,6 +17,7 @@ mod maps;
 mod pins;
 mod rows;
 mod upgrade;
+mod xdp;
 
 pub use attach::Attachment;
 pub use cni_ebpf_common::{
@@ -27,6 +29,7 @@ pub use error::DatapathError;
 pub use logs::LogReader;
 pub use maps::NodesChange;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
+pub use xdp::UplinkXdp;
 
 use crate::model;
 use attach::Interface;
@@ -61,7 +64,7 @@ pub enum LogLevel {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum XdpMode {
     /// In the driver where it can, else generic; off on a veth pair, where XDP costs more than it
-    /// can save.
+    /// can save, and where another's program is in the way.
     #[default]
     Auto,
     /// In the driver, or not at all.
@@ -147,7 +150,7 @@ impl Datapath {
     }
 
     /// Puts `from_uplink` and, unless off, `xdp_uplink` on an uplink, or replaces them in place.
-    /// Returns the mode of XDP that was taken: never `Auto`.
+    /// Returns the mode of XDP that was taken. `Auto` may end in `Off`.
     ///
     /// # Errors
     /// As [`Self::attach_endpoint`]; `Native` where the driver has no XDP.
@@ -156,7 +159,7 @@ impl Datapath {
         ifname: &str,
         ifindex: u32,
         xdp: XdpMode,
-    ) -> Result<XdpMode, DatapathError> {
+    ) -> Result<UplinkXdp, DatapathError> {
         attach::uplink(
             &mut self.lock().ebpf,
             &self.pins,
@@ -222,6 +225,26 @@ impl Datapath {
     /// A pin can't be read.
     pub fn attachments(&self) -> Result<Vec<Attachment>, DatapathError> {
         attach::list(&self.pins)
+    }
+
+    /// The first thing in which an endpoint's rows and programs on its host-side interface are not as
+    /// [`Self::upsert_endpoint`] and [`Self::attach_endpoint`] left them; both put it right. `None`:
+    /// it is enforced. In the network namespace of the calling thread, for a periodic look: a few
+    /// system calls for an endpoint.
+    ///
+    /// # Errors
+    /// The interface is missing or another one, or the kernel can't be asked.
+    pub fn intact(
+        &self,
+        endpoint: &model::Endpoint,
+        ifindex: u32,
+    ) -> Result<Option<String>, DatapathError> {
+        let ifname = &endpoint.host_ifname;
+        intact::difference(
+            &mut self.lock(),
+            Interface { ifname, ifindex },
+            &rows::endpoint_rows(endpoint, ifindex),
+        )
     }
 
     /// Writes the rows of an endpoint whose host-side interface has this index, or replaces them.

@@ -54,7 +54,8 @@ pub struct NewLink {
 pub struct Unapplied {
     /// Without these, pods of this node can't be served.
     pub own: Vec<KernelError>,
-    /// Ways to other nodes: what can be reached goes on, and so do new pods.
+    /// Ways to other nodes, XDP that another's program keeps out: what can be reached goes on, and so
+    /// do new pods.
     pub remote: Vec<KernelError>,
 }
 

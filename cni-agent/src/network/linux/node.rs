@@ -87,26 +87,33 @@ impl Linux {
             None => masquerade::remove().await.map(|_| ()),
         };
         unapplied.own.extend(masqueraded.err().map(fault));
-        unapplied
-            .own
-            .extend(self.attach_uplinks(&desired.uplinks).await);
+        let attached = self.attach_uplinks(&desired.uplinks).await;
+        unapplied.own.extend(attached.own);
+        unapplied.remote.extend(attached.remote);
         unapplied
     }
 
-    /// Programs on the uplinks that are desired, and on no other.
-    async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Vec<KernelError> {
+    /// Programs on the uplinks that are desired, and on no other. An uplink without XDP serves.
+    async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Unapplied {
         let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
         let work = move || {
             let mut done = Vec::new();
-            let mut failures = Vec::new();
+            let mut failures = Unapplied::default();
             let names: Vec<&str> = wanted.iter().map(|uplink| uplink.name.as_str()).collect();
             if let Err(error) = datapath.retain_uplinks(&names) {
-                failures.push(fault(error));
+                failures.own.push(fault(error));
             }
             for uplink in wanted {
                 match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
-                    Ok(mode) => done.push((uplink.name, (uplink.ifindex, mode))),
-                    Err(error) => failures.push(fault(error)),
+                    Ok(taken) => {
+                        failures.remote.extend(
+                            taken
+                                .refused
+                                .map(|error| fault(format!("no XDP on {}: {error}", uplink.name))),
+                        );
+                        done.push((uplink.name, (uplink.ifindex, taken.mode)));
+                    }
+                    Err(error) => failures.own.push(fault(error)),
                 }
             }
             Ok::<_, KernelError>((done, failures))
@@ -117,7 +124,10 @@ impl Linux {
                 *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = attached;
                 failures
             }
-            Err(error) => vec![error],
+            Err(error) => Unapplied {
+                own: vec![error],
+                ..Unapplied::default()
+            },
         }
     }
 
