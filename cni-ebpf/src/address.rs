@@ -6,30 +6,30 @@ use cni_ebpf_common::addr::Addr;
 /// An IPv6 or IPv4-mapped address; in memory its 16 bytes are a map key's.
 #[repr(C)]
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Ip {
+pub(crate) struct Ip {
     high: u64,
     low: u64,
 }
 
 impl Ip {
     /// `::`, also what a map row holds for "no address in this family".
-    pub const UNSPECIFIED: Self = Self { high: 0, low: 0 };
+    pub(crate) const UNSPECIFIED: Self = Self { high: 0, low: 0 };
 
     /// From two halves as they lie in memory.
     #[inline(always)]
-    pub const fn from_words([high, low]: [u64; 2]) -> Self {
+    pub(crate) const fn from_words([high, low]: [u64; 2]) -> Self {
         Self { high, low }
     }
 
     /// The halves as they lie in memory.
     #[inline(always)]
-    pub const fn words(self) -> [u64; 2] {
+    pub(crate) const fn words(self) -> [u64; 2] {
         [self.high, self.low]
     }
 
     /// Maps an IPv4 address, given as it lies in memory.
     #[inline(always)]
-    pub const fn from_v4(raw: u32) -> Self {
+    pub(crate) const fn from_v4(raw: u32) -> Self {
         let [a, b, c, d] = raw.to_ne_bytes();
         Self {
             high: 0,
@@ -39,7 +39,7 @@ impl Ip {
 
     /// From a map row.
     #[inline(always)]
-    pub const fn from_addr(addr: &Addr) -> Self {
+    pub(crate) const fn from_addr(addr: &Addr) -> Self {
         let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = *addr;
         Self {
             high: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
@@ -49,20 +49,20 @@ impl Ip {
 
     /// The IPv4 part of a mapped address, as it lies in memory.
     #[inline(always)]
-    pub const fn v4(self) -> u32 {
+    pub(crate) const fn v4(self) -> u32 {
         let [_, _, _, _, a, b, c, d] = self.low.to_ne_bytes();
         u32::from_ne_bytes([a, b, c, d])
     }
 
     /// Whether it is IPv4-mapped.
     #[inline(always)]
-    pub const fn is_v4(self) -> bool {
+    pub(crate) const fn is_v4(self) -> bool {
         self.high == 0 && Self::from_v4(self.v4()).low == self.low
     }
 
     /// Several receivers: IPv4 224.0.0.0/4 or 255.255.255.255, IPv6 ff00::/8.
     #[inline(always)]
-    pub const fn is_group(self) -> bool {
+    pub(crate) const fn is_group(self) -> bool {
         if self.is_v4() {
             let v4 = u32::from_be(self.v4());
             v4 >> 28 == 0xe || v4 == u32::MAX
@@ -73,7 +73,7 @@ impl Ip {
 
     /// IPv4 127.0.0.0/8 or IPv6 `::1`: never on a wire (RFC 1122 §3.2.1.3, RFC 4291 §2.5.3).
     #[inline(always)]
-    pub const fn is_loopback(self) -> bool {
+    pub(crate) const fn is_loopback(self) -> bool {
         if self.is_v4() {
             u32::from_be(self.v4()) >> 24 == 127
         } else {
@@ -83,20 +83,20 @@ impl Ip {
 
     /// IPv6 fe80::/10.
     #[inline(always)]
-    pub const fn is_link_local(self) -> bool {
+    pub(crate) const fn is_link_local(self) -> bool {
         u64::from_be(self.high) >> 54 == 0xfe80 >> 6
     }
 
     /// What every kernel sends from before it has an address: unspecified or link-local.
     #[inline(always)]
-    pub const fn is_of_start_up(self) -> bool {
+    pub(crate) const fn is_of_start_up(self) -> bool {
         let unspecified = self.high == 0 && (self.low == 0 || self.low == Self::from_v4(0).low);
         unspecified || self.is_link_local()
     }
 
     /// Ones' complement sum of its 16-bit words, not folded.
     #[inline(always)]
-    pub const fn sum(self) -> u64 {
+    pub(crate) const fn sum(self) -> u64 {
         let mask = 0xffff_ffff;
         (self.high & mask) + (self.high >> 32) + (self.low & mask) + (self.low >> 32)
     }
@@ -104,7 +104,7 @@ impl Ip {
 
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub struct Mac {
+pub(crate) struct Mac {
     a: u16,
     b: u16,
     c: u16,
@@ -113,19 +113,19 @@ pub struct Mac {
 impl Mac {
     /// From three words as they lie in memory.
     #[inline(always)]
-    pub const fn from_words([a, b, c]: [u16; 3]) -> Self {
+    pub(crate) const fn from_words([a, b, c]: [u16; 3]) -> Self {
         Self { a, b, c }
     }
 
     /// Three words as they lie in memory.
     #[inline(always)]
-    pub const fn words(self) -> [u16; 3] {
+    pub(crate) const fn words(self) -> [u16; 3] {
         [self.a, self.b, self.c]
     }
 
     /// From a map row.
     #[inline(always)]
-    pub const fn from_bytes([a, b, c, d, e, f]: [u8; 6]) -> Self {
+    pub(crate) const fn from_bytes([a, b, c, d, e, f]: [u8; 6]) -> Self {
         Self {
             a: u16::from_ne_bytes([a, b]),
             b: u16::from_ne_bytes([c, d]),
@@ -135,7 +135,7 @@ impl Mac {
 
     /// Ones' complement sum of its words, not folded.
     #[inline(always)]
-    pub const fn sum(self) -> u64 {
+    pub(crate) const fn sum(self) -> u64 {
         self.a as u64 + self.b as u64 + self.c as u64
     }
 }

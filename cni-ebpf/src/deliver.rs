@@ -13,7 +13,7 @@ use cni_ebpf_common::{
 /// # Errors
 /// [`DropReason::Redirect`]: the kernel refused.
 #[inline(always)]
-pub fn to_endpoint(
+pub(crate) fn to_endpoint(
     ctx: &TcContext,
     packet: &Packet,
     to: &EndpointAddr,

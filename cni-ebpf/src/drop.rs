@@ -10,14 +10,14 @@ use cni_ebpf_common::verdict::DropReason;
 
 /// Counts and drops.
 #[inline(always)]
-pub fn packet(ctx: &TcContext, reason: DropReason) -> i32 {
+pub(crate) fn packet(ctx: &TcContext, reason: DropReason) -> i32 {
     count(ctx, reason);
     TC_ACT_SHOT
 }
 
 /// Counts a packet that the kernel's stack will refuse with an ICMP error.
 #[inline(always)]
-pub fn count(ctx: &TcContext, reason: DropReason) {
+pub(crate) fn count(ctx: &TcContext, reason: DropReason) {
     let ifindex = packet::ifindex(ctx);
     let (bytes, packets) = packet::size(ctx);
     maps::count_drop(ifindex, reason, bytes, packets);
@@ -29,7 +29,7 @@ pub fn count(ctx: &TcContext, reason: DropReason) {
 
 /// Counts and drops in XDP.
 #[inline(always)]
-pub fn xdp(ctx: &XdpContext, reason: DropReason) -> u32 {
+pub(crate) fn xdp(ctx: &XdpContext, reason: DropReason) -> u32 {
     let ifindex = packet::xdp_ifindex(ctx);
     let bytes = u64::from(packet::frame_len(ctx));
     maps::count_drop(ifindex, reason, bytes, 1);

@@ -9,7 +9,7 @@ use cni_ebpf_common::{
 };
 
 /// On to the next program of the hook, then to the kernel's stack.
-pub const PASS: i32 = TC_ACT_UNSPEC;
+pub(crate) const PASS: i32 = TC_ACT_UNSPEC;
 
 /// Sends a pod's packet to the node that has the destination. What a router must answer (an
 /// expired TTL, a packet larger than the way) or interpret (IPv4 options) goes to the kernel's
@@ -18,7 +18,7 @@ pub const PASS: i32 = TC_ACT_UNSPEC;
 /// # Errors
 /// [`DropReason::Redirect`]: the kernel refused.
 #[inline(always)]
-pub fn to_node(ctx: &TcContext, packet: &Packet, node: &Node) -> Result<i32, DropReason> {
+pub(crate) fn to_node(ctx: &TcContext, packet: &Packet, node: &Node) -> Result<i32, DropReason> {
     if packet.ttl <= 1 || packet.has_options() || !fits(ctx, packet, node) {
         return Ok(to_stack(ctx));
     }
@@ -30,7 +30,7 @@ pub fn to_node(ctx: &TcContext, packet: &Packet, node: &Node) -> Result<i32, Dro
 
 /// Leaves a pod's packet to the kernel: the host itself, the world, ICMP errors.
 #[inline(always)]
-pub fn to_stack(ctx: &TcContext) -> i32 {
+pub(crate) fn to_stack(ctx: &TcContext) -> i32 {
     let (bytes, packets) = packet::size(ctx);
     maps::count_path(Path::PodToStack, bytes, packets);
     trace!(

@@ -19,7 +19,7 @@ use cni_ebpf_common::{
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
-pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
+pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     let endpoint = maps::endpoint(packet::ifindex(ctx)).ok_or(DropReason::UnknownEndpoint)?;
     let ethernet = packet::head::<{ packet::ETH_LEN }>(ctx).ok_or(DropReason::Malformed)?;
     if ethernet.mac::<6>() != Mac::from_bytes(endpoint.mac) {

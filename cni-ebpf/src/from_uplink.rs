@@ -20,7 +20,7 @@ use cni_ebpf_common::{
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
-pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
+pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     // Frames for other stations are seen while somebody captures; the stack ignores them.
     if packet::addressed(ctx) != Addressed::Host {
         return Ok(forward::PASS);

@@ -25,14 +25,14 @@ const AF_INET6: u32 = 10;
 /// Gives the packet to the namespace behind a veth's host end, as if it had arrived there.
 /// Kernel 5.10.
 #[inline(always)]
-pub fn redirect_peer(ifindex: u32) -> Result<i32, DropReason> {
+pub(crate) fn redirect_peer(ifindex: u32) -> Result<i32, DropReason> {
     // SAFETY: takes two integers.
     redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
 }
 
 /// Sends the packet by an interface to a neighbour, whose MAC the kernel finds. Kernel 5.10.
 #[inline(always)]
-pub fn redirect_neighbor(ifindex: u32, next_hop: Ip) -> Result<i32, DropReason> {
+pub(crate) fn redirect_neighbor(ifindex: u32, next_hop: Ip) -> Result<i32, DropReason> {
     let mut params = if next_hop.is_v4() {
         bpf_redir_neigh {
             nh_family: AF_INET,
@@ -76,7 +76,7 @@ fn redirected(action: i64) -> Result<i32, DropReason> {
 
 /// Whether each segment of a large buffer, encapsulated or not, fits an interface. Kernel 5.12.
 #[inline(always)]
-pub fn segments_fit(ctx: &TcContext, ifindex: u32) -> bool {
+pub(crate) fn segments_fit(ctx: &TcContext, ifindex: u32) -> bool {
     let mut mtu = 0;
     // SAFETY: the out parameter lives on the stack during the call.
     let result = unsafe {
@@ -93,7 +93,7 @@ pub fn segments_fit(ctx: &TcContext, ifindex: u32) -> bool {
 
 /// Writes one byte and corrects a checksum that the device has computed over the packet.
 #[inline(always)]
-pub fn store_byte(ctx: &TcContext, at: u32, value: u8) -> Result<(), DropReason> {
+pub(crate) fn store_byte(ctx: &TcContext, at: u32, value: u8) -> Result<(), DropReason> {
     // SAFETY: the byte lives on the stack during the call; the kernel checks the offset.
     let result = unsafe {
         bpf_skb_store_bytes(
@@ -113,7 +113,7 @@ pub fn store_byte(ctx: &TcContext, at: u32, value: u8) -> Result<(), DropReason>
 
 /// Makes the packet this long.
 #[inline(always)]
-pub fn resize(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
+pub(crate) fn resize(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
     // SAFETY: the context is the program's own.
     let result = unsafe { bpf_skb_change_tail(ctx.skb.skb, len, 0) };
     if result == 0 {
@@ -125,7 +125,7 @@ pub fn resize(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
 
 /// Adds this many zeros in front of the packet, as its new Ethernet header.
 #[inline(always)]
-pub fn add_header(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
+pub(crate) fn add_header(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
     // SAFETY: the context is the program's own.
     let result = unsafe { bpf_skb_change_head(ctx.skb.skb, len, 0) };
     if result == 0 {
@@ -137,7 +137,7 @@ pub fn add_header(ctx: &TcContext, len: u32) -> Result<(), DropReason> {
 
 /// First 16 bytes of the network header, wherever the packet starts.
 #[inline(always)]
-pub fn network_header(ctx: &TcContext) -> Option<[u64; 2]> {
+pub(crate) fn network_header(ctx: &TcContext) -> Option<[u64; 2]> {
     let mut words = [0u64; 2];
     // SAFETY: the words live on the stack during the call, and their size is given.
     let result = unsafe {
@@ -154,7 +154,7 @@ pub fn network_header(ctx: &TcContext) -> Option<[u64; 2]> {
 
 /// Says that the packet is addressed to its receiver: it was a broadcast before.
 #[inline(always)]
-pub fn address_to_receiver(ctx: &TcContext) -> Result<(), DropReason> {
+pub(crate) fn address_to_receiver(ctx: &TcContext) -> Result<(), DropReason> {
     // SAFETY: the context is the program's own.
     let result = unsafe { bpf_skb_change_type(ctx.skb.skb, PACKET_HOST) };
     if result == 0 {

@@ -25,25 +25,25 @@ use aya_ebpf::{
 
 /// tcx ingress of a pod's host-side interface. Kernel 6.6.
 #[classifier]
-pub fn from_pod(ctx: TcContext) -> i32 {
+pub(crate) fn from_pod(ctx: TcContext) -> i32 {
     from_pod::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
 }
 
 /// tcx egress of a pod's host-side interface. Kernel 6.6.
 #[classifier]
-pub fn to_pod(ctx: TcContext) -> i32 {
+pub(crate) fn to_pod(ctx: TcContext) -> i32 {
     to_pod::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
 }
 
 /// tcx ingress of the uplink. Kernel 6.6.
 #[classifier]
-pub fn from_uplink(ctx: TcContext) -> i32 {
+pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
     from_uplink::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
 }
 
 /// XDP on the uplink; takes frames of several buffers. Kernel 5.18.
 #[xdp(frags)]
-pub fn xdp_uplink(ctx: XdpContext) -> u32 {
+pub(crate) fn xdp_uplink(ctx: XdpContext) -> u32 {
     xdp_uplink::handle(&ctx).unwrap_or_else(|reason| drop::xdp(&ctx, reason))
 }
 
@@ -55,6 +55,7 @@ fn panic(_: &core::panic::PanicInfo<'_>) -> ! {
 }
 
 /// The kernel lends its redirect helpers only to programs that say this.
+#[expect(unsafe_code, reason = "the kernel looks for the section of that name")]
 #[unsafe(link_section = "license")]
 #[unsafe(no_mangle)]
 static LICENSE: [u8; 4] = *b"GPL\0";

@@ -56,14 +56,14 @@ static PATHS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new
 
 /// The pod behind a host-side interface.
 #[inline(always)]
-pub fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
+pub(crate) fn endpoint(ifindex: u32) -> Option<&'static Endpoint> {
     // SAFETY: rows are never changed in place and outlive the program's run (see above).
     unsafe { ENDPOINTS.get(EndpointKey { ifindex }) }
 }
 
 /// The address that the pod may use in a family; "none" is all zeros, like IPv6's unspecified one.
 #[inline(always)]
-pub fn own_address(endpoint: &Endpoint, v4: bool) -> Ip {
+pub(crate) fn own_address(endpoint: &Endpoint, v4: bool) -> Ip {
     const { assert!(offset_of!(Endpoint, ipv4) == 0 && offset_of!(Endpoint, ipv6) == 16) };
     let words = ptr::from_ref(endpoint).cast::<[u64; 2]>();
     // SAFETY: both addresses lie within the row, and the kernel aligns rows of hash maps to 8
@@ -73,7 +73,7 @@ pub fn own_address(endpoint: &Endpoint, v4: bool) -> Ip {
 
 /// The local pod that has an address.
 #[inline(always)]
-pub fn endpoint_addr(ip: Ip) -> Option<&'static EndpointAddr> {
+pub(crate) fn endpoint_addr(ip: Ip) -> Option<&'static EndpointAddr> {
     const { assert!(size_of::<EndpointAddrKey>() == size_of::<Ip>()) };
     // SAFETY: both are the same 16 bytes; an array of bytes would be written byte by byte.
     let key = unsafe { &*ptr::from_ref(&ip).cast::<EndpointAddrKey>() };
@@ -83,7 +83,7 @@ pub fn endpoint_addr(ip: Ip) -> Option<&'static EndpointAddr> {
 
 /// The node whose podCIDR holds an address.
 #[inline(always)]
-pub fn node(ip: Ip) -> Option<&'static Node> {
+pub(crate) fn node(ip: Ip) -> Option<&'static Node> {
     /// `Key<Addr>` in words, for the same reason as in `endpoint_addr`.
     #[repr(C, packed(4))]
     struct Words {
@@ -101,7 +101,7 @@ pub fn node(ip: Ip) -> Option<&'static Node> {
 
 /// Adds to the counters of a drop.
 #[inline(always)]
-pub fn count_drop(ifindex: u32, reason: DropReason, bytes: u64, packets: u64) {
+pub(crate) fn count_drop(ifindex: u32, reason: DropReason, bytes: u64, packets: u64) {
     add(DROP_TOTALS.get_ptr_mut(reason as u32), bytes, packets);
     let key = DropKey {
         ifindex,
@@ -124,7 +124,7 @@ pub fn count_drop(ifindex: u32, reason: DropReason, bytes: u64, packets: u64) {
 
 /// Adds to the counters of a way.
 #[inline(always)]
-pub fn count_path(path: Path, bytes: u64, packets: u64) {
+pub(crate) fn count_path(path: Path, bytes: u64, packets: u64) {
     add(PATHS.get_ptr_mut(path as u32), bytes, packets);
 }
 

@@ -28,7 +28,7 @@ const ADVERTISEMENT_LEN: usize = 86;
 /// # Errors
 /// Any other ARP is dropped; a request may not come from another's address either.
 #[inline(always)]
-pub fn answer_arp(ctx: &TcContext, endpoint: &Endpoint) -> Result<i32, DropReason> {
+pub(crate) fn answer_arp(ctx: &TcContext, endpoint: &Endpoint) -> Result<i32, DropReason> {
     let head = packet::head::<42>(ctx).ok_or(DropReason::Malformed)?;
     let ethernet_ipv4 = head.get::<u16, 14>() == 1u16.to_be()
         && head.get::<u16, 16>() == 0x0800u16.to_be()
@@ -73,7 +73,7 @@ pub fn answer_arp(ctx: &TcContext, endpoint: &Endpoint) -> Result<i32, DropReaso
 /// # Errors
 /// What only a router or another pod's kernel may say is dropped.
 #[inline(always)]
-pub fn icmpv6(
+pub(crate) fn icmpv6(
     ctx: &TcContext,
     packet: &Packet,
     upper: Option<Upper>,

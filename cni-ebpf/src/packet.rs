@@ -19,7 +19,7 @@ use cni_ebpf_common::verdict::DropReason;
 use core::mem::size_of;
 
 /// Length of an Ethernet header; VLAN tags are not part of it (the kernel has taken them off).
-pub const ETH_LEN: usize = 14;
+pub(crate) const ETH_LEN: usize = 14;
 const IPV4_LEN: usize = ETH_LEN + 20;
 const IPV6_LEN: usize = ETH_LEN + 40;
 
@@ -28,7 +28,7 @@ const ETH_P_ARP: u16 = 0x0806;
 const ETH_P_IPV6: u16 = 0x86dd;
 
 /// A packet reduced to what decides about it.
-pub enum Parsed {
+pub(crate) enum Parsed {
     /// IPv4 or IPv6.
     Ip(Packet),
     /// ARP; its own header is not looked at yet.
@@ -39,41 +39,41 @@ pub enum Parsed {
 
 /// The IP header, the same for both families.
 #[derive(Clone, Copy)]
-pub struct Packet {
+pub(crate) struct Packet {
     /// Source address.
-    pub src: Ip,
+    pub(crate) src: Ip,
     /// Destination address.
-    pub dst: Ip,
+    pub(crate) dst: Ip,
     /// Whether the header is IPv4's.
-    pub v4: bool,
+    pub(crate) v4: bool,
     /// IPv4 protocol, or the type of the header after IPv6's.
-    pub next: u8,
+    pub(crate) next: u8,
     /// TTL or hop limit.
-    pub ttl: u8,
+    pub(crate) ttl: u8,
     /// Bytes from the start of the frame to the end of the fixed header and of IPv4's options.
-    pub payload_at: u32,
+    pub(crate) payload_at: u32,
     /// Bytes from the start of the frame to the end of the IP packet (padding may follow).
-    pub end: u32,
+    pub(crate) end: u32,
     /// IPv4: neither a whole packet nor a first fragment, so there is no upper header in it.
-    pub later_fragment: bool,
+    pub(crate) later_fragment: bool,
 }
 
 impl Packet {
     /// Bytes of IP: header and payload.
     #[inline(always)]
-    pub fn len(&self) -> u32 {
+    pub(crate) fn len(&self) -> u32 {
         self.end - ETH_LEN as u32
     }
 
     /// Whether it is IPv4 with options. The kernel's stack knows how to treat them.
     #[inline(always)]
-    pub fn has_options(&self) -> bool {
+    pub(crate) fn has_options(&self) -> bool {
         self.v4 && self.payload_at != IPV4_LEN as u32
     }
 }
 
 /// Integers that headers are made of: any bits are a value.
-pub trait Field: Copy {}
+pub(crate) trait Field: Copy {}
 impl Field for u8 {}
 impl Field for u16 {}
 impl Field for u32 {}
@@ -81,12 +81,12 @@ impl Field for u64 {}
 
 /// The first `N` bytes of a frame, proven to be there.
 #[derive(Clone, Copy)]
-pub struct Head<const N: usize>(*mut u8);
+pub(crate) struct Head<const N: usize>(*mut u8);
 
 impl<const N: usize> Head<N> {
     /// The field at offset `AT`, as it lies in memory.
     #[inline(always)]
-    pub fn get<T: Field, const AT: usize>(self) -> T {
+    pub(crate) fn get<T: Field, const AT: usize>(self) -> T {
         const { assert!(AT + size_of::<T>() <= N) };
         // SAFETY: N bytes from the pointer were compared with the packet's end when this value was
         // made, and the field lies within them. Fields of headers are aligned to their size when
@@ -96,7 +96,7 @@ impl<const N: usize> Head<N> {
 
     /// Writes the field at offset `AT`.
     #[inline(always)]
-    pub fn set<T: Field, const AT: usize>(self, value: T) {
+    pub(crate) fn set<T: Field, const AT: usize>(self, value: T) {
         const { assert!(AT + size_of::<T>() <= N) };
         // SAFETY: as in `get`; the verifier lets only those programs write that may.
         unsafe { self.0.add(AT).cast::<T>().write(value) }
@@ -104,7 +104,7 @@ impl<const N: usize> Head<N> {
 
     /// The Ethernet address at offset `AT`.
     #[inline(always)]
-    pub fn mac<const AT: usize>(self) -> Mac {
+    pub(crate) fn mac<const AT: usize>(self) -> Mac {
         const { assert!(AT + 6 <= N) };
         // SAFETY: as in `get`.
         let word = |i: usize| unsafe { self.0.add(AT).cast::<u16>().add(i).read() };
@@ -113,7 +113,7 @@ impl<const N: usize> Head<N> {
 
     /// Writes the Ethernet address at offset `AT`.
     #[inline(always)]
-    pub fn set_mac<const AT: usize>(self, mac: Mac) {
+    pub(crate) fn set_mac<const AT: usize>(self, mac: Mac) {
         const { assert!(AT + 6 <= N) };
         let words = mac.words();
         for (i, word) in words.into_iter().enumerate() {
@@ -124,7 +124,7 @@ impl<const N: usize> Head<N> {
 
     /// The IPv6 address at offset `AT`.
     #[inline(always)]
-    pub fn ipv6<const AT: usize>(self) -> Ip {
+    pub(crate) fn ipv6<const AT: usize>(self) -> Ip {
         const { assert!(AT + 16 <= N) };
         // SAFETY: as in `get`; IPv6 addresses of the headers read here are aligned to 8.
         let word = |i: usize| unsafe { self.0.add(AT).cast::<u64>().add(i).read() };
@@ -133,7 +133,7 @@ impl<const N: usize> Head<N> {
 
     /// Writes the IPv6 address at offset `AT`.
     #[inline(always)]
-    pub fn set_ipv6<const AT: usize>(self, ip: Ip) {
+    pub(crate) fn set_ipv6<const AT: usize>(self, ip: Ip) {
         const { assert!(AT + 16 <= N) };
         for (i, word) in ip.words().into_iter().enumerate() {
             // SAFETY: as in `ipv6`.
@@ -152,19 +152,19 @@ fn skb(ctx: &TcContext) -> &__sk_buff {
 
 /// The interface whose hook this is.
 #[inline(always)]
-pub fn ifindex(ctx: &TcContext) -> u32 {
+pub(crate) fn ifindex(ctx: &TcContext) -> u32 {
     skb(ctx).ifindex
 }
 
 /// The interface by which the machine received the packet; 0 for one of its own.
 #[inline(always)]
-pub fn ingress_ifindex(ctx: &TcContext) -> u32 {
+pub(crate) fn ingress_ifindex(ctx: &TcContext) -> u32 {
     skb(ctx).ingress_ifindex
 }
 
 /// Bytes and packets this buffer stands for on a wire: one large buffer is many segments.
 #[inline(always)]
-pub fn size(ctx: &TcContext) -> (u64, u64) {
+pub(crate) fn size(ctx: &TcContext) -> (u64, u64) {
     let segments = skb(ctx).gso_segs;
     (
         u64::from(ctx.len()),
@@ -178,13 +178,13 @@ pub fn size(ctx: &TcContext) -> (u64, u64) {
 
 /// Payload of each segment of a large buffer, 0 for an ordinary packet.
 #[inline(always)]
-pub fn segment_size(ctx: &TcContext) -> u32 {
+pub(crate) fn segment_size(ctx: &TcContext) -> u32 {
     skb(ctx).gso_size
 }
 
 /// To whom the frame was addressed, seen from the receiving interface.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Addressed {
+pub(crate) enum Addressed {
     /// To the interface.
     Host,
     /// To several stations.
@@ -195,7 +195,7 @@ pub enum Addressed {
 
 /// Reads the kernel's comparison of the destination MAC with the interface's.
 #[inline(always)]
-pub fn addressed(ctx: &TcContext) -> Addressed {
+pub(crate) fn addressed(ctx: &TcContext) -> Addressed {
     match skb(ctx).pkt_type {
         0 => Addressed::Host,      // PACKET_HOST
         1 | 2 => Addressed::Group, // PACKET_BROADCAST, PACKET_MULTICAST
@@ -206,7 +206,7 @@ pub fn addressed(ctx: &TcContext) -> Addressed {
 /// The first `N` bytes, made readable and writable in place if they are not yet; `None` when the
 /// packet is shorter.
 #[inline(always)]
-pub fn head<const N: usize>(ctx: &TcContext) -> Option<Head<N>> {
+pub(crate) fn head<const N: usize>(ctx: &TcContext) -> Option<Head<N>> {
     let start = ctx.data();
     if start + N <= ctx.data_end() {
         return Some(Head(start as *mut u8));
@@ -227,7 +227,7 @@ fn xdp_head<const N: usize>(ctx: &XdpContext) -> Option<Head<N>> {
 
 /// Copies a field from any place of the packet, also where it is not in the first buffer.
 #[inline(always)]
-pub fn load<T: Field>(ctx: &TcContext, at: u32) -> Option<T> {
+pub(crate) fn load<T: Field>(ctx: &TcContext, at: u32) -> Option<T> {
     ctx.load(at as usize).ok()
 }
 
@@ -238,7 +238,7 @@ pub fn load<T: Field>(ctx: &TcContext, at: u32) -> Option<T> {
 /// interface's tcx hook then see the IP header first. Asked of every packet of an uplink, so the
 /// common answer costs one comparison: a MAC seldom begins like an IP header.
 #[inline(always)]
-pub fn lacks_ethernet(ctx: &TcContext) -> bool {
+pub(crate) fn lacks_ethernet(ctx: &TcContext) -> bool {
     let Some(start) = head::<16>(ctx) else {
         return false;
     };
@@ -251,7 +251,7 @@ pub fn lacks_ethernet(ctx: &TcContext) -> bool {
 
 /// Source and destination of a packet that [`lacks_ethernet`].
 #[inline(always)]
-pub fn addresses_without_ethernet(ctx: &TcContext) -> Option<(Ip, Ip)> {
+pub(crate) fn addresses_without_ethernet(ctx: &TcContext) -> Option<(Ip, Ip)> {
     let v4 = |at| load::<u32>(ctx, at).map(Ip::from_v4);
     let v6 = |at| {
         let (high, low) = (load::<u64>(ctx, at)?, load::<u64>(ctx, at + 8)?);
@@ -269,7 +269,7 @@ pub fn addresses_without_ethernet(ctx: &TcContext) -> Option<(Ip, Ip)> {
 /// # Errors
 /// [`DropReason::Redirect`]: the kernel had no memory.
 #[inline(always)]
-pub fn restore_ethernet(ctx: &TcContext) -> Result<(), DropReason> {
+pub(crate) fn restore_ethernet(ctx: &TcContext) -> Result<(), DropReason> {
     let kind = skb(ctx).protocol as u16;
     kernel::add_header(ctx, ETH_LEN as u32)?;
     let ethernet = head::<ETH_LEN>(ctx).ok_or(DropReason::Redirect)?;
@@ -282,7 +282,7 @@ pub fn restore_ethernet(ctx: &TcContext) -> Result<(), DropReason> {
 /// # Errors
 /// [`DropReason::Malformed`]: cut short, or lengths that contradict each other.
 #[inline(always)]
-pub fn parse(ctx: &TcContext) -> Result<Parsed, DropReason> {
+pub(crate) fn parse(ctx: &TcContext) -> Result<Parsed, DropReason> {
     let ethernet = head::<ETH_LEN>(ctx).ok_or(DropReason::Malformed)?;
     if skb(ctx).vlan_present != 0 {
         return Ok(Parsed::Other);
@@ -305,7 +305,7 @@ pub fn parse(ctx: &TcContext) -> Result<Parsed, DropReason> {
 /// # Errors
 /// As [`parse`].
 #[inline(always)]
-pub fn parse_xdp(ctx: &XdpContext) -> Result<Parsed, DropReason> {
+pub(crate) fn parse_xdp(ctx: &XdpContext) -> Result<Parsed, DropReason> {
     let Some(ethernet) = xdp_head::<ETH_LEN>(ctx) else {
         return Err(DropReason::Malformed);
     };
@@ -337,14 +337,14 @@ pub fn parse_xdp(ctx: &XdpContext) -> Result<Parsed, DropReason> {
 
 /// Length of the frame in all its buffers.
 #[inline(always)]
-pub fn frame_len(ctx: &XdpContext) -> u32 {
+pub(crate) fn frame_len(ctx: &XdpContext) -> u32 {
     // SAFETY: the context is the program's own.
     (unsafe { bpf_xdp_get_buff_len(ctx.ctx) }) as u32
 }
 
 /// The interface an XDP frame came in by.
 #[inline(always)]
-pub fn xdp_ifindex(ctx: &XdpContext) -> u32 {
+pub(crate) fn xdp_ifindex(ctx: &XdpContext) -> u32 {
     ctx.ingress_ifindex() as u32
 }
 

@@ -13,7 +13,7 @@ use cni_ebpf_common::{endpoint::EndpointAddr, verdict::DropReason};
 /// # Errors
 /// [`DropReason::Redirect`]: the kernel had no memory to make the header writable.
 #[inline(always)]
-pub fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+pub(crate) fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
     if !packet.v4 {
         // No checksum of its own, but one of the device may cover the header.
         return kernel::store_byte(ctx, 21, packet.ttl - 1);
@@ -33,7 +33,7 @@ pub fn decrement_ttl(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason>
 /// # Errors
 /// As [`decrement_ttl`].
 #[inline(always)]
-pub fn macs(ctx: &TcContext, to: &EndpointAddr) -> Result<(), DropReason> {
+pub(crate) fn macs(ctx: &TcContext, to: &EndpointAddr) -> Result<(), DropReason> {
     let head = packet::head::<{ packet::ETH_LEN }>(ctx).ok_or(DropReason::Redirect)?;
     head.set_mac::<0>(Mac::from_bytes(to.mac));
     head.set_mac::<6>(Mac::from_bytes(to.host_mac));

@@ -24,7 +24,7 @@ fn comes_from_elsewhere(ctx: &TcContext, src: Ip) -> bool {
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
-pub fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
+pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     let endpoint = maps::endpoint(packet::ifindex(ctx)).ok_or(DropReason::UnknownEndpoint)?;
     let packet = match packet::parse(ctx)? {
         Parsed::Ip(packet) => packet,

@@ -9,11 +9,11 @@ const MOST_EXTENSIONS: usize = 6;
 
 /// An upper-layer header.
 #[derive(Clone, Copy)]
-pub struct Upper {
+pub(crate) struct Upper {
     /// Protocol number.
-    pub protocol: u8,
+    pub(crate) protocol: u8,
     /// Offset from the start of the frame.
-    pub at: u32,
+    pub(crate) at: u32,
 }
 
 /// The upper-layer header, `None` in a later fragment.
@@ -22,7 +22,7 @@ pub struct Upper {
 /// [`DropReason::Malformed`]: the chain of headers leaves the packet or is longer than any honest
 /// one (RFC 7112 wants it whole in the first fragment), so nobody could say what it carries.
 #[inline(always)]
-pub fn find(ctx: &TcContext, packet: &Packet) -> Result<Option<Upper>, DropReason> {
+pub(crate) fn find(ctx: &TcContext, packet: &Packet) -> Result<Option<Upper>, DropReason> {
     let mut upper = Upper {
         protocol: packet.next,
         at: packet.payload_at,
@@ -62,7 +62,11 @@ pub fn find(ctx: &TcContext, packet: &Packet) -> Result<Option<Upper>, DropReaso
 /// # Errors
 /// [`DropReason::Malformed`]: the packet ends before.
 #[inline(always)]
-pub fn load<T: packet::Field>(ctx: &TcContext, packet: &Packet, at: u32) -> Result<T, DropReason> {
+pub(crate) fn load<T: packet::Field>(
+    ctx: &TcContext,
+    packet: &Packet,
+    at: u32,
+) -> Result<T, DropReason> {
     if at + size_of::<T>() as u32 > packet.end {
         return Err(DropReason::Malformed);
     }

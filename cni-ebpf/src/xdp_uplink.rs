@@ -13,7 +13,7 @@ use cni_ebpf_common::verdict::DropReason;
 /// # Errors
 /// Why it is dropped.
 #[inline(always)]
-pub fn handle(ctx: &XdpContext) -> Result<u32, DropReason> {
+pub(crate) fn handle(ctx: &XdpContext) -> Result<u32, DropReason> {
     let Parsed::Ip(packet) = packet::parse_xdp(ctx)? else {
         return Ok(XDP_PASS);
     };
