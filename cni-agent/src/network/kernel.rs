@@ -90,6 +90,13 @@ pub trait Kernel: Send + Sync + 'static {
         async {}
     }
 
+    /// The first of an endpoint's programs and map entries that is not as `enforce` left it.
+    fn lost(
+        &self,
+        endpoint: &Endpoint,
+        ifindex: u32,
+    ) -> impl Future<Output = Result<Option<String>, KernelError>> + Send;
+
     /// Takes the host's end up and returns when the pod can send.
     fn bring_up(
         &self,

@@ -124,6 +124,11 @@ impl Kernel for Linux {
         .await
     }
 
+    async fn lost(&self, endpoint: &Endpoint, ifindex: u32) -> Result<Option<String>, KernelError> {
+        let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
+        blocking(move || datapath.intact(&endpoint, ifindex)).await
+    }
+
     async fn fill(&self, living: Vec<(Endpoint, u32)>) {
         let datapath = self.datapath.clone();
         let work = move || {

@@ -86,6 +86,12 @@ impl Kernel for Simulated {
         })
     }
 
+    async fn lost(&self, endpoint: &Endpoint, _: u32) -> Result<Option<String>, KernelError> {
+        // No step that could fail: what can't be looked at is looked at the next time.
+        let there = (self.0.lock().unwrap().enforced).contains_key(&endpoint.host_ifname);
+        Ok((!there).then(|| format!("programs of {}: not attached", endpoint.host_ifname)))
+    }
+
     async fn bring_up(
         &self,
         endpoint: &Endpoint,

@@ -370,6 +370,34 @@ async fn an_endpoint_whose_sandbox_ended_without_a_del_is_freed_at_the_next_look
     assert_eq!(list[0].attachment, id("alive"));
 }
 
+#[tokio::test]
+async fn enforcement_that_others_took_away_is_put_back_at_the_next_look() {
+    let bench = ready().await;
+    let mut endpoints = Vec::new();
+    for name in ["robbed", "alive"] {
+        endpoints.push(bench.network.add(&request(name)).await.unwrap());
+    }
+    {
+        let mut state = bench.kernel.0.lock().unwrap();
+        state.enforced.remove(&endpoints[0].host_ifname);
+        state.calls.clear();
+    }
+    bench.network.look_after_endpoints().await;
+    let mut state = bench.kernel.0.lock().unwrap();
+    assert_eq!(state.enforced.len(), 2);
+    let again = |call: &&String| *call == "enforce";
+    assert_eq!(state.calls.iter().filter(again).count(), 1);
+    // Where that fails, the node says so.
+    state.enforced.remove(&endpoints[0].host_ifname);
+    state.fail_in = Some(1);
+    drop(state);
+    bench.network.look_after_endpoints().await;
+    assert!(troubles(&bench)[0].contains("enforce refused"));
+    bench.network.look_after_endpoints().await;
+    assert_eq!(troubles(&bench), [""; 0]);
+    assert_eq!(bench.kernel.0.lock().unwrap().enforced.len(), 2);
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_node_with_news_all_the_time_is_looked_at_too() {
     let bench = ready().await;

@@ -1,5 +1,6 @@
 //! Upkeep: what no event tells of endpoints. A sandbox that ended without a DEL leaves an endpoint
-//! without a link; what failed before is tried again; what somebody set down is told.
+//! without a link; what failed before is tried again, programs and map entries that others took away are
+//! put back; what somebody set down is told.
 
 use super::{
     Network, Trouble,
@@ -82,7 +83,13 @@ impl<K: Kernel> Network<K> {
         link: &HostLink,
         before: Option<&Trouble>,
     ) -> Option<Trouble> {
-        if before.is_some_and(|trouble| trouble.unenforced)
+        let lost = self.kernel.lost(endpoint, link.ifindex).await;
+        // One that can't be looked at is ending, or was not enforced to begin with.
+        let lost = lost.unwrap_or_default();
+        if let Some(lost) = &lost {
+            tracing::warn!(attachment = %endpoint.attachment, %lost, "enforcement was lost and is put back");
+        }
+        if (lost.is_some() || before.is_some_and(|trouble| trouble.unenforced))
             && let Err(error) = self.kernel.enforce(endpoint, link.ifindex).await
         {
             return Some(unenforced(endpoint, &error));
