@@ -55,7 +55,15 @@ impl Progress {
 pub(crate) fn run(args: &Args) -> Result<()> {
     if args.down {
         let swept = lab::sweep()?;
-        println!("removed {} left by killed runs {swept:?}", swept.len());
+        for name in &swept.removed {
+            println!("removed {name}");
+        }
+        for error in &swept.errors {
+            println!("FAILED {error:#}");
+        }
+        let (removed, failed) = (swept.removed.len(), swept.errors.len());
+        ensure!(failed == 0, "{failed} things could not be removed");
+        println!("removed what {removed} killed runs left");
         return Ok(());
     }
     let total = usize::from(args.nodes) * usize::from(args.pods);

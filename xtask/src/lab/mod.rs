@@ -24,6 +24,7 @@ mod plugin;
 mod pod;
 mod process;
 mod session;
+mod sweep;
 mod underlay;
 mod undo;
 
@@ -41,7 +42,8 @@ pub(crate) use outside::Outside;
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
 pub(crate) use pod::Pod;
 pub(crate) use process::Process;
-pub(crate) use session::{Session, sweep};
+pub(crate) use session::Session;
+pub(crate) use sweep::sweep;
 pub(crate) use underlay::Underlay;
 #[cfg(test)]
 pub(crate) use undo::StepId;

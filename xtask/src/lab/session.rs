@@ -2,9 +2,12 @@
 //!
 //! The name holds the pid, so a later run recognizes what a killed run left behind and sweeps it.
 
-use super::{process, undo::Undo};
+use super::{
+    process,
+    sweep::{self, Swept, sweep},
+    undo::Undo,
+};
 use anyhow::{Context, Result};
-use rustix::mount::UnmountFlags;
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
     iterator::{Handle, Signals},
@@ -41,8 +44,12 @@ impl Session {
     /// # Errors
     /// When the folder or the signal handlers cannot be made.
     pub(crate) fn start() -> Result<Arc<Self>> {
-        for name in sweep()? {
+        let Swept { removed, errors } = sweep()?;
+        for name in removed {
             eprintln!("removed what an earlier, killed run left: {name}");
+        }
+        for error in errors {
+            eprintln!("sweeping what killed runs left: {error:#}");
         }
         let dir = tempfile::Builder::new()
             .prefix(&format!("{PREFIX}{}-", std::process::id()))
@@ -122,39 +129,14 @@ fn clean_up(undo: &Undo, dir: &Path, name: &str) {
     }
 }
 
-/// Removes what runs left that were killed (SIGKILL, power) and tells their names. Runs that
-/// still live are not touched.
-///
-/// # Errors
-/// When the folder for temporary files cannot be read.
-pub(crate) fn sweep() -> Result<Vec<String>> {
-    let temp = std::env::temp_dir();
-    let mut swept = Vec::new();
-    for entry in fs::read_dir(&temp).with_context(|| format!("reading {}", temp.display()))? {
-        let entry = entry?;
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = owner_pid(&name) else {
-            continue;
-        };
-        let owner = fs::read_to_string(entry.path().join("owner")).unwrap_or_default();
-        if process::start_time(pid).is_ok_and(|start| owner.is_empty() || start == owner) {
-            continue;
-        }
-        for error in remove_traces(&entry.path(), &name) {
-            eprintln!("sweeping {name}: {error:#}");
-        }
-        swept.push(name);
-    }
-    Ok(swept)
-}
-
 /// The pid in a run's name: `flab123-x1y2` gives 123.
-fn owner_pid(name: &str) -> Option<u32> {
+pub(super) fn owner_pid(name: &str) -> Option<u32> {
     name.strip_prefix(PREFIX)?.split_once('-')?.0.parse().ok()
 }
 
-/// Ends the recorded processes of a run, then removes its namespaces, mounts and folder.
-fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
+/// Ends the recorded processes of a run, then removes its namespaces, mounts, control groups and
+/// folder. The folder stays after an error, so that the next sweep tries again.
+pub(super) fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
     let mut errors = Vec::new();
     let mut note = |result: Result<()>| errors.extend(result.err());
     for entry in fs::read_dir(dir.join("children"))
@@ -164,30 +146,24 @@ fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
     {
         note(process::end_recorded(&entry.path()));
     }
-    for entry in fs::read_dir(NETNS_DIR).into_iter().flatten().flatten() {
-        let namespace = entry.file_name().to_string_lossy().into_owned();
-        if namespace
-            .strip_prefix(name)
-            .is_some_and(|rest| rest.starts_with('-'))
-        {
-            note(run("ip", &["netns", "delete", &namespace]));
+    let ours = format!("{name}-");
+    for namespace in sweep::names_in(Path::new(NETNS_DIR)) {
+        if namespace.starts_with(&ours) {
+            note(sweep::delete_namespace(&namespace));
         }
     }
     for mount in mounts_below(dir) {
-        let unmounted = rustix::mount::unmount(&mount, UnmountFlags::DETACH);
-        note(unmounted.with_context(|| format!("unmounting {}", mount.display())));
+        note(sweep::unmounted(&mount));
     }
-    match fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            note(Err(error).with_context(|| format!("removing {}", dir.display())));
-        }
-        _ => {}
+    sweep::control_groups(&ours).into_iter().for_each(note);
+    if errors.is_empty() {
+        errors.extend(sweep::removed(dir).err());
     }
     errors
 }
 
 /// Mount points below a folder, the deepest first.
-fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+pub(super) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut mounts: Vec<PathBuf> = table
         .lines()

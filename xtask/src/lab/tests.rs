@@ -166,7 +166,19 @@ fn what_a_killed_run_left_is_swept() {
     mount("bpf", dir.join("bpf"), "bpf", MountFlags::empty(), None).unwrap();
     session::run("ip", &["netns", "add", &format!("{name}-n1")]).unwrap();
 
-    assert!(sweep().unwrap().contains(&name));
+    // And what a killed test of the agent leaves.
+    let (other, folder) = (format!("fl-t-{pid:x}-0"), format!("fairlead-bpf-{pid:x}-0"));
+    session::run("ip", &["netns", "add", &other]).unwrap();
+    let folder_path = std::env::temp_dir().join(&folder);
+    fs::create_dir_all(&folder_path).unwrap();
+    mount("bpf", &folder_path, "bpf", MountFlags::empty(), None).unwrap();
+
+    let swept = sweep().unwrap();
+    for gone in [&name, &other, &folder] {
+        assert!(swept.removed.contains(gone), "{gone}: {swept:?}");
+    }
+    assert_eq!(traces(&other), Vec::<String>::new());
+    assert!(!folder_path.exists());
     assert_eq!(traces(&name), Vec::<String>::new());
     assert!(!dir.exists());
 }
