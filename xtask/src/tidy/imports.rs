@@ -1,6 +1,7 @@
 //! The wall between decisions and effects: what the pure folders may not use.
 
 use super::{File, Finding, source};
+use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
 const PURE: [&str; 5] = [
@@ -75,16 +76,17 @@ fn begins_with(path: &str, prefix: &str) -> bool {
         .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
 }
 
-/// All paths in the code with their lines: those of `use` trees spelt out, and those in between.
+/// All paths in the code with their lines: those of `use` trees spelt out, and those in between, which
+/// may begin with an imported name.
 fn paths(code: &str) -> Vec<(usize, String)> {
-    let mut found = Vec::new();
+    let (mut found, mut imports, mut inlines) = (Vec::new(), BTreeMap::new(), Vec::new());
     let mut tree: Option<(usize, String)> = None;
     for (index, line) in code.lines().enumerate() {
         let line = line.split("//").next().unwrap_or_default().trim();
         if tree.is_none() {
             match use_tree(line) {
                 Some(start) => tree = Some((index + 1, start.to_owned())),
-                None => found.extend(inline(line).map(|path| (index + 1, path.to_owned()))),
+                None => inlines.extend(inline(line).map(|path| (index + 1, path))),
             }
         } else if let Some((_, text)) = &mut tree {
             text.push_str(line);
@@ -93,9 +95,21 @@ fn paths(code: &str) -> Vec<(usize, String)> {
             && let Some((line, text)) = tree.take()
         {
             let text = text.split(';').next().unwrap_or_default();
-            expand("", text, &mut |path| found.push((line, path)));
+            expand("", text, &mut |path, name| {
+                imports.insert(name.to_owned(), path.clone());
+                found.push((line, path));
+            });
         }
     }
+    found.extend(inlines.into_iter().map(|(line, path)| {
+        let (first, rest) = path.split_once("::").unwrap_or((path, ""));
+        let whole = match imports.get(first) {
+            Some(import) => format!("{import}::{rest}"),
+            None => path.to_owned(),
+        };
+        (line, whole)
+    }));
+    found.sort_by_key(|(line, _)| *line);
     found
 }
 
@@ -117,19 +131,21 @@ fn inline(line: &str) -> impl Iterator<Item = &str> {
         .filter(|p| p.contains("::"))
 }
 
-/// Spells out `a::{b, c::d}` as `a::b`, `a::c::d`.
-fn expand(prefix: &str, tree: &str, found: &mut impl FnMut(String)) {
+/// Spells out `a::{b, c::d as e}` as `a::b` and `a::c::d`, with the names `b` and `e`.
+fn expand(prefix: &str, tree: &str, found: &mut impl FnMut(String, &str)) {
     let tree = tree.trim();
     let (head, group) = match tree.split_once('{') {
         Some((head, group)) => (head, group.trim_end().trim_end_matches('}')),
         None => {
-            let path = tree
-                .split(" as ")
-                .next()
-                .unwrap_or_default()
-                .trim_end_matches("::*");
+            let (path, alias) = match tree.split_once(" as ") {
+                Some((path, alias)) => (path, Some(alias.trim())),
+                None => (tree, None),
+            };
             if !path.is_empty() {
-                found(format!("{prefix}{path}"));
+                let whole = format!("{prefix}{path}");
+                let whole = whole.trim_end_matches("::*").trim_end_matches("::self");
+                let last = whole.rsplit("::").next().unwrap_or_default();
+                found(whole.to_owned(), alias.unwrap_or(last));
             }
             return;
         }
@@ -174,6 +190,15 @@ mod tests {
             ),
             ("let x = tokio::spawn(y);", &["tokio::spawn"]),
             ("// tokio::spawn would be wrong", &[]),
+            (
+                "use std::time::{self, Instant as Clock};\nlet a = Clock::now();\ntime::sleep();",
+                &[
+                    "std::time",
+                    "std::time::Instant",
+                    "std::time::Instant::now",
+                    "std::time::sleep",
+                ],
+            ),
         ] {
             let found: Vec<_> = paths(code).into_iter().map(|(_, path)| path).collect();
             assert_eq!(found, expected, "{code}");
@@ -199,6 +224,10 @@ mod tests {
             "a rim may"
         );
         assert_eq!(check("cni-agent/src/ipam/tests.rs", effect), 0, "tests may");
+        let clock = "//! x\nuse std::time::Instant;\nfn a() { Instant::now(); }\n";
+        assert_eq!(check("cni-agent/src/ipam/pool.rs", clock), 1);
+        let handed_in = "//! x\nuse std::time::Instant;\nfn a(now: Instant) {}\n";
+        assert_eq!(check("cni-agent/src/ipam/pool.rs", handed_in), 0);
         let in_tests = "//! x\n#[cfg(test)]\nmod tests {\n    use std::fs;\n}\n";
         assert_eq!(check("cni-agent/src/ipam/pool.rs", in_tests), 0);
         assert_eq!(
