@@ -102,10 +102,17 @@ pub fn cache() -> Result<PathBuf, String> {
         .ok_or_else(|| "neither FAIRLEAD_CACHE, XDG_CACHE_HOME nor HOME is set".to_owned())
 }
 
+/// rustup's name of the nightly tool chain: `$FAIRLEAD_NIGHTLY`, else `nightly`.
+pub fn nightly_name() -> String {
+    let name = env::var("FAIRLEAD_NIGHTLY").ok();
+    name.filter(|name| !name.is_empty())
+        .unwrap_or_else(|| "nightly".to_owned())
+}
+
 /// A program of the nightly tool chain, without the environment of an outer cargo.
 fn nightly(program: &str) -> Command {
     let mut command = Command::new("rustup");
-    command.args(["run", "nightly", program]);
+    command.args(["run", &nightly_name(), program]);
     for (name, _) in env::vars_os() {
         if name.to_str().is_some_and(is_of_an_outer_cargo) {
             command.env_remove(name);

@@ -20,8 +20,12 @@ mod test;
 mod tidy;
 mod workspace;
 
+use anyhow::Context;
 use clap::Parser;
-use std::process::ExitCode;
+use std::{
+    os::unix::process::CommandExt,
+    process::{Command, ExitCode},
+};
 
 /// Fairlead's chores. Start with `cargo xtask demo`: it sets the machine up, builds, and shows the
 /// product at work.
@@ -65,8 +69,23 @@ fn verb(words: &[&str]) -> anyhow::Result<()> {
     Verb::try_parse_from(line)?.run()
 }
 
+/// Starts this program anew when `PATH` lacks root's programs, as a user's does on Debian. The
+/// environment of a running process is not changed: another thread may read it.
+fn with_system_programs() -> anyhow::Result<()> {
+    let Some(path) = workspace::longer_path()? else {
+        return Ok(());
+    };
+    let mut again = Command::new(std::env::current_exe()?);
+    let refused = again
+        .args(std::env::args_os().skip(1))
+        .env("PATH", path)
+        .exec();
+    Err(refused).context("starting anew with a longer PATH")
+}
+
 fn main() -> ExitCode {
-    let done = Verb::parse().run();
+    let verb = Verb::parse();
+    let done = with_system_programs().and_then(|()| verb.run());
     // One clear sentence: where in this program it was noticed helps nobody.
     if let Err(error) = done {
         eprintln!("error: {error:#}");

@@ -4,6 +4,7 @@
 use anyhow::{Context, Result, ensure};
 use std::{
     env,
+    ffi::OsString,
     fs::File,
     io::Read,
     path::{Path, PathBuf},
@@ -83,12 +84,28 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
-/// Finds a program, in `PATH` or where root's programs are.
+/// `PATH` with the folders of root's programs (`ip`, `bpftool`, `nft`), when it lacks one of them.
+///
+/// # Errors
+/// When a folder of `PATH` has a colon in its name.
+pub(crate) fn longer_path() -> Result<Option<OsString>> {
+    let path = env::var_os("PATH").unwrap_or_default();
+    let mut folders: Vec<_> = env::split_paths(&path).collect();
+    let before = folders.len();
+    for system in ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from) {
+        if !folders.contains(&system) {
+            folders.push(system);
+        }
+    }
+    let longer = folders.len() > before;
+    Ok(longer.then(|| env::join_paths(folders)).transpose()?)
+}
+
+/// Finds a program in `PATH`.
 pub(crate) fn find(program: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let system = ["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from);
-    let mut folders = env::split_paths(&path).chain(system);
-    folders.find_map(|folder| Some(folder.join(program)).filter(|path| path.is_file()))
+    env::split_paths(&path)
+        .find_map(|folder| Some(folder.join(program)).filter(|path| path.is_file()))
 }
 
 /// Whether a program is there to be run.

@@ -1,6 +1,7 @@
 //! What a machine lacks to run a lab with agents, each thing with what to do about it.
 
 use crate::workspace::in_path;
+use anyhow::{Result, ensure};
 use std::{fmt, fs, path::Path, process::Command};
 
 /// The oldest kernel: TCX links came with 6.6.
@@ -29,8 +30,57 @@ impl fmt::Display for Missing {
     }
 }
 
+/// Looks at rights and kernel, which nothing that can be installed makes up for.
+///
+/// # Errors
+/// When something is missing: all of it, with what to do.
+pub(crate) fn ensure_able() -> Result<()> {
+    let list = unable();
+    let lines: Vec<_> = list.iter().map(|one| format!("  - {one}")).collect();
+    ensure!(
+        list.is_empty(),
+        "this machine cannot run nodes of network namespaces:\n{}",
+        lines.join("\n")
+    );
+    Ok(())
+}
+
 /// Looks at rights, kernel and commands. Empty means that a lab will run.
 pub(crate) fn missing() -> Vec<Missing> {
+    let mut list = unable();
+    for (program, package) in [
+        ("ip", "apt-get install iproute2"),
+        ("unshare", "apt-get install util-linux"),
+        (
+            "bpftool",
+            "apt-get install bpftool, or linux-tools-$(uname -r) on Ubuntu",
+        ),
+    ] {
+        if !in_path(program) {
+            list.push(Missing {
+                what: format!("the command {program} is not there"),
+                remedy: package,
+            });
+        }
+    }
+    let root = rustix::process::geteuid().is_root();
+    if root && in_path("ip") && in_path("unshare") {
+        for (kind, args) in [
+            ("veth", "link add try0 type veth peer name try1"),
+            ("bridge", "link add try0 type bridge"),
+        ] {
+            if !in_new_namespace(&format!("ip {args}")) {
+                list.push(Missing {
+                    what: format!("no {kind} interface can be made in a new network namespace"),
+                    remedy: "load or build in the kernel's module of that name (modprobe veth, bridge)",
+                });
+            }
+        }
+    }
+    list
+}
+
+fn unable() -> Vec<Missing> {
     let mut list = Vec::new();
     let mut need = |there: bool, what: String, remedy: &'static str| {
         if !there {
@@ -82,32 +132,6 @@ pub(crate) fn missing() -> Vec<Missing> {
         "the kernel has no IPv6".to_owned(),
         "boot without ipv6.disable=1",
     );
-    for (program, package) in [
-        ("ip", "apt-get install iproute2"),
-        ("unshare", "apt-get install util-linux"),
-        (
-            "bpftool",
-            "apt-get install bpftool, or linux-tools-$(uname -r) on Ubuntu",
-        ),
-    ] {
-        need(
-            in_path(program),
-            format!("the command {program} is not there"),
-            package,
-        );
-    }
-    if root && in_path("ip") && in_path("unshare") {
-        for (kind, args) in [
-            ("veth", "link add try0 type veth peer name try1"),
-            ("bridge", "link add try0 type bridge"),
-        ] {
-            need(
-                in_new_namespace(&format!("ip {args}")),
-                format!("no {kind} interface can be made in a new network namespace"),
-                "load or build in the kernel's module of that name (modprobe veth, bridge)",
-            );
-        }
-    }
     list
 }
 

@@ -35,7 +35,7 @@ pub(crate) mod reference;
 mod tests;
 
 pub(crate) use agent::Agent;
-pub(crate) use missing::missing;
+pub(crate) use missing::{ensure_able, missing};
 pub(crate) use netns::NetNs;
 pub(crate) use node::{Families, Node, UPLINK};
 pub(crate) use outside::Outside;

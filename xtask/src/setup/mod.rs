@@ -10,7 +10,7 @@ mod programs;
 mod rust;
 mod rust_src;
 
-use crate::ebpf_object;
+use crate::{ebpf_object, lab};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::{
     fs::{self, File},
@@ -50,14 +50,22 @@ struct Step {
     make: fn(&Path) -> Result<()>,
 }
 
+const CHECKERS: Step = Step {
+    group: Group::Test,
+    name: "checkers",
+    ready: rust::checkers,
+    make: rust::add_checkers,
+};
+
 #[rustfmt::skip] // one step, one line
-const STEPS: [Step; 7] = [
+const STEPS: [Step; 8] = [
     Step { group: Group::Build, name: "C compiler", ready: rust::cc, make: rust::no_cc },
     Step { group: Group::Build, name: "nightly Rust", ready: rust::nightly, make: rust::add_nightly },
     Step { group: Group::Build, name: "Rust's source", ready: rust_src::ready, make: rust_src::make },
     Step { group: Group::Build, name: "bpf-linker", ready: rust::linker, make: rust::add_linker },
     Step { group: Group::Lab, name: "network tools", ready: programs::lab, make: programs::add_lab },
     Step { group: Group::Bench, name: "CNI tools", ready: go_tools::ready, make: go_tools::make },
+    CHECKERS,
     Step { group: Group::Test, name: "test tools", ready: programs::test, make: programs::add_test },
 ];
 
@@ -67,7 +75,8 @@ const STEPS: [Step; 7] = [
 /// The first thing that cannot be made, with what to do about it.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = if args.test { Group::Test } else { Group::Build };
-    for (step, found) in make_ready(wanted)? {
+    let steps = STEPS.iter().filter(|step| step.group <= wanted);
+    for (step, found) in make_ready(steps)? {
         println!("{:14} {found}", step.name);
     }
     match wanted {
@@ -77,20 +86,33 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// Makes the machine ready for a group. Says nothing when it already is.
+/// Makes the machine ready for a group. Says nothing when it already is. For labs, it looks first at
+/// what no set-up can give: rights and the kernel.
 ///
 /// # Errors
-/// The first thing that cannot be made, with what to do about it.
+/// Everything that the kernel or our rights lack, or the first thing that cannot be made; with what to
+/// do about it.
 pub(crate) fn ensure(wanted: Group) -> Result<()> {
-    make_ready(wanted).map(|_| ())
+    if wanted >= Group::Lab {
+        lab::ensure_able()?;
+    }
+    make_ready(STEPS.iter().filter(|step| step.group <= wanted)).map(|_| ())
 }
 
-/// Every step of a group with what is there now.
-fn make_ready(wanted: Group) -> Result<Vec<(&'static Step, String)>> {
+/// Makes ready what the source is checked with.
+///
+/// # Errors
+/// When it cannot be made, with what to do about it.
+pub(crate) fn ensure_checkers() -> Result<()> {
+    make_ready(std::iter::once(&CHECKERS)).map(|_| ())
+}
+
+/// Every step with what is there now.
+fn make_ready(steps: impl Iterator<Item = &'static Step>) -> Result<Vec<(&'static Step, String)>> {
     let cache = cache()?;
     let mut lock = None;
     let mut all = Vec::new();
-    for step in STEPS.iter().filter(|step| step.group <= wanted) {
+    for step in steps {
         let mut found = (step.ready)(&cache)?;
         if found.is_none() && lock.is_none() {
             lock = Some(take_lock(&cache)?);

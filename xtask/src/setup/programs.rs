@@ -22,13 +22,11 @@ const LAB: [Program; 5] = [
 ];
 
 #[rustfmt::skip] // one program, one line
-const TEST: [Program; 6] = [
+const TEST: [Program; 4] = [
     Program { name: "containerd", package: "containerd", purpose: "test: a real runtime" },
     Program { name: "ctr", package: "containerd", purpose: "test: its client" },
     Program { name: "runc", package: "runc", purpose: "test: its containers" },
     Program { name: "busybox", package: "busybox-static", purpose: "test: what runs in them" },
-    Program { name: "ethtool", package: "ethtool", purpose: "test: offloads" },
-    Program { name: "tcpdump", package: "tcpdump", purpose: "test: what is on the wire" },
 ];
 
 pub(super) fn lab(_: &Path) -> Result<Option<String>> {

@@ -3,7 +3,10 @@
 //! cache.
 
 use super::{Staging, rust};
-use crate::workspace::{self, in_path};
+use crate::{
+    ebpf_object::nightly_name,
+    workspace::{self, in_path},
+};
 use anyhow::{Context, Result, bail, ensure};
 use std::{
     fmt::Write as _,
@@ -58,7 +61,7 @@ pub(super) fn make(cache: &Path) -> Result<()> {
         "add",
         "rust-src",
         "--toolchain",
-        "nightly",
+        &nightly_name(),
     ]));
     let Err(refused) = rustup else { return Ok(()) };
     let refused = format!("{refused:#}");

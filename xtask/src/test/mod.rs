@@ -46,9 +46,9 @@ enum Work {
 
 #[rustfmt::skip] // one ring, one line
 const RINGS: [Ring; 10] = [
-    Ring { name: "fmt", what: "formatting", prepare: nothing, work: Work::Check(&["fmt", "--all", "--check"]) },
-    Ring { name: "tidy", what: "rules of the house", prepare: nothing, work: Work::Verb(&["tidy"]) },
-    Ring { name: "clippy", what: "lints", prepare: compiler, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
+    Ring { name: "fmt", what: "formatting", prepare: checkers, work: Work::Check(&["fmt", "--all", "--check"]) },
+    Ring { name: "tidy", what: "rules of the house", prepare: checkers, work: Work::Verb(&["tidy"]) },
+    Ring { name: "clippy", what: "lints", prepare: clippy, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
     Ring { name: "pure", what: "decisions, without the kernel", prepare: compiler, work: Work::Tests(&[&[]]) },
     Ring { name: "program", what: "kernel programs, built packets", prepare: kernel, work: Work::Tests(&[&["--test", "datapath_*", "--", "--ignored"]]) },
     Ring { name: "netns", what: "links, routes, packets between namespaces", prepare: kernel, work: Work::Tests(&[&["--test", "netns_*", "--", "--ignored"], &["--bin", "xtask", "--", "--ignored", "lab::"]]) },
@@ -59,8 +59,13 @@ const RINGS: [Ring; 10] = [
     Ring { name: "bench", what: "the bench runs; nothing is judged", prepare: kernel, work: Work::Verb(&["bench", "--quick"]) },
 ];
 
-fn nothing() -> Result<()> {
-    Ok(())
+fn checkers() -> Result<()> {
+    setup::ensure_checkers()
+}
+
+fn clippy() -> Result<()> {
+    checkers()?;
+    compiler()
 }
 
 fn compiler() -> Result<()> {
@@ -98,6 +103,10 @@ fn runtime() -> Result<()> {
 /// When a ring failed, could not run or ran nothing, or a test belongs to no ring.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let wanted = |ring: &&Ring| args.rings.is_empty() || args.rings.iter().any(|r| r == ring.name);
+    // What no set-up can give is told before minutes of it.
+    if RINGS.iter().filter(wanted).any(Ring::needs_kernel) {
+        lab::ensure_able()?;
+    }
     let start = Instant::now();
     let mut table = Table::new(3, &["ring", "result", "what", "passed", "failed", "time"]);
     let mut failures = Vec::new();
@@ -147,6 +156,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 impl Ring {
+    /// Whether it needs root and the kernel's features.
+    fn needs_kernel(&self) -> bool {
+        !["fmt", "tidy", "clippy", "pure"].contains(&self.name)
+    }
+
     fn run(&self) -> Outcome {
         if let Err(error) = (self.prepare)() {
             return Outcome::failed(format!("could not run: {error:#}"));
