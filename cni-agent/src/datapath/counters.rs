@@ -54,13 +54,21 @@ impl Maps {
 
     /// Removes the rows of an interface that is gone: its number will be another's.
     pub(super) fn forget_drops(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        self.retain_drops(|row| row != ifindex)
+    }
+
+    /// Removes the counters of interfaces that are not to be kept.
+    pub(super) fn retain_drops(
+        &mut self,
+        keep: impl Fn(u32) -> bool,
+    ) -> Result<(), DatapathError> {
         let keys: Result<Vec<_>, MapError> = self.drops.keys().collect();
         let keys = keys.map_err(|source| DatapathError::Map {
             action: "list",
             map: DROPS,
             source,
         })?;
-        for key in keys.iter().filter(|key| key.ifindex == ifindex) {
+        for key in keys.iter().filter(|key| !keep(key.ifindex)) {
             maps::gone(self.drops.remove(key), DROPS)?;
         }
         Ok(())

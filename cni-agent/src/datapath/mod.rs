@@ -184,7 +184,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Detaches every endpoint's interface that is not named; returns those that were.
+    /// Detaches every endpoint's interface that is not named, and removes the counters of interfaces
+    /// that have no program any more; returns those that were detached.
     ///
     /// # Errors
     /// A pin can't be removed; those before it are gone.
@@ -196,6 +197,11 @@ impl Datapath {
                 removed.push(ifname);
             }
         }
+        // Of an interface that vanished, the pin doesn't tell the index any more.
+        let attached: BTreeSet<u32> = self.attachments()?.iter().map(|a| a.ifindex).collect();
+        self.lock()
+            .maps
+            .retain_drops(|ifindex| attached.contains(&ifindex))?;
         Ok(removed)
     }
 

@@ -383,14 +383,15 @@ async fn enforcement_that_others_took_away_is_put_back_at_the_next_look() {
         state.calls.clear();
     }
     bench.network.look_after_endpoints().await;
-    let mut state = bench.kernel.0.lock().unwrap();
-    assert_eq!(state.enforced.len(), 2);
-    let again = |call: &&String| *call == "enforce";
-    assert_eq!(state.calls.iter().filter(again).count(), 1);
-    // Where that fails, the node says so.
-    state.enforced.remove(&endpoints[0].host_ifname);
-    state.fail_in = Some(1);
-    drop(state);
+    {
+        let mut state = bench.kernel.0.lock().unwrap();
+        assert_eq!(state.enforced.len(), 2);
+        let again = |call: &&String| *call == "enforce";
+        assert_eq!(state.calls.iter().filter(again).count(), 1);
+        // Where that fails, the node says so.
+        state.enforced.remove(&endpoints[0].host_ifname);
+        state.fail_in = Some(1);
+    }
     bench.network.look_after_endpoints().await;
     assert!(troubles(&bench)[0].contains("enforce refused"));
     bench.network.look_after_endpoints().await;
