@@ -58,10 +58,7 @@ impl Maps {
     }
 
     /// Removes the counters of interfaces that are not to be kept.
-    pub(super) fn retain_drops(
-        &mut self,
-        keep: impl Fn(u32) -> bool,
-    ) -> Result<(), DatapathError> {
+    pub(super) fn retain_drops(&mut self, keep: impl Fn(u32) -> bool) -> Result<(), DatapathError> {
         let keys: Result<Vec<_>, MapError> = self.drops.keys().collect();
         let keys = keys.map_err(|source| DatapathError::Map {
             action: "list",
