@@ -270,23 +270,6 @@ fn an_add_that_a_frozen_agent_gets_to_after_its_del_leaves_nothing() {
     assert_eq!(listed, serde_json::json!([]));
 }
 
-#[test]
-#[ignore = "needs root and the built binaries"]
-fn a_pod_that_ended_without_a_del_is_freed_by_the_running_agent() {
-    let scene = Scene::new(1, Underlay::Bridge);
-    let before = scene.holdings(0);
-    drop(scene.pod(0, "a"));
-    until(&scene, "the pod's link is gone", || {
-        !scene.links(0).contains("fairlead:")
-    });
-    // A change of links has the agent look around now, and not only after its 30 seconds.
-    let node = &scene.node(0).ns;
-    node.ip("link add news type veth peer name old").unwrap();
-    node.ip("link del news").unwrap();
-    until_same(&scene, 0, &before);
-    assert_eq!(scene.ask(0, &["ipam"])[0]["used"], 0);
-}
-
 /// Waits for something that the agent does by itself.
 fn until(scene: &Scene, what: &str, mut is_so: impl FnMut() -> bool) {
     let deadline = Instant::now() + SETTLE;

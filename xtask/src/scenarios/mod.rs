@@ -12,11 +12,14 @@ mod restarts;
 mod single_stack;
 mod wiring;
 
-use crate::lab::{
-    Agent, Call, CniError, Families, Lab, LabOptions, Node, Plugin, Pod, Session, Underlay,
-    probe::ping,
+use crate::{
+    lab::{
+        Agent, Call, CniError, Families, Lab, LabOptions, NetNs, Node, Plugin, Pod, Session,
+        Underlay, probe::ping,
+    },
+    workspace,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::Value;
 use std::{
     path::{Path, PathBuf},
@@ -51,7 +54,7 @@ impl Scene {
         )
         .unwrap();
         lab.set_families(families).unwrap();
-        let binaries = binaries();
+        let binaries = workspace::binaries();
         let plugins = lab
             .nodes
             .iter()
@@ -78,19 +81,24 @@ impl Scene {
     /// Until the nodes' own addresses answer each other: what a scenario then sees is ours, not a
     /// router that has only just come up.
     fn wait_for_underlay(&self) {
-        let deadline = Instant::now() + Duration::from_secs(20);
         for from in &self.lab.nodes {
-            for to in self.lab.nodes.iter().filter(|to| to.number != from.number) {
-                for v6 in [false, true] {
-                    let target = to.addr(v6);
-                    while let Err(error) = from.ns.run(|| ping(target, 56)) {
-                        assert!(
-                            Instant::now() < deadline,
-                            "{} → {target}: {error:#}",
-                            from.name
-                        );
-                    }
-                }
+            self.wait_for_nodes(&from.ns);
+        }
+    }
+
+    /// Until the nodes' own addresses answer from a namespace.
+    fn wait_for_nodes(&self, from: &NetNs) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        let others = self
+            .lab
+            .nodes
+            .iter()
+            .filter(|to| to.ns.name() != from.name());
+        for (to, v6) in others.flat_map(|to| [(to, false), (to, true)]) {
+            let target = to.addr(v6);
+            while let Err(error) = from.run(|| ping(target, 56)) {
+                let late = Instant::now() > deadline;
+                assert!(!late, "{} → {target}: {error:#}", from.name());
             }
         }
     }
@@ -252,16 +260,6 @@ fn names_in(folder: &Path) -> Vec<String> {
     entries
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect()
-}
-
-/// The folder that `cargo xtask build` fills.
-fn binaries() -> PathBuf {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/fairlead");
-    let folder = std::env::var_os("FAIRLEAD_BINARIES").map_or(folder, PathBuf::from);
-    let found = folder
-        .canonicalize()
-        .with_context(|| format!("{}", folder.display()));
-    found.expect("the binaries are there: cargo xtask build")
 }
 
 /// One call of the plugin about an attachment that no [`Pod`] stands for.

@@ -11,6 +11,7 @@ use crate::lab::{
 fn a_pod_reaches_outside_under_its_node_s_address() {
     let scene = Scene::new(1, Underlay::Bridge);
     let outside = Outside::new(&scene.lab).unwrap();
+    scene.wait_for_nodes(&outside.ns);
     let pod = scene.pod(0, "a");
     let _server = Server::start(&outside.ns).unwrap();
     for v6 in [false, true] {
@@ -29,6 +30,7 @@ fn a_pod_reaches_outside_under_its_node_s_address() {
 fn outside_reaches_a_pod_s_own_address_where_the_network_routes_it() {
     let scene = Scene::new(2, Underlay::Bridge);
     let outside = Outside::new(&scene.lab).unwrap();
+    scene.wait_for_nodes(&outside.ns);
     outside.route_pods(&scene.lab).unwrap();
     let pods = [scene.pod(0, "a"), scene.pod(1, "b")];
     let _servers = pods.each_ref().map(|pod| Server::start(&pod.ns).unwrap());
