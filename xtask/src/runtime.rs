@@ -195,7 +195,7 @@ fn plugins_chained_after_ours_get_its_result_and_pass_it_on() {
     let listed: Value = serde_json::from_slice(&listed.stdout).unwrap();
     let address = listed[0]["addresses"]["v4"].as_str().unwrap();
     assert_eq!(result["ips"][0]["address"], format!("{address}/32"));
-    assert_eq!(result["interfaces"][0]["name"], listed[0]["host_ifname"]);
+    assert_eq!(result["interfaces"][0]["name"], listed[0]["hostIfname"]);
     // And both did their work with it.
     let set = show(
         &sandbox,

@@ -113,7 +113,10 @@ fn make_room(host: &mut RouteSocket, plan: &LinkPlan) -> Result<(), NetlinkError
         None => Err(NetlinkError::Exists {
             ifname: plan.ifname.clone(),
         }),
-        Some(link) if link.group == DYING_GROUP && link.alias == plan.alias => {
+        Some(link)
+            if link.group == DYING_GROUP && link.alias == plan.alias
+                || link.is_dying_unfinished() =>
+        {
             reap_now(host).map(drop)
         }
         // Of an agent that was killed: operations on one attachment don't run at the same time.

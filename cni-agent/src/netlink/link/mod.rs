@@ -42,6 +42,8 @@ const DYING_GROUP: u32 = 0x464c_6479;
 /// Link group of a host's end that has no alias yet: "FLnw". An agent that is killed at that moment
 /// leaves a link that the next one knows for its own.
 const UNFINISHED_GROUP: u32 = 0x464c_6e77;
+/// What an unfinished link is called once it is marked to be deleted.
+const UNFINISHED_ALIAS: &str = "fairlead:unfinished";
 /// The group of every other link.
 const NO_GROUP: u32 = 0;
 /// The least MTU that IPv6 works with; below it the kernel gives a device no IPv6 at all.
@@ -270,6 +272,11 @@ impl Seen {
         self.group == UNFINISHED_GROUP
             && self.alias.is_empty()
             && self.name.starts_with(HOST_IFNAME_PREFIX)
+    }
+
+    /// Such a one, once it is marked to be deleted.
+    fn is_dying_unfinished(&self) -> bool {
+        self.group == DYING_GROUP && self.alias == UNFINISHED_ALIAS
     }
 
     /// Carries packets: set up, carrier there, and the kernel has noticed.

@@ -2,7 +2,7 @@
 //! one as for many; so a DEL only sets its link down and marks it (`mark_dying`: no packet passes
 //! from then on), and `reap` deletes all marked ones together by one request on their link group.
 
-use super::{ALIAS_PREFIX, DYING_GROUP, Seen, list::list_now};
+use super::{ALIAS_PREFIX, DYING_GROUP, Seen, UNFINISHED_ALIAS, list::list_now};
 use crate::netlink::{
     NetlinkError, blocking,
     message::{self, get_link, set_link, without_counters},
@@ -58,8 +58,7 @@ pub async fn mark_dying(links: &[OwnLink]) -> Result<usize, NetlinkError> {
                     let mut attributes = vec![LinkAttribute::Group(DYING_GROUP)];
                     if seen.is_unfinished() {
                         // From now on nothing else says that it is ours.
-                        attributes
-                            .push(LinkAttribute::IfAlias(format!("{ALIAS_PREFIX}unfinished")));
+                        attributes.push(LinkAttribute::IfAlias(UNFINISHED_ALIAS.into()));
                     }
                     let action = format!("set link {} down and mark it", own.host_ifname);
                     let mark = set_link(seen.ifindex, Some(false), attributes, action);
@@ -154,7 +153,7 @@ fn find_own(socket: &mut RouteSocket, own: &OwnLink) -> Result<Option<Seen>, Net
         return Ok(None);
     };
     let proven = seen.alias == own.alias && seen.alias.starts_with(ALIAS_PREFIX);
-    if !proven && !seen.is_unfinished() {
+    if !proven && !seen.is_unfinished() && !seen.is_dying_unfinished() {
         return Err(NetlinkError::NotOurs {
             ifname: own.host_ifname.clone(),
             expected: own.alias.clone(),
