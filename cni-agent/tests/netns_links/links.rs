@@ -323,7 +323,7 @@ fn a_link_that_was_left_unfinished_is_ours() {
                 ..own.clone()
             };
             // Swept and deleted by its attachment before it is reaped: both succeed.
-            assert_eq!(mark_dying(&[own.clone()]).await.unwrap(), 1);
+            assert_eq!(mark_dying(std::slice::from_ref(&own)).await.unwrap(), 1);
             assert_eq!(mark_dying(&[own]).await.unwrap(), 1);
             assert_eq!(reap().await.unwrap(), 1);
             assert_eq!(list_host_links().await.unwrap(), []);
