@@ -9,7 +9,7 @@ mod cni;
 mod figures;
 mod paths;
 mod report;
-mod stats;
+pub(crate) mod stats;
 pub(crate) mod worker;
 
 use crate::{
@@ -145,7 +145,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     say("done");
 
     report::write(&dir, &series, cni.as_ref(), time, &machine)?;
-    chart::draw(&dir.join("chart.svg"), &series)?;
+    if !series.is_empty() {
+        chart::draw(&dir.join("chart.svg"), &series)?;
+    }
     println!("\n{}", report::path_tables(&series));
     if let Some(cni) = &cni {
         println!("CNI calls\n\n{}", report::cni_table(cni));

@@ -54,7 +54,8 @@ fn words(ratio: &Estimate) -> String {
 /// Medians of all paths and their ratios to the limit, one table for each figure.
 pub(super) fn path_tables(all: &[Series]) -> String {
     let mut text = String::new();
-    for figure in Figure::ALL {
+    let measured = |figure: &Figure| all.iter().any(|series| series.values.contains_key(figure));
+    for figure in Figure::ALL.into_iter().filter(measured) {
         let better = if figure.more_is_better() {
             "more"
         } else {

@@ -1,6 +1,7 @@
 //! Throughput and round trip of Fairlead next to the kernel's plain routing, in turns.
 
 use crate::{
+    bench::stats::median,
     lab::{Lab, LabOptions, Pod, Session, Underlay, load::Load, probe::Server, reference},
     table::Table,
 };
@@ -81,13 +82,13 @@ pub(super) fn compare(
         2,
         &["where", "by", "TCP Gbit/s", "round trip p50 µs", "p99 µs"],
     );
-    for path in &mut paths {
+    for path in &paths {
         table.row([
             path.place.to_owned(),
             path.by.to_owned(),
-            format!("{:.1}", median(&mut path.gbit)),
-            format!("{:.1}", median(&mut path.p50_us)),
-            format!("{:.1}", median(&mut path.p99_us)),
+            format!("{:.1}", median(&path.gbit)),
+            format!("{:.1}", median(&path.p50_us)),
+            format!("{:.1}", median(&path.p99_us)),
         ]);
     }
     Ok(table)
@@ -109,14 +110,4 @@ fn measure(path: &mut Path<'_>, time: Duration) -> Result<()> {
     path.p50_us.extend(trips.p50_us);
     path.p99_us.extend(trips.p99_us);
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_unstable_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        length if length % 2 == 1 => values[middle],
-        _ => f64::midpoint(values[middle - 1], values[middle]),
-    }
 }
