@@ -31,8 +31,8 @@ impl<K: Kernel> Network<K> {
     /// what the first call made.
     ///
     /// # Errors
-    /// 11 while the node can't serve yet, and when the caller has given up before its turn; 7 for addresses that can't be had, 100 when no address
-    /// is left, 101 when the kernel refused a step.
+    /// 11 while the node can't serve yet, and when the caller has given up before its turn; 7 for
+    /// addresses that can't be had, 100 when no address is left, 101 when the kernel refused a step.
     pub async fn add(&self, request: &AddRequest) -> Result<Endpoint, CniError> {
         let id = &request.attachment;
         let _alone = self.locks.lock(id).await;

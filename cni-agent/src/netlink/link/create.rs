@@ -1,9 +1,9 @@
 //! Makes both links with all that belongs to them, the host's end down.
 //!
 //! Three `send`s: the pair (answered with both numbers), settings and neighbours of the host's end, and
-//! everything of the sandbox. The kernel takes neighbours on a device that is down and, on a device that is up without
-//! carrier, addresses and routes too; so the sandbox's end is set up at once (no carrier: its peer is
-//! down) and gets all it needs, while the host's routes wait for `bring_up`.
+//! everything of the sandbox. The kernel takes neighbours on a device that is down and, on a device
+//! that is up without carrier, addresses and routes too; so the sandbox's end is set up at once (no
+//! carrier: its peer is down) and gets all it needs, while the host's routes wait for `bring_up`.
 
 use super::{
     DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, NO_GROUP, Seen, UNFINISHED_GROUP,
