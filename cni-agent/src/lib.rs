@@ -11,6 +11,7 @@ pub mod config;
 pub mod datapath;
 mod folder_watch;
 pub mod ipam;
+mod memory;
 pub mod model;
 pub mod netlink;
 pub mod network;

@@ -1,10 +1,14 @@
 //! `fairlead agent`: sets up logging and the runtime, and runs the parts until told to end.
 
-use crate::config::{AgentArgs, Config};
+use crate::{
+    config::{AgentArgs, Config},
+    memory,
+};
 use std::{path::PathBuf, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(args: AgentArgs, socket: PathBuf) -> ExitCode {
+    memory::share_one_arena();
     let fail = |message: String| {
         eprintln!("fairlead: {message}");
         ExitCode::from(2)

@@ -115,6 +115,10 @@ pub enum NetlinkError {
     #[error("{0:?} is not an interface name: 1 to 15 bytes without '/', ':' or white space")]
     Ifname(String),
 
+    /// What the caller of `link::wire` puts in place before packets may flow, in its words.
+    #[error("{0}")]
+    Enforce(String),
+
     /// The thread that did the work is gone.
     #[error("the thread for {0} ended without an answer; please report this")]
     Thread(&'static str),

@@ -73,12 +73,12 @@ impl<K: Kernel> Network<K> {
         // between is undone by the start, which finds its link without a row.
         let (stored, wired) = tokio::join!(
             self.book.commit_endpoint(reservation, endpoint.clone()),
-            self.wire(&endpoint, &request.sandbox)
+            self.kernel.wire(&endpoint, request.sandbox.clone())
         );
         let (failure, uncommitted) = match (stored, wired) {
             (Ok(()), Ok(())) => return Ok(self.book.mark_wired(id).unwrap_or(endpoint)),
             (Err(e), _) => (CniError::from(&e.error), Some(e)),
-            (Ok(()), Err(e)) => (e, None),
+            (Ok(()), Err(e)) => (CniError::from(&e), None),
         };
         // The addresses are free only once the kernel doesn't use them any more.
         if let Err(undo) = self.remove_endpoint(&endpoint).await {
@@ -120,23 +120,6 @@ impl<K: Kernel> Network<K> {
             wired: false,
             attachment,
         }
-    }
-
-    async fn wire(&self, endpoint: &Endpoint, sandbox: &Arc<OwnedFd>) -> Result<(), CniError> {
-        let fault = |e| CniError::from(&e);
-        let link = self
-            .kernel
-            .create(endpoint, sandbox.clone())
-            .await
-            .map_err(fault)?;
-        self.kernel
-            .enforce(endpoint, link.host_ifindex)
-            .await
-            .map_err(fault)?;
-        self.kernel
-            .bring_up(endpoint, link, sandbox.clone())
-            .await
-            .map_err(fault)
     }
 }
 

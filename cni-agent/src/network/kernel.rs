@@ -42,13 +42,6 @@ pub struct HostLink {
     pub up: bool,
 }
 
-/// The two ends of a new link, each by its number in its own namespace.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct NewLink {
-    pub host_ifindex: u32,
-    pub pod_ifindex: u32,
-}
-
 /// What of the desired state the kernel did not take; nothing when all of it is in place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Unapplied {
@@ -68,13 +61,14 @@ impl Unapplied {
 
 /// What the network part asks of the kernel. Every call is idempotent.
 pub trait Kernel: Send + Sync + 'static {
-    /// Makes the pair with its peer in the sandbox, both ends configured, the host's end down, so
-    /// that no packet passes. Leaves nothing behind when it fails.
-    fn create(
+    /// Makes the pair with its peer in the sandbox, puts programs and map entries in place as
+    /// `enforce` does, and only then takes the host's end up. Returns when the pod can send. After a
+    /// failure no packet passes; `remove` ends what it left.
+    fn wire(
         &self,
         endpoint: &Endpoint,
         sandbox: Arc<OwnedFd>,
-    ) -> impl Future<Output = Result<NewLink, KernelError>> + Send;
+    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Puts programs and map entries of the endpoint in place, replacing what was there.
     fn enforce(
@@ -96,14 +90,6 @@ pub trait Kernel: Send + Sync + 'static {
         endpoint: &Endpoint,
         ifindex: u32,
     ) -> impl Future<Output = Result<Option<String>, KernelError>> + Send;
-
-    /// Takes the host's end up and returns when the pod can send.
-    fn bring_up(
-        &self,
-        endpoint: &Endpoint,
-        link: NewLink,
-        sandbox: Arc<OwnedFd>,
-    ) -> impl Future<Output = Result<(), KernelError>> + Send;
 
     /// Stops every packet of the endpoint, removes its entries and programs, and has its link
     /// removed soon. Succeeds when there is nothing to remove.

@@ -6,15 +6,15 @@ mod queries;
 
 use super::{
     desired::{Desired, Uplink},
-    kernel::{HostLink, Kernel, KernelError, NewLink, Unapplied},
+    kernel::{HostLink, Kernel, KernelError, Unapplied},
 };
 use crate::{
     config::NetworkConfig,
-    datapath::{Datapath, DatapathConfig, XdpMode},
+    datapath::{Datapath, DatapathConfig, DatapathError, XdpMode},
     model::Endpoint,
     netlink::{
         NetlinkError,
-        link::{self, LinkIds, OwnLink},
+        link::{self, OwnLink},
         uplink::{self, Changes},
         way,
     },
@@ -26,8 +26,13 @@ use std::{
     net::IpAddr,
     os::fd::{AsFd, OwnedFd},
     sync::{Arc, Mutex},
+    time::Duration,
 };
-use tokio::{sync::Notify, task::JoinHandle};
+use tokio::{
+    sync::Notify,
+    task::JoinHandle,
+    time::{Instant, timeout},
+};
 
 /// Links, routes, masquerade, programs and maps of this node.
 pub struct Linux {
@@ -100,28 +105,18 @@ impl Linux {
 }
 
 impl Kernel for Linux {
-    async fn create(
-        &self,
-        endpoint: &Endpoint,
-        sandbox: Arc<OwnedFd>,
-    ) -> Result<NewLink, KernelError> {
-        let ids = link::create_endpoint(&plan(endpoint), sandbox.as_fd())
+    async fn wire(&self, endpoint: &Endpoint, sandbox: Arc<OwnedFd>) -> Result<(), KernelError> {
+        let (datapath, enforced) = (self.datapath.clone(), endpoint.clone());
+        let enforce = move |ifindex| enforce(&datapath, &enforced, ifindex);
+        link::wire(&plan(endpoint), sandbox.as_fd(), enforce)
             .await
-            .map_err(sandbox_fault)?;
-        Ok(NewLink {
-            host_ifindex: ids.host_ifindex,
-            pod_ifindex: ids.pod_ifindex,
-        })
+            .map(drop)
+            .map_err(sandbox_fault)
     }
 
     async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
         let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
-        blocking(move || {
-            // Rows first: at a restart the new programs find them at once.
-            datapath.upsert_endpoint(&endpoint, ifindex)?;
-            datapath.attach_endpoint(&endpoint.host_ifname, ifindex)
-        })
-        .await
+        blocking(move || enforce(&datapath, &endpoint, ifindex)).await
     }
 
     async fn lost(&self, endpoint: &Endpoint, ifindex: u32) -> Result<Option<String>, KernelError> {
@@ -144,34 +139,21 @@ impl Kernel for Linux {
         }
     }
 
-    async fn bring_up(
-        &self,
-        endpoint: &Endpoint,
-        link: NewLink,
-        sandbox: Arc<OwnedFd>,
-    ) -> Result<(), KernelError> {
-        let ids = LinkIds {
-            host_ifindex: link.host_ifindex,
-            pod_ifindex: link.pod_ifindex,
-        };
-        link::bring_up(&plan(endpoint), ids, sandbox.as_fd())
-            .await
-            .map_err(fault)
-    }
-
     async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
         // The rows first: without them no packet reaches the pod, and its programs refuse what it
         // sends. The programs last: a link without them would let everything pass.
-        let (datapath, gone) = (self.datapath.clone(), endpoint.clone());
-        let rows = blocking(move || datapath.remove_endpoint(&gone)).await;
-        let own = OwnLink {
-            host_ifname: endpoint.host_ifname.clone(),
-            alias: link::alias(&endpoint.attachment),
+        let work = move || {
+            let rows = datapath.remove_endpoint(&endpoint);
+            let own = OwnLink {
+                host_ifname: endpoint.host_ifname.clone(),
+                alias: link::alias(&endpoint.attachment),
+            };
+            link::mark_dying(&[own]).map_err(fault)?;
+            rows.map_err(fault)?;
+            (datapath.detach_endpoint(&endpoint.host_ifname)).map_err(fault)
         };
-        link::mark_dying(&[own]).await.map_err(fault)?;
-        rows?;
-        let (datapath, ifname) = (self.datapath.clone(), endpoint.host_ifname.clone());
-        blocking(move || datapath.detach_endpoint(&ifname)).await?;
+        blocking(work).await?;
         self.dying.notify_one();
         Ok(())
     }
@@ -214,7 +196,7 @@ impl Kernel for Linux {
                 alias: link.alias,
             })
             .collect();
-        let swept = link::mark_dying(&orphans).await.map_err(fault)?;
+        let swept = blocking(move || link::mark_dying(&orphans)).await?;
         let (datapath, living) = (self.datapath.clone(), living.to_vec());
         let spared = spared.to_vec();
         blocking(move || {
@@ -312,6 +294,12 @@ impl Kernel for Linux {
     }
 }
 
+/// Rows first: at a restart the new programs find them at once.
+fn enforce(datapath: &Datapath, endpoint: &Endpoint, ifindex: u32) -> Result<(), DatapathError> {
+    datapath.upsert_endpoint(endpoint, ifindex)?;
+    datapath.attach_endpoint(&endpoint.host_ifname, ifindex)
+}
+
 /// System calls that wait for locks of the kernel, off the async threads.
 async fn blocking<T, E>(
     work: impl FnOnce() -> Result<T, E> + Send + 'static,
@@ -326,10 +314,18 @@ where
     }
 }
 
-/// Deletes marked links, all that have come together by one request.
+/// Once no DEL has come for this long, marked links are deleted: the kernel changes links one after the
+/// other, so a DEL that comes meanwhile would wait.
+const QUIET: Duration = Duration::from_millis(50);
+/// The longest that a marked link waits while DELs keep coming.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Deletes marked links.
 async fn reap_forever(dying: Arc<Notify>) {
     loop {
         dying.notified().await;
+        let until = Instant::now() + PATIENCE;
+        while timeout(QUIET, dying.notified()).await.is_ok() && Instant::now() < until {}
         if let Err(error) = link::reap().await {
             tracing::warn!(%error, "marked links stay until the next deletion or start");
         }

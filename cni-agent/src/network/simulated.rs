@@ -3,7 +3,7 @@
 
 use super::{
     desired::{Desired, Uplink},
-    kernel::{HostLink, Kernel, KernelError, NewLink, Unapplied},
+    kernel::{HostLink, Kernel, KernelError, Unapplied},
 };
 use crate::model::Endpoint;
 use std::{
@@ -51,10 +51,9 @@ impl Simulated {
         }
         Ok(act(&mut state))
     }
-}
 
-impl Kernel for Simulated {
-    async fn create(&self, endpoint: &Endpoint, _: Arc<OwnedFd>) -> Result<NewLink, KernelError> {
+    /// The first step of `wire`, which Linux undoes itself and this one leaves to `remove`.
+    fn create(&self, endpoint: &Endpoint) -> Result<u32, KernelError> {
         self.call("create", |state| {
             state.next_ifindex += 1;
             let link = HostLink {
@@ -63,18 +62,32 @@ impl Kernel for Simulated {
                 alias: format!("fairlead:{}", endpoint.attachment),
                 up: false,
             };
-            let new = NewLink {
-                host_ifindex: link.ifindex,
-                pod_ifindex: 2,
-            };
+            let ifindex = link.ifindex;
             let before = state.links.insert(endpoint.host_ifname.clone(), link);
             assert!(
                 before.is_none(),
                 "a second link for {}",
                 endpoint.attachment
             );
-            new
+            ifindex
         })
+    }
+
+    /// The last step of `wire`.
+    fn bring_up(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
+        self.call("bring_up", |state| {
+            let enforced = state.enforced.contains_key(&endpoint.host_ifname);
+            assert!(enforced, "up before it is enforced");
+            state.links.get_mut(&endpoint.host_ifname).unwrap().up = true;
+        })
+    }
+}
+
+impl Kernel for Simulated {
+    async fn wire(&self, endpoint: &Endpoint, _: Arc<OwnedFd>) -> Result<(), KernelError> {
+        let ifindex = self.create(endpoint)?;
+        self.enforce(endpoint, ifindex).await?;
+        self.bring_up(endpoint)
     }
 
     async fn enforce(&self, endpoint: &Endpoint, ifindex: u32) -> Result<(), KernelError> {
@@ -90,19 +103,6 @@ impl Kernel for Simulated {
         // No step that could fail: what can't be looked at is looked at the next time.
         let there = (self.0.lock().unwrap().enforced).contains_key(&endpoint.host_ifname);
         Ok((!there).then(|| format!("programs of {}: not attached", endpoint.host_ifname)))
-    }
-
-    async fn bring_up(
-        &self,
-        endpoint: &Endpoint,
-        _: NewLink,
-        _: Arc<OwnedFd>,
-    ) -> Result<(), KernelError> {
-        self.call("bring_up", |state| {
-            let enforced = state.enforced.contains_key(&endpoint.host_ifname);
-            assert!(enforced, "up before it is enforced");
-            state.links.get_mut(&endpoint.host_ifname).unwrap().up = true;
-        })
     }
 
     async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {

@@ -1,9 +1,7 @@
 //! Many links at once. How long it takes is the bench's to say.
 
-use super::node::{Families, Netns, plan};
-use cni_agent::netlink::link::{
-    OwnLink, bring_up, create_endpoint, inspect, list_host_links, mark_dying, reap,
-};
+use super::node::{Families, Netns, add, plan};
+use cni_agent::netlink::link::{OwnLink, inspect, list_host_links, mark_dying, reap};
 
 #[test]
 #[ignore = "needs root"]
@@ -15,8 +13,7 @@ fn a_hundred_links_are_made_at_once_and_deleted_together() {
         .collect();
     node.run(async || {
         futures_util::future::join_all(pods.iter().map(async |(plan, pod)| {
-            let ids = create_endpoint(plan, pod.fd()).await.unwrap();
-            bring_up(plan, ids, pod.fd()).await.unwrap();
+            add(plan, pod).await;
         }))
         .await;
         for (plan, pod) in &pods {
@@ -27,7 +24,7 @@ fn a_hundred_links_are_made_at_once_and_deleted_together() {
                 host_ifname: plan.host_ifname.clone(),
                 alias: plan.alias.clone(),
             };
-            assert_eq!(mark_dying(&[own]).await.unwrap(), 1);
+            assert_eq!(mark_dying(&[own]).unwrap(), 1);
         }
         let marked = list_host_links().await.unwrap();
         assert!(marked.len() == usize::from(PODS) && marked.iter().all(|link| link.dying));

@@ -1,10 +1,7 @@
 //! Real packets are hidden or not as planned, and the `nft` tool reads the table as meant.
 
-use super::node::{Families, Netns, plan};
-use cni_agent::netlink::{
-    link::{bring_up, create_endpoint},
-    masquerade::{remove, sync},
-};
+use super::node::{Families, Netns, add, plan};
+use cni_agent::netlink::masquerade::{remove, sync};
 use ipnetwork::IpNetwork;
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
@@ -85,8 +82,7 @@ fn pods_are_hidden_from_the_outside_only() {
         endpoint.addresses.v6.unwrap(),
     );
     node.run(async || {
-        let ids = create_endpoint(&endpoint, pod.fd()).await.unwrap();
-        bring_up(&endpoint, ids, pod.fd()).await.unwrap();
+        add(&endpoint, &pod).await;
         assert!(sync(&pods(), &inside()).await.unwrap());
     });
     let hidden4: IpAddr = [192, 0, 2, 1].into();

@@ -2,7 +2,10 @@
 
 use cni_agent::{
     model::{Addresses, AttachmentId, Mac},
-    netlink::link::{LinkPlan, alias, host_ifname},
+    netlink::{
+        NetlinkError,
+        link::{LinkPlan, alias, host_ifname, wire},
+    },
 };
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use std::{
@@ -137,4 +140,16 @@ pub(crate) fn plan(number: u16, ifname: &str, families: Families) -> LinkPlan {
         },
         mtu: 1400,
     }
+}
+
+/// Wires a sandbox with nothing to enforce.
+pub(crate) async fn try_add(plan: &LinkPlan, pod: BorrowedFd<'_>) -> Result<(), NetlinkError> {
+    wire(plan, pod, |_| Ok::<_, std::convert::Infallible>(()))
+        .await
+        .map(drop)
+}
+
+/// As `try_add`, where it must succeed.
+pub(crate) async fn add(plan: &LinkPlan, pod: &Netns) {
+    try_add(plan, pod.fd()).await.unwrap();
 }

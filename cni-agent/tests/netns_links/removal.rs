@@ -1,18 +1,10 @@
 //! DEL: idempotent, only our own, and cheap in numbers.
 
-use super::node::{Families, Netns, plan};
+use super::node::{Families, Netns, add, plan, try_add};
 use cni_agent::netlink::{
     NetlinkError,
-    link::{
-        LinkPlan, OwnLink, bring_up, create_endpoint, delete_link, inspect, list_host_links,
-        mark_dying, reap,
-    },
+    link::{LinkPlan, OwnLink, delete_link, inspect, list_host_links, mark_dying, reap},
 };
-
-async fn add(plan: &LinkPlan, pod: &Netns) {
-    let ids = create_endpoint(plan, pod.fd()).await.unwrap();
-    bring_up(plan, ids, pod.fd()).await.unwrap();
-}
 
 fn own(plan: &LinkPlan) -> OwnLink {
     OwnLink {
@@ -49,10 +41,10 @@ fn links_of_others_are_left_alone() {
             .await
             .unwrap_err();
         assert!(matches!(error, NetlinkError::NotOurs { .. }), "{error}");
-        let error = mark_dying(&[own(&plan)]).await.unwrap_err();
+        let error = mark_dying(&[own(&plan)]).unwrap_err();
         assert!(matches!(error, NetlinkError::NotOurs { .. }), "{error}");
         assert_eq!(list_host_links().await.unwrap(), []);
-        let error = create_endpoint(&plan, pod.fd()).await.unwrap_err();
+        let error = try_add(&plan, pod.fd()).await.unwrap_err();
         assert!(matches!(error, NetlinkError::HostExists { .. }), "{error}");
     });
     node.sh(&format!("ip link show {}", plan.host_ifname));
@@ -72,7 +64,7 @@ fn marked_links_carry_nothing_and_go_together() {
             pod.sh("ping -c 1 -W 2 192.0.2.1");
         }
         let dying: Vec<_> = pods.iter().take(4).map(|(plan, _)| own(plan)).collect();
-        assert_eq!(mark_dying(&dying).await.unwrap(), 4);
+        assert_eq!(mark_dying(&dying).unwrap(), 4);
         assert!(!pods[0].1.attempt("ping -c 1 -W 0.2 192.0.2.1").0);
         let links = list_host_links().await.unwrap();
         assert_eq!(
@@ -82,7 +74,7 @@ fn marked_links_carry_nothing_and_go_together() {
 
         assert_eq!(reap().await.unwrap(), 4);
         assert_eq!(reap().await.unwrap(), 0);
-        assert_eq!(mark_dying(&dying).await.unwrap(), 0);
+        assert_eq!(mark_dying(&dying).unwrap(), 0);
         assert_eq!(list_host_links().await.unwrap().len(), 1);
         pods[4].1.sh("ping -c 1 -W 2 192.0.2.1");
     });
@@ -96,7 +88,7 @@ fn a_foreign_link_in_the_group_survives() {
     node.sh("ip link add x0 type veth peer name x1; ip link set x0 group 1179411577");
     node.run(async || {
         add(&plan, &pod).await;
-        mark_dying(&[own(&plan)]).await.unwrap();
+        mark_dying(&[own(&plan)]).unwrap();
         assert_eq!(reap().await.unwrap(), 1);
     });
     node.sh("ip link show x0");
@@ -110,7 +102,7 @@ fn the_same_attachment_may_return_before_reaping() {
     node.run(async || {
         for _ in 0..3 {
             add(&plan, &pod).await;
-            mark_dying(&[own(&plan)]).await.unwrap();
+            mark_dying(&[own(&plan)]).unwrap();
         }
         add(&plan, &pod).await;
         assert_eq!(inspect(&plan, pod.fd()).await.unwrap(), []);

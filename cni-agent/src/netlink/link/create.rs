@@ -3,12 +3,12 @@
 //! Three `send`s: the pair (answered with both numbers), settings and neighbours of the host's end, and
 //! everything of the sandbox. The kernel takes neighbours on a device that is down and, on a device
 //! that is up without carrier, addresses and routes too; so the sandbox's end is set up at once (no
-//! carrier: its peer is down) and gets all it needs, while the host's routes wait for `bring_up`.
+//! carrier: its peer is down) and gets all it needs, while the host's routes wait for `up`.
 
 use super::{
-    DYING_GROUP, Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, NO_GROUP, Seen, UNFINISHED_GROUP,
-    everywhere, further,
-    remove::{find, reap_now},
+    Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, NO_GROUP, Seen, UNFINISHED_GROUP, everywhere,
+    further,
+    remove::{find, gone_is_fine},
 };
 use crate::netlink::{
     NetlinkError,
@@ -16,7 +16,6 @@ use crate::netlink::{
         Route, RouteRequest, Target, add_address, delete_link, get_link_at, set_link,
         set_neighbour, single,
     },
-    netns::{self, OwnThread},
     socket::{Request, RouteSocket},
 };
 use rtnetlink::{
@@ -32,78 +31,27 @@ use rtnetlink::{
 };
 use std::{
     net::IpAddr,
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// Makes the pair of links of `plan` with its peer in `netns`. The host's end stays down until
-/// [`super::bring_up`]. A failed or abandoned call leaves nothing.
-///
-/// # Errors
-/// `Exists` or `HostExists` when a name is taken, `NotNetns` or `HostNetns` for a descriptor that is
-/// no sandbox's, `Refused` naming the request that the kernel did not take.
-pub async fn create_endpoint(
+/// The pair with its peer in `netns`, and what the host's end said of IPv6 at its birth.
+pub(super) fn pair(
+    host: &mut RouteSocket,
     plan: &LinkPlan,
     netns: BorrowedFd<'_>,
-) -> Result<LinkIds, NetlinkError> {
-    plan.check()?;
-    netns::check_pod(netns)?;
-    let netns = netns::duplicate(netns)?;
-    let plan = plan.clone();
-    netns::on_own_thread_or_undo(
-        "fl-create",
-        move |thread| {
-            let (ids, host) = create(&plan, netns.as_fd(), thread)?;
-            Ok((ids, (ids, host, plan)))
-        },
-        // Runs inside the sandbox, hence by the socket that was opened outside of it.
-        |(ids, mut host, plan)| {
-            if let Err(error) = host.one(delete_link(ids.host_ifindex, &plan.host_ifname)) {
-                tracing::warn!(link = plan.host_ifname, %error, "cannot undo an abandoned ADD");
-            }
-        },
-    )
-    .await
-}
-
-/// The pair, and the socket on the node's side that can undo it.
-fn create(
-    plan: &LinkPlan,
-    netns: BorrowedFd<'_>,
-    thread: &OwnThread,
-) -> Result<(LinkIds, RouteSocket), NetlinkError> {
-    let mut host = RouteSocket::route()?;
-    let (ids, ipv6) = match make_pair(&mut host, plan, netns) {
+) -> Result<(LinkIds, Option<Ipv6Settings>), NetlinkError> {
+    match make_pair(host, plan, netns) {
         Err(error) if error.errno() == Some(libc::EEXIST) => {
-            make_room(&mut host, plan)?;
-            make_pair(&mut host, plan, netns).map_err(|error| match error.errno() {
+            make_room(host, plan)?;
+            make_pair(host, plan, netns).map_err(|error| match error.errno() {
                 Some(libc::EEXIST) => NetlinkError::Exists {
                     ifname: plan.ifname.clone(),
                 },
                 _ => error,
-            })?
+            })
         }
-        result => result?,
-    };
-    let furnished = furnish_host(&mut host, plan, ids, ipv6)
-        .and_then(|()| thread.enter(netns))
-        .and_then(|()| furnish_pod(plan, ids));
-    match furnished {
-        Ok(()) => Ok((ids, host)),
-        Err(error) => Err(undo(&mut host, ids, plan, error)),
+        result => result,
     }
-}
-
-/// Removes the pair again; the first error is the one to tell.
-fn undo(
-    host: &mut RouteSocket,
-    ids: LinkIds,
-    plan: &LinkPlan,
-    error: NetlinkError,
-) -> NetlinkError {
-    if let Err(failed) = host.one(delete_link(ids.host_ifindex, &plan.host_ifname)) {
-        tracing::warn!(link = plan.host_ifname, error = %failed, "cannot undo a failed ADD");
-    }
-    error
 }
 
 /// One of the two names is taken: finds out which, and ends a former link of this attachment that
@@ -113,16 +61,16 @@ fn make_room(host: &mut RouteSocket, plan: &LinkPlan) -> Result<(), NetlinkError
         None => Err(NetlinkError::Exists {
             ifname: plan.ifname.clone(),
         }),
+        // An unfinished one is of an agent that was killed: operations on one attachment don't run at
+        // the same time.
         Some(link)
-            if link.group == DYING_GROUP && link.alias == plan.alias
-                || link.is_dying_unfinished() =>
+            if link.is_dying() && link.alias == plan.alias
+                || link.is_dying_unfinished()
+                || link.is_unfinished() =>
         {
-            reap_now(host).map(drop)
+            let gone = host.one(delete_link(link.ifindex, &plan.host_ifname));
+            gone_is_fine(gone).map(drop)
         }
-        // Of an agent that was killed: operations on one attachment don't run at the same time.
-        Some(link) if link.is_unfinished() => host
-            .one(delete_link(link.ifindex, &plan.host_ifname))
-            .map(drop),
         Some(link) => Err(NetlinkError::HostExists {
             host_ifname: plan.host_ifname.clone(),
             alias: link.alias,
@@ -247,7 +195,7 @@ fn inet_settings(settings: &[(u16, u32)]) -> AfSpecInet {
 }
 
 /// The host's end while it is down: alias, settings (also those that only /proc takes), neighbours.
-fn furnish_host(
+pub(super) fn furnish_host(
     host: &mut RouteSocket,
     plan: &LinkPlan,
     ids: LinkIds,
@@ -265,7 +213,7 @@ fn furnish_host(
 }
 
 /// The sandbox's side, run inside it.
-fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
+pub(super) fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
     let mut pod = RouteSocket::route()?;
     if plan.addresses.v6.is_some() {
         // Some runtimes switch IPv6 off in sandboxes, but this one gets an address; and the

@@ -1,6 +1,6 @@
 //! Which links on this node are ours: read at start, to adopt the living and free the dead.
 
-use super::{ALIAS_PREFIX, DYING_GROUP, HOST_IFNAME_PREFIX, Seen};
+use super::{ALIAS_PREFIX, HOST_IFNAME_PREFIX, Seen};
 use crate::{
     model::Mac,
     netlink::{
@@ -64,6 +64,7 @@ pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, Netlin
             named && seen.alias.starts_with(ALIAS_PREFIX) || seen.is_unfinished()
         })
         .map(|seen| HostLink {
+            dying: seen.is_dying(),
             mac: <[u8; 6]>::try_from(seen.mac.as_slice()).ok().map(Mac),
             name: seen.name,
             ifindex: seen.ifindex,
@@ -72,7 +73,6 @@ pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, Netlin
             mtu: seen.mtu,
             peer_ifindex: seen.peer_ifindex,
             peer_netns_id: seen.peer_netns_id,
-            dying: seen.group == DYING_GROUP,
         })
         .collect();
     links.sort_by(|a, b| a.name.cmp(&b.name));

@@ -1,6 +1,6 @@
-//! The pair of links that joins a sandbox to the node. `create_endpoint` makes everything with the
-//! host's end down: no packet can pass. The caller then puts programs and map entries in place, and
-//! `bring_up` lets packets flow. `inspect` compares all of it with the plan; `delete_link`, or
+//! The pair of links that joins a sandbox to the node. `wire` makes everything with the host's end
+//! down, so that no packet can pass, lets its caller put programs and map entries in place, and only
+//! then lets packets flow. `inspect` compares all of it with the plan; `delete_link`, or
 //! `mark_dying` and `reap`, end it. Deleting the host's end removes everything else.
 
 mod create;
@@ -10,13 +10,13 @@ mod list;
 mod mend;
 mod remove;
 mod up;
+mod wire;
 
-pub use create::create_endpoint;
 pub use inspect::{Difference, inspect};
 pub use list::{HostLink, list_host_links};
 pub use mend::mend;
 pub use remove::{OwnLink, delete_link, mark_dying, reap};
-pub use up::bring_up;
+pub use wire::wire;
 
 use super::{
     NetlinkError,
@@ -39,6 +39,8 @@ pub const HOST_IFNAME_PREFIX: &str = "fl";
 const MAX_ALIAS: usize = 255;
 /// Link group (a number that only groups links) of those that wait to be deleted: "FLdy".
 const DYING_GROUP: u32 = 0x464c_6479;
+/// Link group of those of them that the next request deletes: "FLgo".
+const GOING_GROUP: u32 = 0x464c_676f;
 /// Link group of a host's end that has no alias yet: "FLnw". An agent that is killed at that moment
 /// leaves a link that the next one knows for its own.
 const UNFINISHED_GROUP: u32 = 0x464c_6e77;
@@ -68,9 +70,9 @@ pub struct LinkPlan {
 
 /// The numbers of the two links, each in its own namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct LinkIds {
-    pub host_ifindex: u32,
-    pub pod_ifindex: u32,
+struct LinkIds {
+    host_ifindex: u32,
+    pod_ifindex: u32,
 }
 
 /// The stable name of the host's end: `fl` and 12 hexadecimal digits of the hash of the attachment.
@@ -274,9 +276,14 @@ impl Seen {
             && self.name.starts_with(HOST_IFNAME_PREFIX)
     }
 
-    /// Such a one, once it is marked to be deleted.
+    /// Marked to be deleted, by us or by somebody who uses the same number.
+    fn is_dying(&self) -> bool {
+        matches!(self.group, DYING_GROUP | GOING_GROUP)
+    }
+
+    /// An unfinished one, once it is marked to be deleted.
     fn is_dying_unfinished(&self) -> bool {
-        self.group == DYING_GROUP && self.alias == UNFINISHED_ALIAS
+        self.is_dying() && self.alias == UNFINISHED_ALIAS
     }
 
     /// Carries packets: set up, carrier there, and the kernel has noticed.

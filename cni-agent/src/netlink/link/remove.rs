@@ -1,17 +1,23 @@
 //! Ends links. Deleting one waits for all processors to let go of it (RCU), about the same time for
 //! one as for many; so a DEL only sets its link down and marks it (`mark_dying`: no packet passes
-//! from then on), and `reap` deletes all marked ones together by one request on their link group.
+//! from then on), and `reap` deletes marked ones together, by requests on a link group.
 
-use super::{ALIAS_PREFIX, DYING_GROUP, Seen, UNFINISHED_ALIAS, list::list_now};
+use super::{
+    ALIAS_PREFIX, DYING_GROUP, GOING_GROUP, Seen, UNFINISHED_ALIAS,
+    list::{HostLink, list_now},
+};
 use crate::netlink::{
     NetlinkError, blocking,
-    message::{self, get_link, set_link, without_counters},
+    message::{self, RouteRequest, get_link, set_link, without_counters},
     socket::{Request, RouteSocket},
 };
 use rtnetlink::packet_route::{
     RouteNetlinkMessage,
     link::{LinkAttribute, LinkMessage},
 };
+
+/// Links that one request deletes. It holds the kernel's lock on all links for some milliseconds.
+const BATCH: usize = 16;
 
 /// A link by its name and the alias that proves that it is the one meant.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -45,37 +51,34 @@ pub async fn delete_link(host_ifname: &str, expected_alias: &str) -> Result<bool
 ///
 /// # Errors
 /// `NotOurs` when an alias is not the expected one; the other links are marked all the same.
-pub async fn mark_dying(links: &[OwnLink]) -> Result<usize, NetlinkError> {
-    let links = links.to_vec();
-    blocking("mark links", move || {
-        let mut socket = RouteSocket::route()?;
-        let mut marked = 0;
-        let mut first_error = None;
-        for own in &links {
-            let result = find_own(&mut socket, own).and_then(|seen| match seen {
-                None => Ok(false),
-                Some(seen) => {
-                    let mut attributes = vec![LinkAttribute::Group(DYING_GROUP)];
-                    if seen.is_unfinished() {
-                        // From now on nothing else says that it is ours.
-                        attributes.push(LinkAttribute::IfAlias(UNFINISHED_ALIAS.into()));
-                    }
-                    let action = format!("set link {} down and mark it", own.host_ifname);
-                    let mark = set_link(seen.ifindex, Some(false), attributes, action);
-                    gone_is_fine(socket.one(mark))
+pub fn mark_dying(links: &[OwnLink]) -> Result<usize, NetlinkError> {
+    let mut socket = RouteSocket::route()?;
+    let mut marked = 0;
+    let mut first_error = None;
+    for own in links {
+        let result = find_own(&mut socket, own).and_then(|seen| match seen {
+            None => Ok(false),
+            Some(seen) => {
+                let mut attributes = vec![LinkAttribute::Group(DYING_GROUP)];
+                if seen.is_unfinished() {
+                    // From now on nothing else says that it is ours.
+                    attributes.push(LinkAttribute::IfAlias(UNFINISHED_ALIAS.into()));
                 }
-            });
-            match result {
-                Ok(there) => marked += usize::from(there),
-                Err(error) => first_error = first_error.or(Some(error)),
+                let action = format!("set link {} down and mark it", own.host_ifname);
+                let mark = set_link(seen.ifindex, Some(false), attributes, action);
+                gone_is_fine(socket.one(mark))
             }
+        });
+        match result {
+            Ok(there) => marked += usize::from(there),
+            Err(error) => first_error = first_error.or(Some(error)),
         }
-        first_error.map_or(Ok(marked), Err)
-    })
-    .await
+    }
+    first_error.map_or(Ok(marked), Err)
 }
 
-/// Deletes all marked links by one request. Tells how many there were.
+/// Deletes all marked links, a few by each request: whoever else wants to change links waits no longer
+/// than one request takes. Tells how many there were.
 ///
 /// # Errors
 /// `Refused` or `Socket` when the kernel does not do it.
@@ -86,36 +89,49 @@ pub async fn reap() -> Result<usize, NetlinkError> {
     .await
 }
 
-pub(super) fn reap_now(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
-    // Counted first, because the request on an empty group is an error, and because a group is only
-    // a number: should somebody else use it, their links must not go with ours.
-    let ours = list_now(socket)?
+fn reap_now(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
+    let ours: Vec<_> = list_now(socket)?
         .into_iter()
         .filter(|link| link.dying)
-        .collect::<Vec<_>>();
-    if ours.is_empty() {
-        return Ok(0);
-    }
-    if count_group(socket)? == ours.len() {
-        let mut message = LinkMessage::default();
-        message.attributes.push(LinkAttribute::Group(DYING_GROUP));
-        let action = format!("delete {} marked links", ours.len());
-        let request = Request {
-            message: RouteNetlinkMessage::DelLink(message),
-            flags: 0,
-            action,
-        };
-        gone_is_fine(socket.one(request))?;
-    } else {
-        for link in &ours {
-            gone_is_fine(socket.one(message::delete_link(link.ifindex, &link.name)))?;
+        .collect();
+    // A group is only a number: should somebody else use it, their links must not go with ours.
+    let alone = !others_in_group(socket, &ours)?;
+    for batch in ours.chunks(BATCH) {
+        if alone {
+            delete_together(socket, batch)?;
+        } else {
+            for link in batch {
+                gone_is_fine(socket.one(message::delete_link(link.ifindex, &link.name)))?;
+            }
         }
     }
     Ok(ours.len())
 }
 
-/// How many links of all kinds and makers are in the group of the dying.
-fn count_group(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
+fn delete_together(socket: &mut RouteSocket, batch: &[HostLink]) -> Result<(), NetlinkError> {
+    let set_apart = |link: &HostLink| -> RouteRequest {
+        let group = vec![LinkAttribute::Group(GOING_GROUP)];
+        let action = format!("set link {} apart to delete it", link.name);
+        set_link(link.ifindex, None, group, action)
+    };
+    // Those that are gone meanwhile are refused; a group of none that is left, too.
+    for (_, refusal) in socket.send(batch.iter().map(set_apart).collect())?.refusals {
+        if refusal.errno != libc::ENODEV {
+            return Err(NetlinkError::Refused(refusal));
+        }
+    }
+    let mut message = LinkMessage::default();
+    message.attributes.push(LinkAttribute::Group(GOING_GROUP));
+    let request = Request {
+        message: RouteNetlinkMessage::DelLink(message),
+        flags: 0,
+        action: format!("delete {} marked links", batch.len()),
+    };
+    gone_is_fine(socket.one(request)).map(drop)
+}
+
+/// Whether links of others are in the groups of the dying.
+fn others_in_group(socket: &mut RouteSocket, ours: &[HostLink]) -> Result<bool, NetlinkError> {
     let mut message = LinkMessage::default();
     message.attributes.push(without_counters());
     let request = Request {
@@ -123,17 +139,13 @@ fn count_group(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
         flags: 0,
         action: "list the links".into(),
     };
-    let in_group = |reply: &RouteNetlinkMessage| match reply {
+    Ok(socket.dump(request)?.into_iter().any(|reply| match reply {
         RouteNetlinkMessage::NewLink(link) => {
-            link.attributes.contains(&LinkAttribute::Group(DYING_GROUP))
+            let seen = Seen::from(link);
+            seen.is_dying() && !ours.iter().any(|link| link.ifindex == seen.ifindex)
         }
         _ => false,
-    };
-    Ok(socket
-        .dump(request)?
-        .iter()
-        .filter(|reply| in_group(reply))
-        .count())
+    }))
 }
 
 /// The link of that name, if there is one.
@@ -164,7 +176,7 @@ fn find_own(socket: &mut RouteSocket, own: &OwnLink) -> Result<Option<Seen>, Net
 }
 
 /// A link that vanished meanwhile (its sandbox ended) is as good as deleted.
-fn gone_is_fine(
+pub(super) fn gone_is_fine(
     result: Result<Vec<RouteNetlinkMessage>, NetlinkError>,
 ) -> Result<bool, NetlinkError> {
     match result {

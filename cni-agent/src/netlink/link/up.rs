@@ -4,48 +4,14 @@ use super::{LinkIds, LinkPlan, Seen};
 use crate::netlink::{
     NetlinkError,
     message::{Route, Target, get_link_at, set_link, single},
-    netns::{self, OwnThread},
     socket::RouteSocket,
 };
 use rtnetlink::{MulticastGroup, packet_route::RouteNetlinkMessage};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use std::{
-    os::fd::{AsFd, BorrowedFd},
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 /// The kernel notices a carrier within microseconds; a node that needs longer than this is ill.
 const CARRIER_DEADLINE: Duration = Duration::from_secs(5);
-
-/// Sets the host's end up, adds the routes to the pod and returns when the sandbox's end is
-/// operationally up. Programs must be attached before: from the first moment packets pass. May be
-/// repeated. After a failure the host's end is down again.
-///
-/// # Errors
-/// `NotUp` when the carrier does not come, `Refused` for a request that the kernel did not take.
-pub async fn bring_up(
-    plan: &LinkPlan,
-    ids: LinkIds,
-    netns: BorrowedFd<'_>,
-) -> Result<(), NetlinkError> {
-    netns::check_pod(netns)?;
-    let netns = netns::duplicate(netns)?;
-    let plan = plan.clone();
-    // Abandoned work needs no undo of its own: the caller deletes the link.
-    netns::on_own_thread("fl-up", move |thread| {
-        let mut host = RouteSocket::route()?;
-        let result = switch_on(&mut host, &plan, ids, netns.as_fd(), thread);
-        if result.is_err() {
-            let action = format!("set link {} down", plan.host_ifname);
-            let down = set_link(ids.host_ifindex, Some(false), Vec::new(), action);
-            if let Err(error) = host.one(down) {
-                tracing::warn!(link = plan.host_ifname, %error, "cannot undo a failed ADD");
-            }
-        }
-        result
-    })
-    .await
-}
 
 /// The routes on the node that lead to the pod.
 pub(super) fn host_routes(plan: &LinkPlan, ifindex: u32) -> impl Iterator<Item = Route> {
@@ -55,14 +21,14 @@ pub(super) fn host_routes(plan: &LinkPlan, ifindex: u32) -> impl Iterator<Item =
     })
 }
 
-fn switch_on(
+/// Sets the host's end up, adds the routes to the pod and returns when the sandbox's end is
+/// operationally up. Programs must be attached before: from the first moment packets pass. Runs inside
+/// the sandbox, with the socket of the node.
+pub(super) fn switch_on(
     host: &mut RouteSocket,
     plan: &LinkPlan,
     ids: LinkIds,
-    netns: BorrowedFd<'_>,
-    thread: &OwnThread,
 ) -> Result<(), NetlinkError> {
-    thread.enter(netns)?;
     // Listening begins before the change, so the notification cannot be missed.
     let mut events = RouteSocket::route()?;
     events.join(MulticastGroup::Link)?;
