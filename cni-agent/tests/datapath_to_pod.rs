@@ -349,6 +349,34 @@ fn xdp_lets_everything_legitimate_pass() {
     check(&lab, (Program::XdpUplink, LO), cases, Verdict::Pass, None);
 }
 
+/// The agent leaves the pod's kernel listening to routers: none may be heard.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn nobody_plays_router_towards_a_pod() {
+    let lab = Lab::new();
+    let gateway: Ipv6Addr = "fe80::1".parse().unwrap();
+    let says = |kind: u8, chain: &[u8], first: u8| {
+        let message = frames::icmpv6(gateway, lab.a.v6, kind, &[0; 12]);
+        let payload = [chain, &message].concat();
+        let packet = frames::ip(gateway.into(), lab.a.v6.into(), first, &payload);
+        frames::ethernet(lab.a.mac, HOST_MAC, IPV6, &packet)
+    };
+    let a = (Program::ToPod, lab.a.ifindex);
+    let options = [ICMPV6, 0, 1, 4, 0, 0, 0, 0];
+    let router = vec![
+        ("advertisement", says(134, &[], ICMPV6)),
+        ("redirect", says(137, &[], ICMPV6)),
+        ("behind options", says(134, &options, 60)),
+    ];
+    let reason = Some(DropReason::RouterAdvertisement);
+    check(&lab, a, router, Verdict::Drop, reason);
+    let others = vec![
+        ("too big", says(2, &[], ICMPV6)),
+        ("echo", says(128, &options, 60)),
+    ];
+    check(&lab, a, others, Verdict::Pass, None);
+}
+
 #[test]
 #[ignore = "needs root and CAP_BPF"]
 fn the_host_reaches_a_pod_by_its_own_address_only() {

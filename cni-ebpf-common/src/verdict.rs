@@ -35,7 +35,7 @@ numbered! {
         SourceMac = 4 => "source_mac",
         /// No endpoint has this address of the node's own podCIDR.
         NoEndpoint = 5 => "no_endpoint",
-        /// A pod sent an IPv6 router advertisement or redirect (RFC 4861, RFC 6105).
+        /// An IPv6 router advertisement or redirect of a pod, or to one (RFC 4861, RFC 6105).
         RouterAdvertisement = 6 => "router_advertisement",
         /// A pod answered as a DHCP or DHCPv6 server.
         DhcpServer = 7 => "dhcp_server",

@@ -99,6 +99,28 @@ pub(crate) fn icmpv6(
     }
 }
 
+/// What only a router may say, said to a pod: nobody but the agent gives it addresses and routes.
+///
+/// # Errors
+/// [`DropReason::RouterAdvertisement`].
+#[inline(always)]
+pub(crate) fn refuse_router(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    if packet.v4 {
+        return Ok(());
+    }
+    let Some(Upper {
+        protocol: ICMPV6,
+        at,
+    }) = upper::find(ctx, packet)?
+    else {
+        return Ok(());
+    };
+    match upper::load::<u8>(ctx, packet, at)? {
+        ROUTER_ADVERTISEMENT | REDIRECT => Err(DropReason::RouterAdvertisement),
+        _ => Ok(()),
+    }
+}
+
 #[inline(always)]
 fn answer_solicitation(
     ctx: &TcContext,

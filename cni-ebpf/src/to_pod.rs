@@ -4,7 +4,7 @@
 
 use crate::{
     address::Ip,
-    forward, maps,
+    forward, maps, neighbor,
     packet::{self, Parsed},
 };
 use aya_ebpf::programs::TcContext;
@@ -43,6 +43,7 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     if comes_from_elsewhere(ctx, packet.src) {
         return Err(DropReason::SpoofedFromOutside);
     }
+    neighbor::refuse_router(ctx, &packet)?;
     let (bytes, packets) = packet::size(ctx);
     maps::count_path(Path::StackToPod, bytes, packets);
     Ok(forward::PASS)

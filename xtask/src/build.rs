@@ -5,13 +5,14 @@ use crate::{
     workspace,
 };
 use anyhow::{Context, Result, ensure};
-use std::{env, fs, path::Path, process::Command};
+use std::{env, fs, path::Path};
 
 /// Build the static release binaries `fairlead` and `fairlead-cni` into target/fairlead.
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-/// Package, binary, profile. The shim is executed for every pod and has a profile of its own.
+/// Package, binary, profile. The shim is executed for every pod: it has a profile and, where there is
+/// one, a target of its own.
 const BINARIES: [(&str, &str, &str); 2] = [
     ("cni-agent", "fairlead", "release"),
     ("cni-shim", "fairlead-cni", "shim"),
@@ -41,21 +42,26 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 /// When the machine lacks something or the compiler fails.
 pub(crate) fn ensure_built() -> Result<()> {
     setup::ensure(Group::Build)?;
-    let target = host_target()?;
+    let host = host_target()?;
+    let lean = setup::shim_target()?;
     let folder = workspace::binaries();
     fs::create_dir_all(&folder)?;
     for (package, binary, profile) in BINARIES {
+        let target = match &lean {
+            Some(lean) if binary == "fairlead-cni" => lean,
+            _ => &host,
+        };
         workspace::run(
             workspace::cargo()
                 .args(["build", "--locked", "--package", package, "--bin", binary])
                 .args(["--profile", profile])
                 // Named, so that the flags hold for the binaries only: with them a procedural
                 // macro, which is a shared library for the compiler, could not be built.
-                .args(["--target", &target])
+                .args(["--target", target])
                 .env("CARGO_ENCODED_RUSTFLAGS", static_flags()),
         )?;
         let built = workspace::target_dir()
-            .join(&target)
+            .join(target)
             .join(profile)
             .join(binary);
         install(&built, &folder.join(binary))?;
@@ -85,12 +91,7 @@ fn static_flags() -> String {
 
 /// The target that the compiler runs on.
 fn host_target() -> Result<String> {
-    let about = workspace::output(
-        Command::new("rustc")
-            .arg("-vV")
-            .current_dir(workspace::root())
-            .env_remove("LD_LIBRARY_PATH"),
-    )?;
+    let about = workspace::output(workspace::rustc().arg("-vV"))?;
     let host = about.lines().find_map(|line| line.strip_prefix("host: "));
     Ok(host.context("rustc -vV names no host")?.to_owned())
 }

@@ -67,6 +67,14 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
+/// The compiler that cargo uses here.
+pub(crate) fn rustc() -> Command {
+    let mut command = Command::new("rustc");
+    // Not the libraries of the tool chain that runs us.
+    command.current_dir(root()).env_remove("LD_LIBRARY_PATH");
+    command
+}
+
 /// Runs a command that has to succeed and returns its standard output.
 ///
 /// # Errors

@@ -40,14 +40,6 @@ fn a_new_endpoint_is_as_planned() {
             settings.split_whitespace().collect::<Vec<_>>(),
             ["1", "2", "0", "0", "0"]
         );
-        if plan.addresses.v6.is_some() {
-            let host = format!("cat /proc/sys/net/ipv6/conf/{}/accept_ra", plan.host_ifname);
-            assert_eq!(node.sh(&host).trim(), "0");
-            assert_eq!(
-                pod.sh("cat /proc/sys/net/ipv6/conf/net1/accept_ra").trim(),
-                "0"
-            );
-        }
     }
 }
 

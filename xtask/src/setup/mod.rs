@@ -9,6 +9,9 @@ mod go_tools;
 mod programs;
 mod rust;
 mod rust_src;
+mod shim_target;
+
+pub(crate) use shim_target::shim_target;
 
 use crate::{ebpf_object, lab};
 use anyhow::{Context, Result, anyhow, ensure};
@@ -58,11 +61,12 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step { group: Group::Build, name: "C compiler", ready: rust::cc, make: rust::no_cc },
     Step { group: Group::Build, name: "nightly Rust", ready: rust::nightly, make: rust::add_nightly },
     Step { group: Group::Build, name: "Rust's source", ready: rust_src::ready, make: rust_src::make },
     Step { group: Group::Build, name: "bpf-linker", ready: rust::linker, make: rust::add_linker },
+    Step { group: Group::Build, name: "C library", ready: shim_target::ready, make: shim_target::add },
     Step { group: Group::Lab, name: "network tools", ready: programs::lab, make: programs::add_lab },
     Step { group: Group::Bench, name: "CNI tools", ready: go_tools::ready, make: go_tools::make },
     CHECKERS,

@@ -202,8 +202,7 @@ pub(super) fn furnish_host(
     ipv6: Option<Ipv6Settings>,
 ) -> Result<(), NetlinkError> {
     if plan.addresses.v6.is_some() {
-        // A node with IPv6 switched off by default still serves pods that have it; and no router
-        // ever speaks on this link.
+        // A node with IPv6 switched off by default still serves pods that have it.
         Ipv6Settings::adjust(ipv6, &plan.host_ifname)?;
     }
     let mut requests = vec![host_settings(plan, ids.host_ifindex)];
@@ -216,8 +215,7 @@ pub(super) fn furnish_host(
 pub(super) fn furnish_pod(plan: &LinkPlan, ids: LinkIds) -> Result<(), NetlinkError> {
     let mut pod = RouteSocket::route()?;
     if plan.addresses.v6.is_some() {
-        // Some runtimes switch IPv6 off in sandboxes, but this one gets an address; and the
-        // addresses are given here, nobody may advertise others.
+        // Some runtimes switch IPv6 off in sandboxes, but this one gets an address.
         let replies = pod.one(get_link_at(ids.pod_ifindex))?;
         let ipv6 = replies.into_iter().find_map(|reply| match reply {
             RouteNetlinkMessage::NewLink(link) => Seen::from(link).ipv6,

@@ -29,7 +29,11 @@ use rtnetlink::packet_route::link::{
     AfSpecInet6, AfSpecUnspec, LinkAttribute, LinkFlags, LinkMessage,
 };
 use sha2::{Digest, Sha256};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 /// What every alias of ours begins with.
 pub const ALIAS_PREFIX: &str = "fairlead:";
@@ -122,7 +126,7 @@ impl LinkPlan {
     /// Whether the kernel gives these links IPv6 at all. A kernel started without it has no such
     /// folder.
     fn has_ipv6(&self) -> bool {
-        self.mtu >= MIN_MTU_V6 && std::path::Path::new("/proc/sys/net/ipv6").exists()
+        self.mtu >= MIN_MTU_V6 && kernel_has_ipv6()
     }
 
     /// The pod's link-local address, made from its MAC as RFC 4291 says (appendix A). Given by us,
@@ -149,6 +153,16 @@ impl LinkPlan {
             IpAddr::V6(_) => IpAddr::V6(super::GATEWAY_V6),
         })
     }
+}
+
+/// Whether the kernel was started with IPv6. Remembered once it is so: /proc/sys is slow to look
+/// something up in among hundreds of namespaces.
+fn kernel_has_ipv6() -> bool {
+    static SEEN: AtomicBool = AtomicBool::new(false);
+    if !SEEN.load(Ordering::Relaxed) {
+        SEEN.store(Path::new("/proc/sys/net/ipv6").exists(), Ordering::Relaxed);
+    }
+    SEEN.load(Ordering::Relaxed)
 }
 
 /// The prefix that holds all addresses of the gateway's family.
@@ -197,13 +211,11 @@ struct Seen {
     ipv6: Option<Ipv6Settings>,
 }
 
-/// Settings of a link that come with every answer about it, which is ten times cheaper than to read
-/// them from /proc.
+/// Whether a link may have IPv6 at all: comes with every answer about it, which is ten times cheaper
+/// than to read it from /proc.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Ipv6Settings {
     disabled: bool,
-    /// Whether router advertisements are obeyed: at 1 only while the link does not forward.
-    obeys_advertisements: bool,
 }
 
 impl Ipv6Settings {
@@ -215,24 +227,18 @@ impl Ipv6Settings {
         settings.iter().find_map(|setting| match setting {
             AfSpecInet6::DevConf(conf) => Some(Ipv6Settings {
                 disabled: conf.disable_ipv6 != 0,
-                obeys_advertisements: match conf.accept_ra {
-                    0 => false,
-                    1 => conf.forwarding == 0,
-                    _ => true,
-                },
             }),
             _ => None,
         })
     }
 
-    /// Lets the link have IPv6 addresses and obey no advertisements; writes only what is not so.
+    /// Lets the link have IPv6 addresses; writes only what is not so. What else /proc/sys has for a link
+    /// stays: among hundreds of namespaces it is looked up slowly (all have the same names), and router
+    /// advertisements never come through `from_pod` and `to_pod`.
     fn adjust(settings: Option<Ipv6Settings>, ifname: &str) -> Result<(), NetlinkError> {
         // Unknown (an old kernel's answer) counts as wrong.
         if settings.is_none_or(|settings| settings.disabled) {
             sysctl::put_interface(Family::V6, ifname, "disable_ipv6", "0")?;
-        }
-        if settings.is_none_or(|settings| settings.obeys_advertisements) {
-            sysctl::put_interface(Family::V6, ifname, "accept_ra", "0")?;
         }
         Ok(())
     }
