@@ -89,6 +89,9 @@ pub(super) fn endpoint(
     interface: Interface<'_>,
 ) -> Result<(), DatapathError> {
     interface.check()?;
+    // Once for both; nothing is attached to one that has them already.
+    let new = !pins.interface(interface.ifname).exists();
+    let _quick = new.then(Expedited::begin);
     for hook in ENDPOINT_HOOKS {
         tcx(
             loader::classifier(ebpf, hook.program)?,

@@ -104,6 +104,11 @@ fn make_pair(
     })
 }
 
+/// What a veth uses unless it is told otherwise. Left to itself the kernel makes one queue of each kind
+/// for each processor, with all that /sys shows of it, and takes them down again at once.
+const ONE_QUEUE: [LinkAttribute; 2] =
+    [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+
 fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
     let mut peer = LinkMessage::default();
     peer.attributes = vec![
@@ -112,6 +117,7 @@ fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
         LinkAttribute::Mtu(plan.mtu),
         LinkAttribute::NetNsFd(netns.as_raw_fd()),
     ];
+    peer.attributes.extend(ONE_QUEUE);
     let mut message = LinkMessage::default();
     message.attributes = vec![
         LinkAttribute::IfName(plan.host_ifname.clone()),
@@ -124,6 +130,7 @@ fn new_pair(plan: &LinkPlan, netns: BorrowedFd<'_>) -> RouteRequest {
             LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(peer))),
         ]),
     ];
+    message.attributes.extend(ONE_QUEUE);
     Request {
         message: RouteNetlinkMessage::NewLink(message),
         // ECHO: the answer is the new link itself, which saves asking for the numbers.
