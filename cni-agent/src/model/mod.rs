@@ -4,8 +4,10 @@ mod attachment;
 mod endpoint;
 mod node;
 mod pod;
+mod service;
 
 pub use attachment::{AttachmentId, InvalidAttachment};
 pub use endpoint::{Addresses, Endpoint, Mac, PodRef};
 pub use node::Node;
 pub use pod::Pod;
+pub use service::{EndpointSlice, Protocol, Service, ServicePort, SliceEndpoint, SlicePort};
