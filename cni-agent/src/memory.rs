@@ -1,9 +1,13 @@
 //! How the C library keeps memory. By default each thread gets an arena of its own, and what was freed
 //! in one is no use to another: after a burst of short-lived threads an agent would keep several times
 //! of what it ever needs at once.
-#![expect(unsafe_code, reason = "mallopt(3) has no safe wrapper")]
+#![cfg_attr(
+    target_env = "gnu",
+    expect(unsafe_code, reason = "mallopt(3) has no safe wrapper")
+)]
 
-/// One arena for all threads. To be called first, while there is one thread.
+/// One arena for all threads, whatever `MALLOC_ARENA_MAX` says. To be called first, while there is one
+/// thread.
 pub(crate) fn share_one_arena() {
     #[cfg(target_env = "gnu")]
     // SAFETY: sets a number inside the C library; no other thread allocates yet.

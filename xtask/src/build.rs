@@ -42,7 +42,7 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 /// When the machine lacks something or the compiler fails.
 pub(crate) fn ensure_built() -> Result<()> {
     setup::ensure(Group::Build)?;
-    let host = host_target()?;
+    let host = workspace::host_target()?;
     let lean = setup::shim_target()?;
     let folder = workspace::binaries();
     fs::create_dir_all(&folder)?;
@@ -87,13 +87,6 @@ fn static_flags() -> String {
     } else {
         format!("{users}{SEPARATOR}{flag}")
     }
-}
-
-/// The target that the compiler runs on.
-fn host_target() -> Result<String> {
-    let about = workspace::output(workspace::rustc().arg("-vV"))?;
-    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
-    Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
 /// Copies by way of a rename: a running binary is not written to, and nobody sees half of it.

@@ -67,12 +67,22 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     Ok(())
 }
 
-/// The compiler that cargo uses here.
+/// The compiler in PATH, which is cargo's unless somebody set another one.
 pub(crate) fn rustc() -> Command {
     let mut command = Command::new("rustc");
     // Not the libraries of the tool chain that runs us.
     command.current_dir(root()).env_remove("LD_LIBRARY_PATH");
     command
+}
+
+/// The target that the compiler runs on.
+///
+/// # Errors
+/// When the compiler does not answer.
+pub(crate) fn host_target() -> Result<String> {
+    let about = output(rustc().arg("-vV"))?;
+    let host = about.lines().find_map(|line| line.strip_prefix("host: "));
+    Ok(host.context("rustc -vV names no host")?.to_owned())
 }
 
 /// Runs a command that has to succeed and returns its standard output.

@@ -90,7 +90,7 @@ impl Linux {
             .transpose()
             .map_err(fault)?;
         let dying = Arc::new(Notify::new());
-        // What a killed agent marked is deleted first.
+        // What an agent before this one marked is deleted, too.
         dying.notify_one();
         Ok(Self {
             datapath: Arc::new(datapath),
@@ -141,6 +141,7 @@ impl Kernel for Linux {
 
     async fn remove(&self, endpoint: &Endpoint) -> Result<(), KernelError> {
         let (datapath, endpoint) = (self.datapath.clone(), endpoint.clone());
+        let dying = self.dying.clone();
         // The rows first: without them no packet reaches the pod, and its programs refuse what it
         // sends. The programs last: a link without them would let everything pass.
         let work = move || {
@@ -150,12 +151,11 @@ impl Kernel for Linux {
                 alias: link::alias(&endpoint.attachment),
             };
             link::mark_dying(&[own]).map_err(fault)?;
+            dying.notify_one();
             rows.map_err(fault)?;
             (datapath.detach_endpoint(&endpoint.host_ifname)).map_err(fault)
         };
-        blocking(work).await?;
-        self.dying.notify_one();
-        Ok(())
+        blocking(work).await
     }
 
     async fn links(&self) -> Result<Vec<HostLink>, KernelError> {
@@ -319,6 +319,8 @@ where
 const QUIET: Duration = Duration::from_millis(50);
 /// The longest that a marked link waits while DELs keep coming.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// The pause after a link that the kernel did not delete.
+const RETRY: Duration = Duration::from_secs(30);
 
 /// Deletes marked links.
 async fn reap_forever(dying: Arc<Notify>) {
@@ -327,7 +329,9 @@ async fn reap_forever(dying: Arc<Notify>) {
         let until = Instant::now() + PATIENCE;
         while timeout(QUIET, dying.notified()).await.is_ok() && Instant::now() < until {}
         if let Err(error) = link::reap().await {
-            tracing::warn!(%error, "marked links stay until the next deletion or start");
+            tracing::warn!(%error, "marked links that stay are tried again");
+            tokio::time::sleep(RETRY).await;
+            dying.notify_one();
         }
     }
 }

@@ -71,6 +71,13 @@ fn no_packet_leaves_before_all_is_enforced() {
     };
     let look = async {
         let ifindex = there.await.unwrap();
+        // All that a packet needs in the sandbox; only the host's end is not up.
+        let by_hand = format!(
+            "ip link set eth0 up; ip address add 192.0.2.9/24 dev eth0; \
+             ip neighbour add 192.0.2.1 lladdr {} dev eth0",
+            plan.host_mac
+        );
+        pod.sh(&by_hand);
         let (arrived, output) = pod.attempt("ping -c 2 -i 0.05 -W 0.2 192.0.2.1");
         assert!(!arrived, "{output}");
         let counter = format!(
@@ -86,11 +93,14 @@ fn no_packet_leaves_before_all_is_enforced() {
         assert_eq!(links.len(), 1);
         assert_eq!((links[0].ifindex, links[0].up), (ifindex, false));
         let differences = inspect(&plan, pod.fd()).await.unwrap();
-        let state = format!("state of {} on the node", plan.host_ifname);
-        assert!(
-            differences.iter().any(|d| d.object == state),
-            "{differences:?}"
-        );
+        for what in ["state", "route 100.11.0.7/32", "route fd00:11::7/128"] {
+            let object = format!("{what} of {} on the node", plan.host_ifname);
+            assert!(
+                differences.iter().any(|d| d.object == object),
+                "{object}: {differences:?}"
+            );
+        }
+        pod.sh("ip neighbour del 192.0.2.1 dev eth0; ip address del 192.0.2.9/24 dev eth0; ip link set eth0 down");
         go_on.send(()).unwrap();
         ifindex
     };

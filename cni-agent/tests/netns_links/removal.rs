@@ -83,15 +83,55 @@ fn marked_links_carry_nothing_and_go_together() {
 #[test]
 #[ignore = "needs root"]
 fn a_foreign_link_in_the_group_survives() {
+    // The groups of the marked and of those that the next request deletes.
+    for group in [1_179_411_577, GOING] {
+        let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+        let plan = plan(40, "eth0", Families::V4);
+        node.sh(&format!(
+            "ip link add x0 type veth peer name x1; ip link set x0 group {group}"
+        ));
+        node.run(async || {
+            add(&plan, &pod).await;
+            mark_dying(&[own(&plan)]).unwrap();
+            assert_eq!(reap().await.unwrap(), 1);
+            assert_eq!(list_host_links().await.unwrap(), []);
+        });
+        node.sh("ip link show x0");
+    }
+}
+
+/// "FLgo".
+const GOING: u32 = 1_179_412_335;
+
+/// An agent that was killed between setting links apart and deleting them.
+#[test]
+#[ignore = "needs root"]
+fn links_that_were_set_apart_are_deleted_by_the_next_reaping() {
     let (node, pod) = (Netns::new("node"), Netns::new("pod"));
-    let plan = plan(40, "eth0", Families::V4);
-    node.sh("ip link add x0 type veth peer name x1; ip link set x0 group 1179411577");
+    let plan = plan(42, "eth0", Families::V4);
     node.run(async || {
         add(&plan, &pod).await;
-        mark_dying(&[own(&plan)]).unwrap();
+        node.sh(&format!("ip link set {} group {GOING}", plan.host_ifname));
+        assert!(list_host_links().await.unwrap()[0].dying);
         assert_eq!(reap().await.unwrap(), 1);
+        assert_eq!(list_host_links().await.unwrap(), []);
     });
-    node.sh("ip link show x0");
+}
+
+#[test]
+#[ignore = "needs root"]
+fn a_name_in_the_sandbox_is_free_once_its_attachment_is_deleted() {
+    let (node, pod) = (Netns::new("node"), Netns::new("pod"));
+    let (first, second) = (
+        plan(43, "eth0", Families::V4),
+        plan(44, "eth0", Families::V4),
+    );
+    node.run(async || {
+        add(&first, &pod).await;
+        mark_dying(&[own(&first)]).unwrap();
+        add(&second, &pod).await;
+        assert_eq!(inspect(&second, pod.fd()).await.unwrap(), []);
+    });
 }
 
 #[test]

@@ -8,7 +8,7 @@
 use super::{
     Ipv6Settings, LOOPBACK, LinkIds, LinkPlan, NO_GROUP, Seen, UNFINISHED_GROUP, everywhere,
     further,
-    remove::{find, gone_is_fine},
+    remove::{find, gone_is_fine, reap_now},
 };
 use crate::netlink::{
     NetlinkError,
@@ -58,6 +58,8 @@ pub(super) fn pair(
 /// only waits to be deleted.
 fn make_room(host: &mut RouteSocket, plan: &LinkPlan) -> Result<(), NetlinkError> {
     match find(host, &plan.host_ifname)? {
+        // The sandbox's name may be that of another attachment that only waits to be deleted.
+        None if reap_now(host)? > 0 => Ok(()),
         None => Err(NetlinkError::Exists {
             ifname: plan.ifname.clone(),
         }),

@@ -1,6 +1,6 @@
 //! Which links on this node are ours: read at start, to adopt the living and free the dead.
 
-use super::{ALIAS_PREFIX, HOST_IFNAME_PREFIX, Seen};
+use super::Seen;
 use crate::{
     model::Mac,
     netlink::{
@@ -41,28 +41,11 @@ pub async fn list_host_links() -> Result<Vec<HostLink>, NetlinkError> {
 }
 
 pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.attributes = vec![
-        // The kernel picks the veths.
-        LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]),
-        without_counters(),
-    ];
-    let request = Request {
-        message: RouteNetlinkMessage::GetLink(message),
-        flags: 0,
-        action: "list the links".into(),
-    };
-    let mut links: Vec<HostLink> = socket
-        .dump(request)?
-        .into_iter()
-        .filter_map(|reply| match reply {
-            RouteNetlinkMessage::NewLink(link) => Some(Seen::from(link)),
-            _ => None,
-        })
-        .filter(|seen| {
-            let named = seen.name.starts_with(HOST_IFNAME_PREFIX);
-            named && seen.alias.starts_with(ALIAS_PREFIX) || seen.is_unfinished()
-        })
+    // The kernel picks the veths.
+    let kind = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth)]);
+    let seen = dump(socket, vec![kind])?.into_iter();
+    let mut links: Vec<HostLink> = seen
+        .filter(Seen::is_host_end)
         .map(|seen| HostLink {
             dying: seen.is_dying(),
             mac: <[u8; 6]>::try_from(seen.mac.as_slice()).ok().map(Mac),
@@ -77,4 +60,25 @@ pub(super) fn list_now(socket: &mut RouteSocket) -> Result<Vec<HostLink>, Netlin
         .collect();
     links.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(links)
+}
+
+/// The links of all makers that have these attributes.
+pub(super) fn dump(
+    socket: &mut RouteSocket,
+    mut attributes: Vec<LinkAttribute>,
+) -> Result<Vec<Seen>, NetlinkError> {
+    attributes.push(without_counters());
+    let mut message = LinkMessage::default();
+    message.attributes = attributes;
+    let request = Request {
+        message: RouteNetlinkMessage::GetLink(message),
+        flags: 0,
+        action: "list the links".into(),
+    };
+    let replies = socket.dump(request)?.into_iter();
+    let links = replies.filter_map(|reply| match reply {
+        RouteNetlinkMessage::NewLink(link) => Some(Seen::from(link)),
+        _ => None,
+    });
+    Ok(links.collect())
 }

@@ -234,7 +234,8 @@ impl Ipv6Settings {
 
     /// Lets the link have IPv6 addresses; writes only what is not so. What else /proc/sys has for a link
     /// stays: among hundreds of namespaces it is looked up slowly (all have the same names), and router
-    /// advertisements never come through `from_pod` and `to_pod`.
+    /// advertisements never come through `from_pod` and `to_pod`. That a pod now and then asks for one
+    /// (`multicast` among its drops) is harmless.
     fn adjust(settings: Option<Ipv6Settings>, ifname: &str) -> Result<(), NetlinkError> {
         // Unknown (an old kernel's answer) counts as wrong.
         if settings.is_none_or(|settings| settings.disabled) {
@@ -280,6 +281,12 @@ impl Seen {
         self.group == UNFINISHED_GROUP
             && self.alias.is_empty()
             && self.name.starts_with(HOST_IFNAME_PREFIX)
+    }
+
+    /// The host's end of a pair that Fairlead made.
+    fn is_host_end(&self) -> bool {
+        let named = self.name.starts_with(HOST_IFNAME_PREFIX);
+        named && self.alias.starts_with(ALIAS_PREFIX) || self.is_unfinished()
     }
 
     /// Marked to be deleted, by us or by somebody who uses the same number.

@@ -2,13 +2,10 @@
 //! one as for many; so a DEL only sets its link down and marks it (`mark_dying`: no packet passes
 //! from then on), and `reap` deletes marked ones together, by requests on a link group.
 
-use super::{
-    ALIAS_PREFIX, DYING_GROUP, GOING_GROUP, Seen, UNFINISHED_ALIAS,
-    list::{HostLink, list_now},
-};
+use super::{ALIAS_PREFIX, DYING_GROUP, GOING_GROUP, Seen, UNFINISHED_ALIAS, list::dump};
 use crate::netlink::{
     NetlinkError, blocking,
-    message::{self, RouteRequest, get_link, set_link, without_counters},
+    message::{self, RouteRequest, get_link, set_link},
     socket::{Request, RouteSocket},
 };
 use rtnetlink::packet_route::{
@@ -89,37 +86,45 @@ pub async fn reap() -> Result<usize, NetlinkError> {
     .await
 }
 
-fn reap_now(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
-    let ours: Vec<_> = list_now(socket)?
-        .into_iter()
-        .filter(|link| link.dying)
-        .collect();
+/// As [`reap`]. Goes on after a failure; the first one is the one to tell.
+pub(super) fn reap_now(socket: &mut RouteSocket) -> Result<usize, NetlinkError> {
+    // One look for both questions: a link that is marked between two would seem to be a stranger's.
+    let links = dump(socket, Vec::new())?;
+    let ours = |link: &&Seen| link.is_host_end() && link.is_dying();
     // A group is only a number: should somebody else use it, their links must not go with ours.
-    let alone = !others_in_group(socket, &ours)?;
-    for batch in ours.chunks(BATCH) {
+    let alone = !links
+        .iter()
+        .any(|link| link.group == GOING_GROUP && !ours(&link));
+    let dying: Vec<&Seen> = links.iter().filter(ours).collect();
+    let mut deleted = 0;
+    let mut first_error = None;
+    for batch in dying.chunks(BATCH) {
+        let mut note = |result: Result<usize, NetlinkError>| match result {
+            Ok(count) => deleted += count,
+            Err(error) => first_error = first_error.take().or(Some(error)),
+        };
         if alone {
-            delete_together(socket, batch)?;
+            note(delete_together(socket, batch).map(|()| batch.len()));
         } else {
             for link in batch {
-                gone_is_fine(socket.one(message::delete_link(link.ifindex, &link.name)))?;
+                let gone = socket.one(message::delete_link(link.ifindex, &link.name));
+                note(gone_is_fine(gone).map(|_| 1));
             }
         }
     }
-    Ok(ours.len())
+    first_error.map_or(Ok(deleted), Err)
 }
 
-fn delete_together(socket: &mut RouteSocket, batch: &[HostLink]) -> Result<(), NetlinkError> {
-    let set_apart = |link: &HostLink| -> RouteRequest {
+fn delete_together(socket: &mut RouteSocket, batch: &[&Seen]) -> Result<(), NetlinkError> {
+    let set_apart = |link: &&Seen| -> RouteRequest {
         let group = vec![LinkAttribute::Group(GOING_GROUP)];
         let action = format!("set link {} apart to delete it", link.name);
         set_link(link.ifindex, None, group, action)
     };
     // Those that are gone meanwhile are refused; a group of none that is left, too.
-    for (_, refusal) in socket.send(batch.iter().map(set_apart).collect())?.refusals {
-        if refusal.errno != libc::ENODEV {
-            return Err(NetlinkError::Refused(refusal));
-        }
-    }
+    let refusals = socket.send(batch.iter().map(set_apart).collect())?.refusals;
+    let mut refusals = refusals.into_iter().map(|(_, refusal)| refusal);
+    let refused = refusals.find(|refusal| refusal.errno != libc::ENODEV);
     let mut message = LinkMessage::default();
     message.attributes.push(LinkAttribute::Group(GOING_GROUP));
     let request = Request {
@@ -127,25 +132,8 @@ fn delete_together(socket: &mut RouteSocket, batch: &[HostLink]) -> Result<(), N
         flags: 0,
         action: format!("delete {} marked links", batch.len()),
     };
-    gone_is_fine(socket.one(request)).map(drop)
-}
-
-/// Whether links of others are in the groups of the dying.
-fn others_in_group(socket: &mut RouteSocket, ours: &[HostLink]) -> Result<bool, NetlinkError> {
-    let mut message = LinkMessage::default();
-    message.attributes.push(without_counters());
-    let request = Request {
-        message: RouteNetlinkMessage::GetLink(message),
-        flags: 0,
-        action: "list the links".into(),
-    };
-    Ok(socket.dump(request)?.into_iter().any(|reply| match reply {
-        RouteNetlinkMessage::NewLink(link) => {
-            let seen = Seen::from(link);
-            seen.is_dying() && !ours.iter().any(|link| link.ifindex == seen.ifindex)
-        }
-        _ => false,
-    }))
+    gone_is_fine(socket.one(request))?;
+    refused.map_or(Ok(()), |refusal| Err(NetlinkError::Refused(refusal)))
 }
 
 /// The link of that name, if there is one.

@@ -1,7 +1,7 @@
 //! The whole of an ADD in the kernel, on one thread: handing it from thread to thread costs as much
 //! as a third of the work.
 
-use super::{LinkPlan, create, up};
+use super::{LinkPlan, create, remove::gone_is_fine, up};
 use crate::netlink::{
     NetlinkError,
     message::delete_link,
@@ -67,7 +67,7 @@ fn steps<E: Display>(
 
 /// Removes the pair again; the first error is the one to tell.
 fn undo(host: &mut RouteSocket, ifindex: u32, plan: &LinkPlan) {
-    if let Err(error) = host.one(delete_link(ifindex, &plan.host_ifname)) {
+    if let Err(error) = gone_is_fine(host.one(delete_link(ifindex, &plan.host_ifname))) {
         tracing::warn!(link = plan.host_ifname, %error, "cannot undo an ADD");
     }
 }
