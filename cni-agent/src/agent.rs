@@ -32,11 +32,16 @@ pub async fn run(config: Config) -> Result<(), String> {
     let states = PartStates::default();
     let mut parts = Vec::new();
     if has_network {
-        let (config, slot) = (config.network.clone(), slot.clone());
+        let (api, config, slot) = (config.api.clone(), config.network.clone(), slot.clone());
         parts.push(Part {
             name: PartName::Network,
             start: Box::new(move |shutdown| {
-                Box::pin(part::run(config.clone(), slot.clone(), shutdown))
+                Box::pin(part::run(
+                    config.clone(),
+                    api.clone(),
+                    slot.clone(),
+                    shutdown,
+                ))
             }),
         });
     }

@@ -3,7 +3,11 @@
 use crate::datapath::{LogLevel, XdpMode};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
-use std::{collections::BTreeSet, path::PathBuf, str::FromStr};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    str::FromStr,
+};
 
 /// Where agent and shim meet when nothing else is said.
 pub const DEFAULT_SOCKET: &str = "/run/fairlead/agent.sock";
@@ -15,13 +19,24 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_NODE_NAME")]
     pub node_name: String,
 
-    /// Folder of Kubernetes manifests (Node, Pod, …) that say what should be; watched for changes.
-    #[arg(
-        long,
-        env = "FAIRLEAD_MANIFESTS",
-        default_value = "/etc/fairlead/manifests"
-    )]
-    pub manifests: PathBuf,
+    /// Where what should be is read: `auto` takes `manifests` if a folder is given by --manifests, else
+    /// `kubernetes` if there is a kubeconfig or a service account, else `manifests`.
+    #[arg(long, env = "FAIRLEAD_SOURCE", value_enum, default_value_t = SourceChoice::Auto)]
+    pub source: SourceChoice,
+
+    /// Folder of Kubernetes manifests (Node, Pod, …) that say what should be; watched for changes
+    /// [default: /etc/fairlead/manifests].
+    #[arg(long, env = "FAIRLEAD_MANIFESTS")]
+    pub manifests: Option<PathBuf>,
+
+    /// File that tells how the API server is reached [default: the pod's service account].
+    #[arg(long, env = "KUBECONFIG")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// URL of the API server, in place of the kubeconfig's or the Service's address: that one may need
+    /// a network that this agent is to make first.
+    #[arg(long, env = "FAIRLEAD_API_SERVER")]
+    pub api_server: Option<String>,
 
     /// Folder for what must survive a reboot: the store and the spool of deletions.
     #[arg(long, env = "FAIRLEAD_STATE_DIR", default_value = "/var/lib/fairlead")]
@@ -64,6 +79,19 @@ pub struct AgentArgs {
     /// What the eBPF programs log, for debugging; fixed when they are loaded.
     #[arg(long, env = "FAIRLEAD_EBPF_LOG_LEVEL", value_enum, default_value_t = EbpfLogLevel::Off)]
     pub ebpf_log_level: EbpfLogLevel,
+}
+
+/// Folder of manifests when none is given.
+const DEFAULT_MANIFESTS: &str = "/etc/fairlead/manifests";
+/// Where a pod finds its service account.
+const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount/token";
+
+/// Where the desired state is read.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SourceChoice {
+    Auto,
+    Manifests,
+    Kubernetes,
 }
 
 /// How XDP is used on the uplink.
@@ -132,7 +160,18 @@ impl From<EbpfLogLevel> for LogLevel {
 pub struct Config {
     pub parts: BTreeSet<PartName>,
     pub socket: PathBuf,
+    /// The API server that the desired state is read from; none for the folder of manifests.
+    pub api: Option<ApiOptions>,
     pub network: NetworkConfig,
+}
+
+/// How the API server is reached.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ApiOptions {
+    /// None for the service account of the pod.
+    pub kubeconfig: Option<PathBuf>,
+    /// URL in place of the one that is found.
+    pub api_server: Option<String>,
 }
 
 /// What the network part is told.
@@ -180,12 +219,20 @@ impl Config {
         if args.node_name.trim().is_empty() {
             return Err(ConfigError::EmptyNodeName);
         }
+        let in_cluster = Path::new(SERVICE_ACCOUNT).exists();
+        let api = api(&args, in_cluster);
+        let manifests = args.manifests.unwrap_or_else(|| DEFAULT_MANIFESTS.into());
+        let kubeconfig = api.iter().filter_map(|api| api.kubeconfig.as_ref());
+        let kubeconfig = kubeconfig.map(|path| ("kubeconfig", path));
         for (option, path) in [
-            ("manifests", &args.manifests),
+            ("manifests", &manifests),
             ("state-dir", &args.state_dir),
             ("socket", &socket),
             ("bpf-dir", &args.bpf_dir),
-        ] {
+        ]
+        .into_iter()
+        .chain(kubeconfig)
+        {
             if !path.is_absolute() {
                 return Err(ConfigError::RelativePath {
                     option,
@@ -200,9 +247,10 @@ impl Config {
         Ok(Self {
             parts,
             socket,
+            api,
             network: NetworkConfig {
                 node_name: args.node_name,
-                manifests: args.manifests,
+                manifests,
                 state_dir: args.state_dir,
                 bpf_dir: args.bpf_dir,
                 uplink: args.uplink,
@@ -213,6 +261,20 @@ impl Config {
             },
         })
     }
+}
+
+/// PURE: the API server's options, if it is the source.
+fn api(args: &AgentArgs, in_cluster: bool) -> Option<ApiOptions> {
+    let named = args.kubeconfig.is_some() || args.api_server.is_some();
+    let is_source = match args.source {
+        SourceChoice::Kubernetes => true,
+        SourceChoice::Manifests => false,
+        SourceChoice::Auto => args.manifests.is_none() && (named || in_cluster),
+    };
+    is_source.then(|| ApiOptions {
+        kubeconfig: args.kubeconfig.clone(),
+        api_server: args.api_server.clone(),
+    })
 }
 
 fn interface_name(text: &str) -> Result<String, String> {
@@ -267,6 +329,29 @@ mod tests {
         assert_eq!(config.socket, PathBuf::from(DEFAULT_SOCKET));
         assert!(config.network.masquerade);
         assert_eq!(config.parts, BTreeSet::from([PartName::Network]));
+    }
+
+    #[test]
+    fn the_source_is_what_is_named_and_else_what_is_there() {
+        for (options, in_cluster, kubernetes) in [
+            (&[][..], false, false),
+            (&[], true, true),
+            (&["--kubeconfig", "/k"], false, true),
+            (&["--api-server", "https://192.0.2.1:6443"], false, true),
+            // Standalone stays so where a shell happens to have KUBECONFIG.
+            (&["--kubeconfig", "/k", "--manifests", "/m"], true, false),
+            (&["--manifests", "/m"], true, false),
+            (
+                &["--manifests", "/m", "--source", "kubernetes"],
+                false,
+                true,
+            ),
+            (&["--source", "manifests"], true, false),
+        ] {
+            let args = ["agent", "--node-name", "n1"].iter().chain(options);
+            let api = api(&Cli::parse_from(args).args, in_cluster);
+            assert_eq!(api.is_some(), kubernetes, "{options:?} {in_cluster}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod memory;
 pub mod model;
 pub mod netlink;
 pub mod network;
+pub mod node;
 pub mod parts;
 pub mod query;
 pub mod server;

@@ -2,7 +2,12 @@
 //! reads. Level-triggered: a reader that missed some revisions sees the last one, whole.
 
 use crate::model::{EndpointSlice, Node, Pod, Service};
-use std::collections::BTreeMap;
+use std::{
+    borrow::Borrow,
+    collections::{BTreeMap, btree_map},
+    ops::Index,
+    sync::Arc,
+};
 
 /// A snapshot. Readers get it as `Arc<Cluster>` from a watch channel and never see it change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -10,13 +15,13 @@ pub struct Cluster {
     /// Grows by one whenever the contents change; 0 is the empty cluster before the first read.
     pub revision: u64,
     /// By name.
-    pub nodes: BTreeMap<String, Node>,
+    pub nodes: Objects<String, Node>,
     /// By namespace and name.
-    pub pods: BTreeMap<(String, String), Pod>,
+    pub pods: Objects<(String, String), Pod>,
     /// By namespace and name.
-    pub services: BTreeMap<(String, String), Service>,
+    pub services: Objects<(String, String), Service>,
     /// By namespace and name.
-    pub slices: BTreeMap<(String, String), EndpointSlice>,
+    pub slices: Objects<(String, String), EndpointSlice>,
 }
 
 impl Cluster {
@@ -26,5 +31,151 @@ impl Cluster {
             && self.pods == other.pods
             && self.services == other.services
             && self.slices == other.slices
+    }
+}
+
+/// The objects of one kind, in order. A copy shares everything with its original; a change to one
+/// of them afterwards copies the keys once, never the objects: ten thousand of a kind make a
+/// snapshot cheap all the same.
+#[derive(Debug)]
+pub struct Objects<K, V>(Arc<BTreeMap<K, Arc<V>>>);
+
+impl<K: Ord + Clone, V> Objects<K, V> {
+    /// The object that was there before is returned.
+    pub fn insert(&mut self, key: K, object: impl Into<Arc<V>>) -> Option<Arc<V>> {
+        Arc::make_mut(&mut self.0).insert(key, object.into())
+    }
+
+    /// The object removed; nothing is copied if there is none.
+    pub fn remove<Q: Ord + ?Sized>(&mut self, key: &Q) -> Option<Arc<V>>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.contains_key(key).then(|| ())?;
+        Arc::make_mut(&mut self.0).remove(key)
+    }
+
+    /// Keeps what `keep` wants; nothing is copied if that is everything.
+    pub fn retain(&mut self, mut keep: impl FnMut(&K, &V) -> bool) {
+        if !self.0.iter().all(|(key, object)| keep(key, object)) {
+            Arc::make_mut(&mut self.0).retain(|key, object| keep(key, object));
+        }
+    }
+}
+
+impl<K: Ord, V> Objects<K, V> {
+    pub fn get<Q: Ord + ?Sized>(&self, key: &Q) -> Option<&V>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).map(AsRef::as_ref)
+    }
+
+    /// As `get`, to be kept.
+    pub fn shared<Q: Ord + ?Sized>(&self, key: &Q) -> Option<Arc<V>>
+    where
+        K: Borrow<Q>,
+    {
+        self.0.get(key).cloned()
+    }
+
+    pub fn contains_key<Q: Ord + ?Sized>(&self, key: &Q) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        self.0.contains_key(key)
+    }
+}
+
+impl<K, V> Objects<K, V> {
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub fn keys(&self) -> btree_map::Keys<'_, K, Arc<V>> {
+        self.0.keys()
+    }
+
+    pub fn values(&self) -> impl ExactSizeIterator<Item = &V> + Clone + '_ {
+        self.0.values().map(AsRef::as_ref)
+    }
+
+    pub fn iter(&self) -> impl ExactSizeIterator<Item = (&K, &V)> + Clone + '_ {
+        self.0.iter().map(|(key, object)| (key, object.as_ref()))
+    }
+
+    /// Whether both are copies of one and neither was changed since.
+    pub fn is_copy_of(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl<K, V> Clone for Objects<K, V> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
+
+impl<K, V> Default for Objects<K, V> {
+    fn default() -> Self {
+        Self(Arc::default())
+    }
+}
+
+impl<K: PartialEq, V: PartialEq> PartialEq for Objects<K, V> {
+    fn eq(&self, other: &Self) -> bool {
+        let same = |((key, object), (other_key, other)): ((&K, &Arc<V>), (&K, &Arc<V>))| {
+            key == other_key && (Arc::ptr_eq(object, other) || object == other)
+        };
+        self.is_copy_of(other)
+            || self.len() == other.len() && self.0.iter().zip(other.0.iter()).all(same)
+    }
+}
+
+impl<K: Eq, V: Eq> Eq for Objects<K, V> {}
+
+impl<K: Ord, V> FromIterator<(K, V)> for Objects<K, V> {
+    fn from_iter<I: IntoIterator<Item = (K, V)>>(objects: I) -> Self {
+        let objects = objects.into_iter().map(|(key, o)| (key, Arc::new(o)));
+        Self(Arc::new(objects.collect()))
+    }
+}
+
+impl<K: Ord + Borrow<Q>, V, Q: Ord + ?Sized> Index<&Q> for Objects<K, V> {
+    type Output = V;
+
+    /// # Panics
+    /// As a `BTreeMap` does, if there is no such object.
+    fn index(&self, key: &Q) -> &V {
+        &self.0[key]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_is_not_changed_with_its_original_and_shares_what_stays() {
+        let mut objects: Objects<u8, String> = (0..3).map(|n| (n, n.to_string())).collect();
+        let copy = objects.clone();
+        assert!(objects.remove(&9).is_none());
+        objects.retain(|_, _| true);
+        assert!(objects.is_copy_of(&copy), "nothing was changed");
+        objects.insert(1, "one".to_owned());
+        objects.remove(&2);
+        assert_eq!(copy.values().collect::<Vec<_>>(), ["0", "1", "2"]);
+        assert_eq!(objects.values().collect::<Vec<_>>(), ["0", "one"]);
+        assert!(Arc::ptr_eq(
+            &objects.shared(&0).unwrap(),
+            &copy.shared(&0).unwrap()
+        ));
+        assert!(objects != copy);
+        objects = (0..3).map(|n| (n, n.to_string())).collect();
+        assert!(objects == copy && !objects.is_copy_of(&copy));
     }
 }

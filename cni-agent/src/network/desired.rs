@@ -67,10 +67,12 @@ pub struct Desired {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReady {
     #[error(
-        "no Node object named {0:?}: add it to the manifests, or start the agent with the name of one that is there"
+        "no Node object named {0:?}: register the node (kubelet) or add it to the manifests, or start the agent with the name of one that is there"
     )]
     NoNode(String),
-    #[error("Node {0:?} has no podCIDR: set spec.podCIDRs, for example [\"100.11.1.0/24\"]")]
+    #[error(
+        "Node {0:?} has no podCIDR: run kube-controller-manager with --allocate-node-cidrs, or set spec.podCIDRs, for example [\"100.11.1.0/24\"]"
+    )]
     NoPodCidr(String),
     #[error("Node {0:?} has no address: set status.addresses with an entry of type InternalIP")]
     NoAddress(String),

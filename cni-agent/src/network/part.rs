@@ -12,21 +12,26 @@ use crate::{
         protocol::{CniCall, Command},
         result::{self, PrevResult},
     },
-    config::NetworkConfig,
+    config::{ApiOptions, NetworkConfig},
     model::AttachmentId,
+    node,
     parts::Shutdown,
     query::{Query, Status, UplinkStatus},
-    source::{Source, manifests::Manifests},
+    source::{
+        Source,
+        kubernetes::{self, Kubernetes, client},
+        manifests::Manifests,
+    },
     store::{Book, Store},
 };
 use serde_json::Value;
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
-use tokio::{sync::watch, time::timeout};
+use tokio::{sync::watch, task::JoinSet, time::timeout};
 
 /// The network on Linux, with what only this process needs beside it.
 pub struct Running {
     pub network: Network<Linux>,
-    pub source: Manifests,
+    pub source: Box<dyn Source>,
 }
 
 /// How far the network part is.
@@ -92,12 +97,13 @@ impl NetworkSlot {
 /// What kept it from starting, worded for people.
 pub async fn run(
     config: NetworkConfig,
+    api: Option<ApiOptions>,
     slot: NetworkSlot,
     shutdown: Shutdown,
 ) -> Result<(), String> {
     slot.0.send_replace(Phase::Starting);
     let _stopped_at_end = StoppedAtEnd(&slot);
-    let outcome = run_until(config, &slot, shutdown).await;
+    let outcome = run_until(config, api, &slot, shutdown).await;
     let reason = match &outcome {
         Ok(()) => "the agent is ending".to_owned(),
         Err(failure) => format!("the network part has failed and is started again: {failure}"),
@@ -108,6 +114,7 @@ pub async fn run(
 
 async fn run_until(
     config: NetworkConfig,
+    api: Option<ApiOptions>,
     slot: &NetworkSlot,
     shutdown: Shutdown,
 ) -> Result<(), String> {
@@ -118,8 +125,7 @@ async fn run_until(
     book.bind_node(&config.node_name)
         .await
         .map_err(|e| e.to_string())?;
-    let last_good = config.state_dir.join("manifests");
-    let source = Manifests::watch(&config.manifests, &last_good).map_err(|e| e.to_string())?;
+    let (source, life) = open_source(&config, api.as_ref()).await?;
     let spool_folder = config.spool();
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
     let network = Network::new(config, kernel, book, clock, source.subscribe());
@@ -139,6 +145,11 @@ async fn run_until(
     network.change_view(|view| view.adoption = Some(adoption));
     network.reconcile().await;
     slot.0.send_replace(Phase::Running(running.clone()));
+    // A task of its own: what is written to the API server must not stop what serves the pods.
+    let mut tasks = JoinSet::new();
+    if let Some(life) = life {
+        tasks.spawn(life.run(running.clone()));
+    }
 
     tokio::select! {
         () = network.reconcile_forever(shutdown.clone()) => Ok(()),
@@ -146,6 +157,23 @@ async fn run_until(
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
     }?;
     network.book.flush().await.map_err(|e| e.to_string())
+}
+
+/// The source that the options choose, and what keeps this node's Node object if there is one.
+async fn open_source(
+    config: &NetworkConfig,
+    api: Option<&ApiOptions>,
+) -> Result<(Box<dyn Source>, Option<node::Life>), String> {
+    let Some(api) = api else {
+        let last_good = config.state_dir.join("manifests");
+        let source = Manifests::watch(&config.manifests, &last_good).map_err(|e| e.to_string())?;
+        return Ok((Box::new(source), None));
+    };
+    let client = client::connect(api).await.map_err(|e| e.to_string())?;
+    let (name, state) = (&config.node_name, &config.state_dir);
+    let source = Kubernetes::watch(client.clone(), name, state, kubernetes::PATIENCE).await;
+    let life = node::Life::new(client, source.own_node(), source.conflicts());
+    Ok((Box::new(source), Some(life)))
 }
 
 /// Says that the part does not run, also when it panicked.
@@ -380,7 +408,7 @@ mod tests {
         let slot = NetworkSlot::starting();
         let mut config = config();
         config.state_dir = "/proc/nowhere".into();
-        let failure = run(config, slot.clone(), shutdown).await.unwrap_err();
+        let failure = run(config, None, slot.clone(), shutdown).await.unwrap_err();
         let told = told(&slot).await;
         assert!(told.contains(&failure) && told.contains("/proc"), "{told}");
     }

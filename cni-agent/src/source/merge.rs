@@ -60,6 +60,14 @@ pub(super) fn merge<'a>(
                     .pods
                     .insert((namespace.clone(), name.clone()), pod.clone());
             }
+            Object::Service(service) => {
+                let key = (service.namespace.clone(), service.name.clone());
+                cluster.services.insert(key, service.clone());
+            }
+            Object::Slice(slice) => {
+                let key = (slice.namespace.clone(), slice.name.clone());
+                cluster.slices.insert(key, slice.clone());
+            }
             // A Namespace alone promises nothing.
             Object::Later if found.key.kind == "Namespace" => {}
             Object::Later => *without_effect.entry((file, found.key.kind)).or_default() += 1,
@@ -89,7 +97,7 @@ fn at(file: &str, found: &Found, field: &str, message: String) -> SourceProblem 
 
 /// What nodes have, with the name of the one that has it.
 #[derive(Default)]
-struct Taken {
+pub(super) struct Taken {
     /// By first address: prefixes that don't overlap are in the same order by their last.
     cidrs: BTreeMap<IpAddr, (IpNetwork, Owner)>,
     addresses: BTreeMap<IpAddr, Owner>,
@@ -115,7 +123,7 @@ impl Owner {
 
 impl Taken {
     /// Enters what the node has in force and still wants.
-    fn keep(&mut self, node: &Node, before: &Node) {
+    pub(super) fn keep(&mut self, node: &Node, before: &Node) {
         let owner = Owner {
             node: node.name.clone(),
             in_force: true,
@@ -137,7 +145,7 @@ impl Taken {
     }
 
     /// The node without what another one has.
-    fn claim(&mut self, node: &Node, mut report: impl FnMut(&str, String)) -> Node {
+    pub(super) fn claim(&mut self, node: &Node, mut report: impl FnMut(&str, String)) -> Node {
         let mut kept = Node {
             pod_cidrs: Vec::new(),
             addresses: Vec::new(),

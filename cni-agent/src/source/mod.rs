@@ -1,12 +1,14 @@
 //! Where the desired state comes from. A source reads Kubernetes objects, converts what the node
 //! needs to the model, and publishes snapshots of the whole cluster; it never writes to the kernel.
 //!
-//! [`manifests`] is the standalone source: a watched folder. PURE parts: [`convert`] (one object to
-//! the model), `document` (text to objects) and `merge` (objects to one cluster).
+//! [`kubernetes`] is the source in a cluster, [`manifests`] the standalone one: a watched folder. PURE
+//! parts: [`convert`] (one object to the model), `document` (text to objects) and `merge` (objects to one
+//! cluster).
 
 pub mod convert;
 mod document;
 mod folder;
+pub mod kubernetes;
 mod last_good;
 pub mod manifests;
 mod merge;

@@ -1,11 +1,11 @@
 //! The Kubernetes objects that Fairlead takes, converted.
 
 use super::convert::{self, FieldError};
-use crate::model::{Node, Pod};
+use crate::model::{EndpointSlice, Node, Pod, Service};
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::Value;
 use std::fmt;
 
@@ -29,7 +29,9 @@ impl fmt::Display for ObjectKey {
 pub(super) enum Object {
     Node(Node),
     Pod(Pod),
-    /// Checked, and not used by this version.
+    Service(Service),
+    Slice(EndpointSlice),
+    /// Checked, and not used.
     Later,
 }
 
@@ -122,10 +124,25 @@ fn read_ours(value: Value, kind: &'static str) -> Result<Read, Vec<FieldError>> 
         "Namespace" => later(typed::<core::Namespace>(value, kind)?, kind, |o| {
             &o.metadata
         }),
-        "Service" => later(typed::<core::Service>(value, kind)?, kind, |o| &o.metadata),
-        "EndpointSlice" => later(typed::<discovery::EndpointSlice>(value, kind)?, kind, |o| {
-            &o.metadata
-        }),
+        "Service" => {
+            let (service, unknown): (core::Service, _) = typed(value, kind)?;
+            finish(
+                convert::service(&service).map(Object::Service),
+                kind,
+                &service.metadata,
+                unknown,
+            )
+        }
+        "EndpointSlice" => {
+            let (slice, unknown): (discovery::EndpointSlice, _) = typed(value, kind)?;
+            let converted = convert::endpoint_slice(&slice);
+            finish(
+                converted.map(|slice| slice.map_or(Object::Later, Object::Slice)),
+                kind,
+                &slice.metadata,
+                unknown,
+            )
+        }
         "NetworkPolicy" => later(
             typed::<networking::NetworkPolicy>(value, kind)?,
             kind,
@@ -185,7 +202,20 @@ fn typed<T: DeserializeOwned + Serialize>(
     kind: &str,
 ) -> Result<(T, Vec<String>), Vec<FieldError>> {
     quantities_as_text(&mut value);
-    let object: T = serde_path_to_error::deserialize(&value).map_err(|e| {
+    let object: T = understand(&value, kind)?;
+    let mut unknown = Vec::new();
+    if let Ok(understood) = serde_json::to_value(&object) {
+        collect_unknown(&value, &understood, String::new(), &mut unknown);
+    }
+    Ok((object, unknown))
+}
+
+/// The object of a kind from its JSON form.
+pub(super) fn understand<'a, T: Deserialize<'a>>(
+    value: &'a Value,
+    kind: &str,
+) -> Result<T, Vec<FieldError>> {
+    serde_path_to_error::deserialize(value).map_err(|e| {
         let path = e.path().to_string();
         let reason = e.into_inner().to_string();
         let remedy = if reason.ends_with("expected a string") {
@@ -200,12 +230,7 @@ fn typed<T: DeserializeOwned + Serialize>(
             )
         };
         vec![FieldError::new(&path, format!("{reason}; {remedy}"))]
-    })?;
-    let mut unknown = Vec::new();
-    if let Ok(understood) = serde_json::to_value(&object) {
-        collect_unknown(&value, &understood, String::new(), &mut unknown);
-    }
-    Ok((object, unknown))
+    })
 }
 
 /// The path without indexes, as `kubectl explain` takes it.

@@ -18,7 +18,7 @@ pub enum Severity {
 #[serde(rename_all = "camelCase")]
 pub struct SourceProblem {
     pub severity: Severity,
-    /// File or folder.
+    /// File or folder, or the object of the API server.
     pub file: String,
     /// Which YAML document of the file, counted from 1; documents without content don't count.
     #[serde(default, skip_serializing_if = "Option::is_none")]

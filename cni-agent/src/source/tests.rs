@@ -431,8 +431,8 @@ proptest! {
             }
         }
         let (cluster, _) = merged(&[found("a.yaml", &text)]);
-        let kept: Vec<_> = (cluster.nodes.into_values())
-            .flat_map(|n| n.pod_cidrs.into_iter().map(move |cidr| (n.name.clone(), cidr)))
+        let kept: Vec<_> = (cluster.nodes.values())
+            .flat_map(|n| n.pod_cidrs.iter().map(move |cidr| (n.name.clone(), *cidr)))
             .collect();
         prop_assert_eq!(kept, plain);
     }

@@ -1,12 +1,19 @@
 //! PURE: Kubernetes objects to the model, one file per kind. All faults of an object are reported
 //! together, each with its field and remedy.
 
+mod endpoint_slice;
 mod node;
 mod pod;
+mod service;
+#[cfg(test)]
+mod tests;
 
+pub use endpoint_slice::endpoint_slice;
 pub use node::node;
 pub use pod::pod;
+pub use service::service;
 
+use crate::model::Protocol;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::{fmt, net::IpAddr};
 
@@ -114,4 +121,28 @@ fn address(field: &str, text: &str) -> Result<IpAddr, FieldError> {
     };
     let message = format!("{address} is {fault}; write an address that other nodes can reach");
     Err(FieldError::new(field, message))
+}
+
+/// A port's number.
+fn port(field: &str, number: i32) -> Result<u16, FieldError> {
+    match u16::try_from(number) {
+        Ok(port @ 1..) => Ok(port),
+        _ => {
+            let message = format!("{number} is not a port; write a number from 1 to 65535");
+            Err(FieldError::new(field, message))
+        }
+    }
+}
+
+/// A port's protocol, TCP if it is left out.
+fn protocol(field: &str, text: Option<&str>) -> Result<Protocol, FieldError> {
+    match text {
+        None | Some("" | "TCP") => Ok(Protocol::Tcp),
+        Some("UDP") => Ok(Protocol::Udp),
+        Some("SCTP") => Ok(Protocol::Sctp),
+        Some(other) => {
+            let message = format!("{other:?} is not known; write TCP, UDP or SCTP");
+            Err(FieldError::new(field, message))
+        }
+    }
 }

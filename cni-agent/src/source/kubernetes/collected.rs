@@ -1,0 +1,292 @@
+//! PURE: the models of all watched objects, and the cluster that follows from them.
+
+use super::{own::OwnNode, read::SeenNode};
+use crate::{
+    model::{EndpointSlice, Node, Pod, Service},
+    source::{SourceProblem, convert::FieldError, merge::Taken},
+    state::{Cluster, Objects},
+};
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Problems kept: a thousand broken objects are told by the first of them too.
+const MOST_PROBLEMS: usize = 50;
+
+/// What names an object within its kind; the namespace is empty for a Node.
+pub(super) type Key = (String, String);
+
+/// What a change did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Effect {
+    /// What is published differs.
+    pub(super) changed: bool,
+}
+
+/// Which kind, by the order of the tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum KindName {
+    Node,
+    Pod,
+    Service,
+    EndpointSlice,
+}
+
+impl KindName {
+    pub(super) const ALL: [Self; 4] = [Self::Node, Self::Pod, Self::Service, Self::EndpointSlice];
+
+    /// As Kubernetes writes it.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Node => "Node",
+            Self::Pod => "Pod",
+            Self::Service => "Service",
+            Self::EndpointSlice => "EndpointSlice",
+        }
+    }
+}
+
+/// Where the models of a kind are kept.
+pub(super) trait Keep: super::read::Kind {
+    const KIND: KindName;
+
+    /// Enters the model, or takes the object out. Returns whether that changed anything.
+    fn put(collected: &mut Collected, key: &Key, model: Option<Self::Model>) -> bool;
+
+    /// Takes everything out that is not named.
+    fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool;
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Collected {
+    node_name: String,
+    /// As they are written; what contradicts is taken out only in the cluster.
+    nodes: Objects<String, Node>,
+    pods: Objects<Key, Pod>,
+    services: Objects<Key, Service>,
+    slices: Objects<Key, EndpointSlice>,
+    pub(super) own: Option<Arc<OwnNode>>,
+    /// Kinds that were listed whole once.
+    listed: BTreeSet<KindName>,
+    broken: BTreeMap<(KindName, Key), Vec<FieldError>>,
+    contradictions: Vec<SourceProblem>,
+    /// The nodes of the cluster made last, and what they were made of.
+    made: Option<(Objects<String, Node>, Objects<String, Node>)>,
+}
+
+impl Collected {
+    pub(super) fn new(node_name: &str) -> Self {
+        Self {
+            node_name: node_name.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    /// An object is there with this content. One that can't be used keeps what it had.
+    pub(super) fn apply<K: Keep>(
+        &mut self,
+        key: &Key,
+        model: Result<Option<K::Model>, Vec<FieldError>>,
+    ) -> Effect {
+        match model {
+            Ok(model) => {
+                self.broken.remove(&(K::KIND, key.clone()));
+                let changed = K::put(self, key, model);
+                Effect { changed }
+            }
+            Err(errors) => {
+                if self.broken.get(&(K::KIND, key.clone())) != Some(&errors) {
+                    let first = errors.first().map(ToString::to_string);
+                    tracing::warn!(
+                        kind = K::KIND.as_str(),
+                        namespace = key.0,
+                        name = key.1,
+                        fault = first,
+                        "an object can't be used; what it said before stays in force"
+                    );
+                }
+                self.broken.insert((K::KIND, key.clone()), errors);
+                Effect::default()
+            }
+        }
+    }
+
+    /// The object is no more.
+    pub(super) fn delete<K: Keep>(&mut self, key: &Key) -> Effect {
+        self.broken.remove(&(K::KIND, key.clone()));
+        let changed = K::put(self, key, None);
+        Effect { changed }
+    }
+
+    /// The kind was listed whole: what was not `seen` is no more.
+    pub(super) fn listed<K: Keep>(&mut self, seen: &BTreeSet<Key>) -> Effect {
+        self.broken
+            .retain(|(kind, key), _| *kind != K::KIND || seen.contains(key));
+        let changed = K::keep_only(self, seen);
+        // The first whole list of the last kind makes the first snapshot.
+        let changed = self.listed.insert(K::KIND) || changed;
+        Effect { changed }
+    }
+
+    /// Whether every kind was listed whole.
+    pub(super) fn is_whole(&self) -> bool {
+        self.listed.len() == KindName::ALL.len()
+    }
+
+    /// The cluster (without revision). `before` is in force: who has a podCIDR or an address there keeps
+    /// it against a newcomer.
+    pub(super) fn cluster(&mut self, before: &Cluster) -> Cluster {
+        let nodes = match &self.made {
+            Some((of, made)) if of.is_copy_of(&self.nodes) => made.clone(),
+            _ => self.settle(&before.nodes),
+        };
+        self.made = Some((self.nodes.clone(), nodes.clone()));
+        Cluster {
+            revision: 0,
+            nodes,
+            pods: self.pods.clone(),
+            services: self.services.clone(),
+            slices: self.slices.clone(),
+        }
+    }
+
+    fn settle(&mut self, before: &Objects<String, Node>) -> Objects<String, Node> {
+        let mut taken = Taken::default();
+        for node in self.nodes.values() {
+            if let Some(before) = before.get(&node.name) {
+                taken.keep(node, before);
+            }
+        }
+        let mut settled = self.nodes.clone();
+        let mut contradictions = Vec::new();
+        for node in self.nodes.values() {
+            let kept = taken.claim(node, |field, message| {
+                contradictions.push(problem(
+                    KindName::Node,
+                    &(String::new(), node.name.clone()),
+                    field,
+                    message,
+                ));
+            });
+            if kept != *node {
+                settled.insert(node.name.clone(), kept);
+            }
+        }
+        for new in (contradictions.iter()).filter(|p| !self.contradictions.contains(p)) {
+            tracing::warn!(problem = %new, "two Nodes contradict each other");
+        }
+        self.contradictions = contradictions;
+        settled
+    }
+
+    /// What is not in force, the first of it.
+    pub(super) fn problems(&self) -> Vec<SourceProblem> {
+        let broken = self.broken.iter().flat_map(|((kind, key), errors)| {
+            errors.iter().map(|error| {
+                let message = format!(
+                    "{}; until then what it said before stays in force",
+                    error.message
+                );
+                problem(*kind, key, &error.field, message)
+            })
+        });
+        let all = self.contradictions.len() + self.broken.values().map(Vec::len).sum::<usize>();
+        let problems = self.contradictions.iter().cloned().chain(broken);
+        let mut problems: Vec<_> = problems.take(MOST_PROBLEMS).collect();
+        if all > problems.len() {
+            let message = format!("and {} more; mend these first", all - problems.len());
+            problems.push(SourceProblem::of_file("API server", message));
+        }
+        problems
+    }
+
+    /// Why this node goes without a podCIDR or an address that its Node names.
+    pub(super) fn own_contradictions(&self) -> Vec<String> {
+        let key = (String::new(), self.node_name.clone());
+        let own = place(KindName::Node, &key);
+        let own = self.contradictions.iter().filter(|p| p.file == own);
+        own.map(|problem| problem.message.clone()).collect()
+    }
+}
+
+fn problem(kind: KindName, key: &Key, field: &str, message: String) -> SourceProblem {
+    SourceProblem {
+        field: Some(field.to_owned()).filter(|field| !field.is_empty()),
+        ..SourceProblem::of_file(&place(kind, key), message)
+    }
+}
+
+fn place(kind: KindName, (namespace, name): &Key) -> String {
+    let slash = if namespace.is_empty() { "" } else { "/" };
+    format!("{} {namespace}{slash}{name}", kind.as_str())
+}
+
+/// Enters what differs from what is there.
+fn put<K: Ord + Clone, V: PartialEq>(
+    objects: &mut Objects<K, V>,
+    key: K,
+    model: Option<V>,
+) -> bool {
+    match model {
+        None => objects.remove(&key).is_some(),
+        Some(model) if objects.get(&key) == Some(&model) => false,
+        Some(model) => {
+            objects.insert(key, model);
+            true
+        }
+    }
+}
+
+fn keep_only<K: Ord + Clone, V>(objects: &mut Objects<K, V>, seen: impl Fn(&K) -> bool) -> bool {
+    let before = objects.len();
+    objects.retain(|key, _| seen(key));
+    objects.len() != before
+}
+
+impl Keep for core::Node {
+    const KIND: KindName = KindName::Node;
+
+    fn put(collected: &mut Collected, key: &Key, model: Option<SeenNode>) -> bool {
+        let (node, own) = match model {
+            Some(SeenNode { node, own }) => (Some(node), Some(own)),
+            None => (None, None),
+        };
+        // The publisher hands it on, so a change of it is news.
+        let own_changed = key.1 == collected.node_name && collected.own.as_deref() != own.as_ref();
+        if own_changed {
+            collected.own = own.map(Arc::new);
+        }
+        put(&mut collected.nodes, key.1.clone(), node) || own_changed
+    }
+
+    fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+        // A Node's namespace is empty.
+        let names: BTreeSet<&str> = seen.iter().map(|key| key.1.as_str()).collect();
+        if !names.contains(collected.node_name.as_str()) {
+            collected.own = None;
+        }
+        keep_only(&mut collected.nodes, |name| names.contains(name.as_str()))
+    }
+}
+
+macro_rules! keep {
+    ($kind:ty, $name:expr, $field:ident) => {
+        impl Keep for $kind {
+            const KIND: KindName = $name;
+
+            fn put(collected: &mut Collected, key: &Key, model: Option<Self::Model>) -> bool {
+                put(&mut collected.$field, key.clone(), model)
+            }
+
+            fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+                keep_only(&mut collected.$field, |key| seen.contains(key))
+            }
+        }
+    };
+}
+
+keep!(core::Pod, KindName::Pod, pods);
+keep!(core::Service, KindName::Service, services);
+keep!(discovery::EndpointSlice, KindName::EndpointSlice, slices);

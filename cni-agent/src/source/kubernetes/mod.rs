@@ -1,0 +1,145 @@
+//! The source in a cluster: watches Nodes, the Pods of this node, Services and EndpointSlices.
+//!
+//! A task for each kind converts every object as it arrives into one [`collected`] state, which keeps the
+//! model alone; one task publishes it, several changes at once. Nothing is published before each kind
+//! was listed whole, so that a list that is late removes nothing. While the API server does not answer,
+//! the last state is in force, from the disk after a restart. PURE: `collected`, `read`.
+
+pub mod client;
+mod collected;
+mod health;
+pub mod own;
+mod publish;
+mod read;
+mod saved;
+mod watch_kind;
+
+use super::{Source, SourceProblem};
+use crate::state::Cluster;
+use collected::Collected;
+use health::Health;
+use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use kube::{Api, Client, runtime::watcher::Config};
+use own::OwnNode;
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, watch},
+    task::JoinSet,
+    time::timeout,
+};
+
+/// How long the start waits for the API server before it takes the last state from the disk.
+pub const PATIENCE: Duration = Duration::from_secs(3);
+
+/// The watched cluster. Ends watching when dropped.
+#[derive(Debug)]
+pub struct Kubernetes {
+    cluster: watch::Sender<Arc<Cluster>>,
+    own: watch::Sender<Option<Arc<OwnNode>>>,
+    shared: Arc<Shared>,
+    _tasks: JoinSet<()>,
+}
+
+/// What the tasks work on together.
+#[derive(Debug)]
+struct Shared {
+    collected: Mutex<Collected>,
+    health: Mutex<Health>,
+    /// Something in `collected` has changed.
+    changed: Notify,
+}
+
+impl Shared {
+    fn collected(&self) -> MutexGuard<'_, Collected> {
+        self.collected
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Kubernetes {
+    /// Begins to watch for the node of that name, and returns when there is a state: that of the API
+    /// server, or after `patience` the last one from `state_dir`, or none if there is none either. Must be
+    /// called in a tokio runtime.
+    pub async fn watch(
+        client: Client,
+        node_name: &str,
+        state_dir: &Path,
+        patience: Duration,
+    ) -> Self {
+        let shared = Arc::new(Shared {
+            collected: Mutex::new(Collected::new(node_name)),
+            health: Mutex::default(),
+            changed: Notify::new(),
+        });
+        let cluster = watch::Sender::new(Arc::new(Cluster::default()));
+        let own = watch::Sender::new(None);
+        let mut tasks = JoinSet::new();
+        let everything = Config::default();
+        let here = Config::default().fields(&format!("spec.nodeName={node_name}"));
+        macro_rules! watch {
+            ($kind:ty, $config:expr) => {
+                let api = Api::all(client.clone());
+                tasks.spawn(watch_kind::run::<$kind>(api, $config, shared.clone()));
+            };
+        }
+        watch!(core::Node, everything.clone());
+        watch!(core::Pod, here);
+        watch!(core::Service, everything.clone());
+        watch!(discovery::EndpointSlice, everything);
+        let saved = saved::Saved::new(state_dir, node_name);
+        let publisher = publish::Publisher {
+            shared: shared.clone(),
+            cluster: cluster.clone(),
+            own: own.clone(),
+        };
+        tasks.spawn(publisher.run());
+        tasks.spawn(saved.clone().keep(cluster.subscribe(), shared.clone()));
+        let mut first = cluster.subscribe();
+        let answered = timeout(patience, first.wait_for(|cluster| cluster.revision > 0))
+            .await
+            .is_ok();
+        if !answered {
+            publish::serve_saved(&shared, &cluster, &saved).await;
+        }
+        Self {
+            cluster,
+            own,
+            shared,
+            _tasks: tasks,
+        }
+    }
+
+    /// This node's Node object as the API server has it; none before it was seen.
+    pub fn own_node(&self) -> watch::Receiver<Option<Arc<OwnNode>>> {
+        self.own.subscribe()
+    }
+}
+
+impl Kubernetes {
+    /// Why this node goes without a podCIDR or an address that its Node names, at each call as it is then.
+    pub fn conflicts(&self) -> impl Fn() -> Vec<String> + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || shared.collected().own_contradictions()
+    }
+}
+
+impl Source for Kubernetes {
+    fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
+        self.cluster.subscribe()
+    }
+
+    fn problems(&self) -> Vec<SourceProblem> {
+        let mut problems = self.shared.health().problems();
+        problems.extend(self.shared.collected().problems());
+        problems
+    }
+}

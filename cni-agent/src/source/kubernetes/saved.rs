@@ -1,0 +1,203 @@
+//! The cluster published last, on disk: what a start takes while the API server is away.
+
+use super::Shared;
+use crate::{
+    model::{EndpointSlice, Node, Pod, Service},
+    state::{Cluster, Objects},
+};
+use k8s_openapi::jiff::Timestamp;
+use serde::{Deserialize, Serialize, Serializer};
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions},
+    io::{self, BufReader, BufWriter, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+
+/// Changes with the form of the file; another one is not read.
+const VERSION: u32 = 1;
+/// Shortest time between two writes.
+const BETWEEN_WRITES: Duration = Duration::from_secs(5);
+
+/// The file.
+#[derive(Clone, Debug)]
+pub(super) struct Saved {
+    path: PathBuf,
+    node_name: String,
+}
+
+/// Its content, written without a copy of it.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Written<'a> {
+    version: u32,
+    node_name: &'a str,
+    at: String,
+    nodes: Values<'a, String, Node>,
+    pods: Values<'a, (String, String), Pod>,
+    services: Values<'a, (String, String), Service>,
+    slices: Values<'a, (String, String), EndpointSlice>,
+}
+
+struct Values<'a, K, V>(&'a Objects<K, V>);
+
+impl<K, V: Serialize> Serialize for Values<'_, K, V> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq(self.0.values())
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Header {
+    version: u32,
+    node_name: String,
+}
+
+#[derive(Deserialize)]
+struct Content {
+    at: String,
+    nodes: Vec<Node>,
+    pods: Vec<Pod>,
+    services: Vec<Service>,
+    slices: Vec<EndpointSlice>,
+}
+
+impl Saved {
+    pub(super) fn new(state_dir: &Path, node_name: &str) -> Self {
+        Self {
+            path: state_dir.join("cluster.json"),
+            node_name: node_name.to_owned(),
+        }
+    }
+
+    /// Writes down each snapshot of the API server, the newest only if they come fast.
+    pub(super) async fn keep(
+        self,
+        mut cluster: watch::Receiver<Arc<Cluster>>,
+        shared: Arc<Shared>,
+    ) {
+        while cluster.changed().await.is_ok() {
+            let newest = cluster.borrow_and_update().clone();
+            if shared.health().is_from_disk() {
+                continue;
+            }
+            let outcome = self.write(newest).await;
+            if let Err(fault) = &outcome {
+                tracing::warn!(fault, "the state of the cluster is not kept on disk");
+            }
+            shared.health().disk(outcome.err());
+            sleep(BETWEEN_WRITES).await;
+        }
+    }
+
+    /// Replaces the file as a whole; durable on return.
+    ///
+    /// # Errors
+    /// Those of the disk, with the file's name.
+    async fn write(&self, cluster: Arc<Cluster>) -> Result<(), String> {
+        let saved = self.clone();
+        let written = spawn_blocking(move || saved.write_now(&cluster));
+        match written.await {
+            Ok(outcome) => outcome.map_err(|e| format!("{}: {e}", self.path.display())),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn write_now(&self, cluster: &Cluster) -> io::Result<()> {
+        let folder = self.path.parent().unwrap_or(Path::new("/"));
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)?;
+        let fresh = self.path.with_extension("tmp");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .custom_flags(libc::O_NOFOLLOW)
+            .open(&fresh)?;
+        let mut buffer = BufWriter::new(file);
+        let content = Written {
+            version: VERSION,
+            node_name: &self.node_name,
+            at: now(),
+            nodes: Values(&cluster.nodes),
+            pods: Values(&cluster.pods),
+            services: Values(&cluster.services),
+            slices: Values(&cluster.slices),
+        };
+        serde_json::to_writer(&mut buffer, &content)?;
+        buffer.flush()?;
+        buffer.get_ref().sync_all()?;
+        fs::rename(fresh, &self.path)?;
+        File::open(folder)?.sync_all()
+    }
+
+    /// The last state (revision 1) and when it was written; none if there is none.
+    ///
+    /// # Errors
+    /// When the file can't be used, with the remedy.
+    pub(super) async fn read(&self) -> Result<Option<(Cluster, String)>, String> {
+        let saved = self.clone();
+        match spawn_blocking(move || saved.read_now()).await {
+            Ok(outcome) => outcome,
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn read_now(&self) -> Result<Option<(Cluster, String)>, String> {
+        let fault = |e: &dyn std::fmt::Display| {
+            format!(
+                "{}: {e}; it is replaced when the API server answers",
+                self.path.display()
+            )
+        };
+        let open = || File::open(&self.path).map(BufReader::new);
+        let file = match open() {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(|e| fault(&e))?,
+        };
+        let header: Header = serde_json::from_reader(file).map_err(|e| fault(&e))?;
+        if header.version != VERSION {
+            return Err(fault(&format!(
+                "is of version {}, not {VERSION}",
+                header.version
+            )));
+        }
+        if header.node_name != self.node_name {
+            return Err(fault(&format!("is of node {:?}", header.node_name)));
+        }
+        let file = open().map_err(|e| fault(&e))?;
+        let content: Content = serde_json::from_reader(file).map_err(|e| fault(&e))?;
+        let key = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
+        let cluster = Cluster {
+            revision: 1,
+            nodes: (content.nodes.into_iter())
+                .map(|o| (o.name.clone(), o))
+                .collect(),
+            pods: (content.pods.into_iter())
+                .map(|o| (key(&o.namespace, &o.name), o))
+                .collect(),
+            services: (content.services.into_iter())
+                .map(|o| (key(&o.namespace, &o.name), o))
+                .collect(),
+            slices: (content.slices.into_iter())
+                .map(|o| (key(&o.namespace, &o.name), o))
+                .collect(),
+        };
+        Ok(Some((cluster, content.at)))
+    }
+}
+
+/// To the second, in UTC.
+fn now() -> String {
+    let now = Timestamp::now();
+    Timestamp::from_second(now.as_second())
+        .unwrap_or(now)
+        .to_string()
+}

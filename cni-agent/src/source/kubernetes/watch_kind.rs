@@ -1,0 +1,192 @@
+//! Watches one kind for ever: lists, watches, and begins again after a fault with a growing pause.
+
+use super::{
+    Shared,
+    collected::{Effect, Keep, Key},
+    read::Read,
+};
+use futures_util::{StreamExt, stream::BoxStream};
+use kube::{
+    Api,
+    runtime::{
+        utils::Backoff,
+        watcher::{self, Config, DefaultBackoff, Event, InitialListStrategy, watcher},
+    },
+};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use tokio::time::{sleep, timeout};
+
+/// Without a fault for this long, a watch that was begun again is taken to be established: the API
+/// server says nothing on one until something changes.
+const CALM: Duration = Duration::from_secs(10);
+/// A server that neither streams the list nor refuses to (Kubernetes before 1.27) is asked the old way
+/// after this time.
+const SILENT_LIST: Duration = Duration::from_secs(15);
+/// Objects in one page of a list: some megabytes are in memory at a time.
+const PAGE: u32 = 250;
+
+pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<Shared>) {
+    let mut kind = Watched::<K> {
+        api,
+        config: config.page_size(PAGE),
+        listing: None,
+        shared,
+    };
+    kind.config.initial_list_strategy = InitialListStrategy::StreamingList;
+    let mut stream = kind.stream();
+    let mut pause = DefaultBackoff::default();
+    loop {
+        let wait = kind.longest_wait();
+        let event = match timeout(wait.unwrap_or(Duration::MAX), stream.next()).await {
+            Ok(Some(event)) => event,
+            // The stream of a watcher does not end.
+            Ok(None) => {
+                stream = kind.stream();
+                continue;
+            }
+            Err(_silence) => {
+                if kind.listing.is_some() && kind.streams() {
+                    kind.list_the_old_way("it has not sent the list");
+                    stream = kind.stream();
+                } else {
+                    kind.well();
+                }
+                continue;
+            }
+        };
+        match event {
+            Ok(event) => {
+                let contact = !matches!(event, Event::Init);
+                kind.take(event);
+                if contact {
+                    pause.reset();
+                    kind.well();
+                }
+            }
+            Err(error) => {
+                if kind.streams() && refuses_streaming(&error) {
+                    kind.list_the_old_way("it refuses to");
+                    stream = kind.stream();
+                    continue;
+                }
+                kind.fault(&error);
+                sleep(pause.next().unwrap_or(Duration::from_secs(30))).await;
+            }
+        }
+    }
+}
+
+struct Watched<K: Keep> {
+    api: Api<Read<K>>,
+    config: Config,
+    /// The objects of the list that is being read.
+    listing: Option<BTreeSet<Key>>,
+    shared: Arc<Shared>,
+}
+
+impl<K: Keep> Watched<K> {
+    fn stream(&self) -> BoxStream<'static, watcher::Result<Event<Read<K>>>> {
+        watcher(self.api.clone(), self.config.clone()).boxed()
+    }
+
+    fn streams(&self) -> bool {
+        self.config.initial_list_strategy == InitialListStrategy::StreamingList
+    }
+
+    fn list_the_old_way(&mut self, why: &str) {
+        tracing::info!(
+            kind = K::KIND.as_str(),
+            "the API server does not stream lists ({why}): lists are read in pages"
+        );
+        self.config.initial_list_strategy = InitialListStrategy::ListWatch;
+    }
+
+    fn longest_wait(&self) -> Option<Duration> {
+        if self.listing.is_some() && self.streams() {
+            return Some(SILENT_LIST);
+        }
+        let faulty = self.listing.is_none() && self.shared.health().is_faulty(K::KIND);
+        faulty.then_some(CALM)
+    }
+
+    fn take(&mut self, event: Event<Read<K>>) {
+        let effect = match event {
+            Event::Init => {
+                self.listing = Some(BTreeSet::new());
+                Effect::default()
+            }
+            Event::InitApply(object) => {
+                let key = key(&object);
+                let effect = self.shared.collected().apply::<K>(&key, object.model);
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(key);
+                }
+                effect
+            }
+            Event::InitDone => {
+                let seen = self.listing.take().unwrap_or_default();
+                tracing::debug!(kind = K::NAMES, objects = seen.len(), "listed");
+                self.shared.collected().listed::<K>(&seen)
+            }
+            Event::Apply(object) => {
+                let key = key(&object);
+                self.shared.collected().apply::<K>(&key, object.model)
+            }
+            Event::Delete(object) => self.shared.collected().delete::<K>(&key(&object)),
+        };
+        if effect.changed {
+            self.shared.changed.notify_one();
+        }
+    }
+
+    fn fault(&self, error: &watcher::Error) {
+        let reason = with_sources(error);
+        if self.shared.health().fault(K::KIND, reason.clone()) {
+            tracing::warn!(
+                kind = K::KIND.as_str(),
+                reason,
+                "can't be watched for now; the last known state stays in force"
+            );
+        }
+    }
+
+    fn well(&self) {
+        if self.shared.health().well(K::KIND) {
+            tracing::info!(kind = K::KIND.as_str(), "is watched again");
+        }
+    }
+}
+
+fn key<K: Keep>(object: &Read<K>) -> Key {
+    let text = |text: &Option<String>| text.clone().unwrap_or_default();
+    (
+        text(&object.metadata.namespace),
+        text(&object.metadata.name),
+    )
+}
+
+/// 400 and 422: the parameter is known, and its feature is off.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    let code = match error {
+        watcher::Error::WatchStartFailed(kube::Error::Api(status))
+        | watcher::Error::InitialListFailed(kube::Error::Api(status))
+        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
+        watcher::Error::WatchError(status) => status.code,
+        _ => return false,
+    };
+    matches!(code, 400 | 422)
+}
+
+/// The error with what it came of, which `Display` leaves out.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        source = error.source();
+    }
+    text
+}

@@ -1,0 +1,7 @@
+//! The source against an API server on loopback that plays what real ones do: lists and watches, streamed
+//! or in pages, bookmarks, 410 Gone, disconnects, objects that can't be used, and being away.
+
+mod fake;
+mod life;
+mod scale;
+mod watching;
