@@ -3,7 +3,7 @@
 mod bench;
 mod build;
 mod build_ebpf;
-#[cfg(test)]
+mod cluster;
 mod containerd;
 mod demo;
 mod deny;
@@ -40,6 +40,7 @@ enum Verb {
     BuildEbpf(build_ebpf::Args),
     Tidy(tidy::Args),
     Deny(deny::Args),
+    Cluster(cluster::Args),
     #[command(hide = true)]
     LabProbe(bench::worker::Args),
 }
@@ -55,6 +56,7 @@ impl Verb {
             Self::BuildEbpf(args) => build_ebpf::run(&args),
             Self::Tidy(args) => tidy::run(&args),
             Self::Deny(args) => deny::run(&args),
+            Self::Cluster(args) => cluster::run(args),
             Self::LabProbe(args) => bench::worker::run(args),
         }
     }

@@ -14,7 +14,7 @@ const APPLETS: [&str; 14] = [
 ];
 
 /// Something in an archive.
-enum Entry<'a> {
+pub(crate) enum Entry<'a> {
     Folder,
     File { bytes: &'a [u8], mode: u32 },
     Link { to: &'a str },
@@ -57,8 +57,12 @@ fn image(name: &str, busybox: &[u8]) -> Vec<u8> {
             mode: 0o644,
         },
     );
-    let layer = layer.finish();
+    let config = json!({ "Env": ["PATH=/bin"], "Cmd": ["/bin/sh"] });
+    pack(name, &config, &layer.finish())
+}
 
+/// The archive of an image of one layer. `settings` is what OCI calls the image's config.
+pub(crate) fn pack(name: &str, settings: &Value, layer: &[u8]) -> Vec<u8> {
     let architecture = match ARCH {
         "x86_64" => "amd64",
         "aarch64" => "arm64",
@@ -67,15 +71,15 @@ fn image(name: &str, busybox: &[u8]) -> Vec<u8> {
     let config = json!({
         "architecture": architecture,
         "os": "linux",
-        "config": { "Env": ["PATH=/bin"], "Cmd": ["/bin/sh"] },
-        "rootfs": { "type": "layers", "diff_ids": [digest(&layer)] },
+        "config": settings,
+        "rootfs": { "type": "layers", "diff_ids": [digest(layer)] },
     })
     .to_string();
     let manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": descriptor("application/vnd.oci.image.config.v1+json", config.as_bytes()),
-        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", &layer)],
+        "layers": [descriptor("application/vnd.oci.image.layer.v1.tar", layer)],
     })
     .to_string();
     let mut listed = descriptor(
@@ -89,7 +93,7 @@ fn image(name: &str, busybox: &[u8]) -> Vec<u8> {
     let mut add = |path: &str, bytes| archive.add(path, &Entry::File { bytes, mode: 0o644 });
     add("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#);
     add("index.json", index.as_bytes());
-    for blob in [config.as_bytes(), manifest.as_bytes(), &layer] {
+    for blob in [config.as_bytes(), manifest.as_bytes(), layer] {
         add(&format!("blobs/sha256/{}", hex(blob)), blob);
     }
     archive.finish()
@@ -112,12 +116,13 @@ fn hex(bytes: &[u8]) -> String {
 
 /// A POSIX ustar archive: everything owned by root, made at the beginning of time.
 #[derive(Default)]
-struct Archive(Vec<u8>);
+pub(crate) struct Archive(Vec<u8>);
 
 impl Archive {
     const BLOCK: usize = 512;
 
-    fn add(&mut self, path: &str, entry: &Entry<'_>) {
+    /// Adds an entry; folders above it are the caller's to add.
+    pub(crate) fn add(&mut self, path: &str, entry: &Entry<'_>) {
         let (kind, mode, bytes, link): (u8, u32, &[u8], &str) = match *entry {
             Entry::Folder => (b'5', 0o755, &[], ""),
             Entry::File { bytes, mode } => (b'0', mode, bytes, ""),
@@ -141,7 +146,8 @@ impl Archive {
         self.0.resize(self.0.len().next_multiple_of(Self::BLOCK), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The archive's bytes.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.0.resize(self.0.len() + 2 * Self::BLOCK, 0);
         self.0
     }

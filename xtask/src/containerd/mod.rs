@@ -9,8 +9,17 @@
 //! Only a `ctr run` in the foreground executes the plugin's DEL, when the container ends; with
 //! `--detach` nobody would. Each [`Container`] therefore keeps its `ctr` for as long as it lives.
 
+#![cfg_attr(
+    not(test),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "some parts serve the scenarios only, which are tests"
+    )
+)]
+
 mod container;
-mod image;
+pub(crate) mod image;
 #[cfg(test)]
 mod tests;
 

@@ -41,11 +41,10 @@ pub(crate) use node::{Families, Node, UPLINK};
 pub(crate) use outside::Outside;
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
 pub(crate) use pod::Pod;
-pub(crate) use process::Process;
-pub(crate) use session::Session;
+pub(crate) use process::{Process, start_time};
+pub(crate) use session::{Session, remove_traces, run};
 pub(crate) use sweep::sweep;
 pub(crate) use underlay::Underlay;
-#[cfg(test)]
 pub(crate) use undo::StepId;
 
 use anyhow::{Context, Result, ensure};

@@ -142,7 +142,7 @@ fn end(pidfd: &OwnedFd) -> Result<()> {
 ///
 /// # Errors
 /// When there is no such process.
-pub(super) fn start_time(pid: u32) -> Result<String> {
+pub(crate) fn start_time(pid: u32) -> Result<String> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
     // The name in parentheses may hold anything; the fields after it are plain numbers.
     let (_, fields) = stat

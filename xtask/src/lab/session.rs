@@ -136,7 +136,7 @@ pub(super) fn owner_pid(name: &str) -> Option<u32> {
 
 /// Ends the recorded processes of a run, then removes its namespaces, mounts, control groups and
 /// folder. The folder stays after an error, so that the next sweep tries again.
-pub(super) fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
+pub(crate) fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
     let mut errors = Vec::new();
     let mut note = |result: Result<()>| errors.extend(result.err());
     for entry in fs::read_dir(dir.join("children"))

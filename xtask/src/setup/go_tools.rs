@@ -25,7 +25,11 @@ const TOOLS: [&str; 8] = [
 
 /// The folder of the tools, there or not.
 pub(super) fn folder(cache: &Path) -> Result<PathBuf> {
-    let module = module();
+    pinned(&cache.join("go-tools"), &module())
+}
+
+/// The folder in `among` that is named by what a module pins: another pin, another folder.
+pub(super) fn pinned(among: &Path, module: &Path) -> Result<PathBuf> {
     let mut hash = Sha256::new();
     for file in ["go.mod", "go.sum"] {
         let path = module.join(file);
@@ -37,7 +41,7 @@ pub(super) fn folder(cache: &Path) -> Result<PathBuf> {
         .take(8)
         .map(|byte| format!("{byte:02x}"))
         .collect();
-    Ok(cache.join("go-tools").join(name))
+    Ok(among.join(name))
 }
 
 pub(super) fn ready(cache: &Path) -> Result<Option<String>> {

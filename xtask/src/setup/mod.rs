@@ -5,6 +5,7 @@
 //! is downloaded goes into one cache folder outside the clone, under a lock, and appears there by a
 //! rename; only Debian packages are installed into the system, and only by root.
 
+mod go_programs;
 mod go_tools;
 mod programs;
 mod rust;
@@ -41,6 +42,8 @@ pub(crate) enum Group {
     Bench,
     /// Everything that `cargo xtask test` runs.
     Test,
+    /// A Kubernetes of network namespaces.
+    Cluster,
 }
 
 /// One thing that has to be there.
@@ -61,7 +64,22 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const STEPS: [Step; 9] = [
+const EXTRAS: [(Extra, Step); 2] = [
+    (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
+    (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
+];
+
+/// What only some verbs of the cluster need, and takes minutes to build.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extra {
+    /// CoreDNS.
+    Dns,
+    /// Kubernetes' end-to-end tests.
+    EndToEnd,
+}
+
+#[rustfmt::skip] // one step, one line
+const STEPS: [Step; 12] = [
     Step { group: Group::Build, name: "C compiler", ready: rust::cc, make: rust::no_cc },
     Step { group: Group::Build, name: "nightly Rust", ready: rust::nightly, make: rust::add_nightly },
     Step { group: Group::Build, name: "Rust's source", ready: rust_src::ready, make: rust_src::make },
@@ -71,6 +89,9 @@ const STEPS: [Step; 9] = [
     Step { group: Group::Bench, name: "CNI tools", ready: go_tools::ready, make: go_tools::make },
     CHECKERS,
     Step { group: Group::Test, name: "test tools", ready: programs::test, make: programs::add_test },
+    Step { group: Group::Cluster, name: "cluster tools", ready: programs::cluster, make: programs::add_cluster },
+    Step { group: Group::Cluster, name: "containerd 2", ready: |cache| go_programs::CONTAINERD.ready(cache), make: |cache| go_programs::CONTAINERD.make(cache) },
+    Step { group: Group::Cluster, name: "Kubernetes", ready: |cache| go_programs::KUBERNETES.ready(cache), make: |cache| go_programs::KUBERNETES.make(cache) },
 ];
 
 /// Runs every step and says what is there.
@@ -109,6 +130,29 @@ pub(crate) fn ensure(wanted: Group) -> Result<()> {
 /// When it cannot be made, with what to do about it.
 pub(crate) fn ensure_checkers() -> Result<()> {
     make_ready(std::iter::once(&CHECKERS)).map(|_| ())
+}
+
+/// Makes ready what one verb of the cluster needs beyond [`Group::Cluster`].
+///
+/// # Errors
+/// When it cannot be made, with what to do about it.
+pub(crate) fn ensure_extra(wanted: Extra) -> Result<()> {
+    let steps = EXTRAS.iter().filter(|(extra, _)| *extra == wanted);
+    make_ready(steps.map(|(_, step)| step)).map(|_| ())
+}
+
+/// The folders of the cluster's programs, filled for [`Group::Cluster`]: containerd's, Kubernetes' with
+/// etcd and, where built, `e2e.test`, and CoreDNS'.
+///
+/// # Errors
+/// When a list of modules cannot be read or there is no cache folder.
+pub(crate) fn cluster_programs() -> Result<[PathBuf; 3]> {
+    let cache = cache()?;
+    Ok([
+        go_programs::CONTAINERD.folder(&cache)?,
+        go_programs::KUBERNETES.folder(&cache)?,
+        go_programs::COREDNS.folder(&cache)?,
+    ])
 }
 
 /// Every step with what is there now.
@@ -154,7 +198,11 @@ pub(crate) fn go_tools() -> Result<PathBuf> {
     go_tools::folder(&cache()?)
 }
 
-fn cache() -> Result<PathBuf> {
+/// Where everything is kept that outlives the clone.
+///
+/// # Errors
+/// When there is no home folder.
+pub(crate) fn cache() -> Result<PathBuf> {
     ebpf_object::cache().map_err(|fault| anyhow!(fault))
 }
 

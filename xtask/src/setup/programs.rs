@@ -29,6 +29,16 @@ const TEST: [Program; 4] = [
     Program { name: "busybox", package: "busybox-static", purpose: "test: what runs in them" },
 ];
 
+#[rustfmt::skip] // one program, one line
+const CLUSTER: [Program; 6] = [
+    Program { name: "openssl", package: "openssl", purpose: "cluster: certificates" },
+    Program { name: "mount", package: "mount", purpose: "cluster: a node's own folders" },
+    Program { name: "bash", package: "bash", purpose: "cluster: what end-to-end tests run in pods" },
+    Program { name: "curl", package: "curl", purpose: "the same" },
+    Program { name: "nc", package: "netcat-openbsd", purpose: "the same" },
+    Program { name: "setsid", package: "util-linux", purpose: "cluster: outlives the command" },
+];
+
 pub(super) fn lab(_: &Path) -> Result<Option<String>> {
     Ok(present(&LAB))
 }
@@ -43,6 +53,14 @@ pub(super) fn test(_: &Path) -> Result<Option<String>> {
 
 pub(super) fn add_test(_: &Path) -> Result<()> {
     add(&TEST)
+}
+
+pub(super) fn cluster(_: &Path) -> Result<Option<String>> {
+    Ok(present(&CLUSTER))
+}
+
+pub(super) fn add_cluster(_: &Path) -> Result<()> {
+    add(&CLUSTER)
 }
 
 fn present(programs: &[Program]) -> Option<String> {

@@ -1,0 +1,200 @@
+//! The images that a cluster's pods run: packed from programs that are here, without an engine and
+//! without a registry, and kept in the cache until a program changes.
+
+use super::{
+    objects::{AGNHOST, BUSYBOX, COREDNS, PAUSE},
+    place::kubernetes,
+    plan::Plan,
+};
+use crate::{
+    containerd::image::{Archive, Entry, pack},
+    setup, workspace,
+};
+use anyhow::{Context, Result};
+use serde_json::{Value, json};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Programs of the machine that the end-to-end tests run in agnhost.
+const TOOLS: [&str; 7] = ["bash", "curl", "nc", "ip", "ss", "ping", "dig"];
+/// Serves as a sandbox's first process: it waits, buries orphans and ends when asked.
+const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
+
+/// Files of an image by path, without a leading `/`.
+#[derive(Default)]
+struct Files(BTreeMap<String, Content>);
+
+enum Content {
+    File(Vec<u8>, u32),
+    Link(String),
+    Folder,
+}
+
+impl Files {
+    fn file(&mut self, path: &str, bytes: Vec<u8>, mode: u32) {
+        self.0.insert(path.to_owned(), Content::File(bytes, mode));
+    }
+
+    fn copy(&mut self, from: &Path, to: &str) -> Result<()> {
+        let bytes = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
+        self.file(to, bytes, 0o755);
+        Ok(())
+    }
+
+    fn link(&mut self, path: &str, to: &str) {
+        self.0.insert(path.to_owned(), Content::Link(to.to_owned()));
+    }
+
+    fn layer(mut self) -> Vec<u8> {
+        let paths: Vec<_> = self.0.keys().cloned().collect();
+        for path in paths {
+            for (at, _) in path.match_indices('/') {
+                let above = path[..at].to_owned();
+                self.0.entry(above).or_insert(Content::Folder);
+            }
+        }
+        let mut archive = Archive::default();
+        // In the order of their names, a folder comes before what is in it.
+        for (path, content) in &self.0 {
+            let entry = match content {
+                Content::File(bytes, mode) => Entry::File { bytes, mode: *mode },
+                Content::Link(to) => Entry::Link { to },
+                Content::Folder => Entry::Folder,
+            };
+            archive.add(path, &entry);
+        }
+        archive.finish()
+    }
+}
+
+/// Archives of all images that a cluster of this plan needs.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
+    let busybox = workspace::find("busybox").context("there is no busybox")?;
+    let agnhost = kubernetes("agnhost")?;
+    let sh = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin"] });
+    let pause = json!({ "Entrypoint": ["/bin/sh", "-c", WAIT], "Env": ["PATH=/bin"] });
+    let mut all = vec![
+        cached(PAUSE, &pause, &[&busybox], || base(&busybox))?,
+        cached(BUSYBOX, &sh, &[&busybox], || base(&busybox))?,
+        cached(
+            AGNHOST,
+            &json!({ "Entrypoint": ["/agnhost"], "Cmd": ["pause"], "Env": ["PATH=/usr/bin:/bin"] }),
+            &[&busybox, &agnhost],
+            || with_tools(&busybox, &agnhost),
+        )?,
+    ];
+    if plan.dns {
+        let [_, _, folder] = setup::cluster_programs()?;
+        let program = folder.join("coredns");
+        let files = || {
+            let mut files = Files::default();
+            files.copy(&program, "coredns")?;
+            Ok(files)
+        };
+        let config = json!({ "Entrypoint": ["/coredns"] });
+        all.push(cached(COREDNS, &config, &[&program], files)?);
+    }
+    Ok(all)
+}
+
+/// The archive from the cache, packed first when it is not there or older than a program in it.
+fn cached(
+    name: &str,
+    config: &Value,
+    programs: &[&Path],
+    files: impl FnOnce() -> Result<Files>,
+) -> Result<PathBuf> {
+    let folder = setup::cache()?.join("cluster-images");
+    fs::create_dir_all(&folder)?;
+    let path = folder.join(format!("{}.tar", name.replace(['/', ':'], "_")));
+    let time = |path: &Path| fs::metadata(path).and_then(|about| about.modified()).ok();
+    let packed = time(&path);
+    // This program is the recipe.
+    let recipe = std::env::current_exe()?;
+    let mut sources = programs.iter().copied().chain([&*recipe]);
+    let current = sources.all(|source| time(source) < packed);
+    if !current {
+        eprintln!("  packing {name}");
+        let bytes = pack(name, config, &files()?.layer());
+        let new = tempfile::NamedTempFile::new_in(&folder)?;
+        fs::write(new.path(), bytes)?;
+        new.persist(&path)?;
+    }
+    Ok(path)
+}
+
+/// Busybox under all its names, and users.
+fn base(busybox: &Path) -> Result<Files> {
+    let mut files = Files::default();
+    files.copy(busybox, "bin/busybox")?;
+    for applet in workspace::output(Command::new(busybox).arg("--list"))?.lines() {
+        if applet != "busybox" {
+            files.link(&format!("bin/{applet}"), "busybox");
+        }
+    }
+    let users = "root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/:/bin/false\n";
+    files.file("etc/passwd", users.into(), 0o644);
+    files.file("etc/group", "root:x:0:\nnogroup:x:65534:\n".into(), 0o644);
+    files.file("etc/nsswitch.conf", "hosts: files dns\n".into(), 0o644);
+    for folder in ["tmp", "root", "proc", "sys", "dev", "uploads", "var/run"] {
+        files.0.insert(folder.to_owned(), Content::Folder);
+    }
+    Ok(files)
+}
+
+/// agnhost with the machine's own tools, since the tests want more than busybox has.
+fn with_tools(busybox: &Path, agnhost: &Path) -> Result<Files> {
+    let mut files = base(busybox)?;
+    files.copy(agnhost, "agnhost")?;
+    for tool in TOOLS {
+        let Some(program) = workspace::find(tool) else {
+            eprintln!("  (without {tool}, which is not on this machine)");
+            continue;
+        };
+        let program = fs::canonicalize(program)?;
+        files.0.remove(&format!("bin/{tool}"));
+        files.copy(&program, &format!("usr/bin/{tool}"))?;
+        let listed = workspace::output(Command::new("ldd").arg(&program)).unwrap_or_default();
+        for library in listed
+            .split_whitespace()
+            .filter(|word| word.starts_with('/'))
+        {
+            let at = library.trim_start_matches('/');
+            files.copy(&fs::canonicalize(library)?, at)?;
+        }
+    }
+    // The tests' scripts are bash's.
+    if files.0.contains_key("usr/bin/bash") {
+        files.link("bin/sh", "../usr/bin/bash");
+        files.link("bin/bash", "../usr/bin/bash");
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_added_above_what_is_in_them() {
+        let mut files = Files::default();
+        files.file("a/b/c", b"x".to_vec(), 0o644);
+        let layer = files.layer();
+        let names: Vec<_> = layer
+            .chunks(512)
+            .filter(|block| block.get(257..262) == Some(b"ustar"))
+            .map(|block| {
+                let name = block.split(|byte| *byte == 0).next().unwrap();
+                String::from_utf8(name.to_vec()).unwrap()
+            })
+            .collect();
+        assert_eq!(names, ["a", "a/b", "a/b/c"]);
+    }
+}

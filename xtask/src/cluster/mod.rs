@@ -1,0 +1,155 @@
+//! `cargo xtask cluster`: a real Kubernetes on this machine, its control plane and every node in a
+//! network namespace of their own. See docs/cluster.md.
+//!
+//! Reading order: `plan` (what it is made of), `place` (where it lives and how it goes away), `up` (the
+//! order of things), then the parts.
+
+mod control_plane;
+mod e2e;
+mod images;
+mod node;
+mod objects;
+mod pki;
+mod place;
+mod plan;
+mod smoke;
+mod up;
+
+use crate::{
+    setup::{self, Extra, Group},
+    table::Table,
+};
+use anyhow::{Context, Result, ensure};
+use place::Cluster;
+use plan::{Member, Plan};
+use std::{ffi::OsString, fs, os::unix::process::CommandExt, path::PathBuf, process::Command};
+
+/// Run a real Kubernetes of network namespaces on this machine.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Tells clusters on one machine apart.
+    #[arg(long, default_value = "main")]
+    name: String,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(clap::Subcommand)]
+enum Verb {
+    /// Start a cluster; it stays until `down`.
+    Up(Plan),
+    /// Remove the cluster and everything that belongs to it.
+    Down,
+    /// Print the nodes, what is in them and how to enter one.
+    Status,
+    /// Give every node an image from an archive.
+    LoadImage {
+        /// As `cargo xtask image` writes it.
+        archive: PathBuf,
+    },
+    /// Run kubectl as administrator.
+    Kubectl {
+        /// Passed on.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Run a program on a node, in all its namespaces.
+    Node {
+        /// `n1`, `n2` and so on.
+        node: String,
+        /// Program and arguments [default: sh].
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
+    /// Check pods, Services, NodePorts, logs and DNS of the cluster that is up.
+    Smoke,
+    /// Run Kubernetes' own end-to-end tests against the cluster that is up.
+    E2e(e2e::Args),
+}
+
+/// Does what the verb says.
+///
+/// # Errors
+/// Those of the verb.
+pub(crate) fn run(args: Args) -> Result<()> {
+    let cluster = Cluster::named(&args.name)?;
+    match args.verb {
+        Verb::Up(plan) => up(&cluster, &plan),
+        Verb::Down => down(&cluster),
+        Verb::Status => status(&cluster),
+        Verb::LoadImage { archive } => load_image(&cluster, &archive),
+        Verb::Kubectl { words } => {
+            cluster.plan()?;
+            become_program(cluster.kubectl()?.args(words))
+        }
+        Verb::Node { node, words } => {
+            let mut words = words.into_iter();
+            let program = words.next().unwrap_or_else(|| "sh".into());
+            become_program(cluster.in_node(&node, program)?.args(words))
+        }
+        Verb::Smoke => smoke::run(&cluster),
+        Verb::E2e(args) => {
+            setup::ensure_extra(Extra::EndToEnd)?;
+            e2e::run(&cluster, &args)
+        }
+    }
+}
+
+fn up(cluster: &Cluster, plan: &Plan) -> Result<()> {
+    setup::ensure(Group::Cluster)?;
+    if plan.dns {
+        setup::ensure_extra(Extra::Dns)?;
+    }
+    up::run(cluster, plan)
+}
+
+fn down(cluster: &Cluster) -> Result<()> {
+    ensure!(
+        rustix::process::geteuid().is_root(),
+        "only root can remove a cluster"
+    );
+    cluster.remove()?;
+    println!("no cluster is up");
+    Ok(())
+}
+
+fn status(cluster: &Cluster) -> Result<()> {
+    let plan = cluster.plan()?;
+    let mut table = Table::new(5, &["what", "address", "pid", "network namespace", "enter"]);
+    for member in [Member::Underlay, Member::ControlPlane] {
+        let netns = cluster.netns(member);
+        let enter = format!("nsenter --net=/run/netns/{netns} sh");
+        let address = member.v4().to_string();
+        table.row([member.name(), address, "-".to_owned(), netns, enter]);
+    }
+    for node in plan.nodes() {
+        let pid = fs::read_to_string(cluster.node_dir(node).join("pid"))?;
+        let enter = format!("cargo xtask cluster node {}", node.name());
+        let address = node.v4().to_string();
+        table.row([node.name(), address, pid, cluster.netns(node), enter]);
+    }
+    print!("{table}");
+    println!("\nlogs: {}\n", cluster.dir().display());
+    print!(
+        "{}",
+        cluster.ask(&["get", "nodes,pods", "-A", "-o", "wide"])?
+    );
+    Ok(())
+}
+
+fn load_image(cluster: &Cluster, archive: &std::path::Path) -> Result<()> {
+    // A node has folders of its own in some places: it gets the file by its path outside of them.
+    let path =
+        fs::canonicalize(archive).with_context(|| format!("no image in {}", archive.display()))?;
+    for node in cluster.plan()?.nodes() {
+        node::import(cluster, node, &path)?;
+        println!("{} has {}", node.name(), archive.display());
+    }
+    Ok(())
+}
+
+/// Lets a program take this one's place, with its terminal and its exit code.
+fn become_program(command: &mut Command) -> Result<()> {
+    let refused = command.exec();
+    Err(refused).with_context(|| format!("starting {}", command.get_program().display()))
+}

@@ -1,0 +1,224 @@
+//! `cluster up`: the order of things. What needs not wait for each other goes side by side.
+
+use super::{
+    control_plane, images, node, objects, pki,
+    place::{Cluster, until},
+    plan::{Cni, Member, Plan},
+};
+use crate::lab::run as program;
+use anyhow::{Context, Result, bail};
+use signal_hook::{
+    consts::{SIGHUP, SIGINT, SIGTERM},
+    iterator::Signals,
+};
+use std::{
+    path::PathBuf,
+    thread,
+    time::{Duration, Instant},
+};
+
+/// How long nodes may take to become ready, and pods of the cluster itself.
+const READY_LIMIT: Duration = Duration::from_secs(120);
+
+/// Starts a cluster, saying what it does. After an error or a signal nothing is left.
+///
+/// # Errors
+/// When a part does not start; with the end of its log.
+pub(super) fn run(cluster: &Cluster, plan: &Plan) -> Result<()> {
+    cluster.begin()?;
+    let mut listener = Signals::new([SIGINT, SIGTERM, SIGHUP])?;
+    let (signals, doomed) = (listener.handle(), cluster.clone());
+    thread::Builder::new()
+        .name("signals".to_owned())
+        .spawn(move || {
+            if let Some(signal) = listener.forever().next() {
+                eprintln!("\nstopping: removing the cluster …");
+                if let Err(error) = doomed.remove() {
+                    eprintln!("clean-up: {error:#}");
+                }
+                std::process::exit(128 + signal);
+            }
+        })?;
+    let made = Progress::start().make(cluster, plan);
+    signals.close();
+    if let Err(error) = made {
+        if let Err(left) = cluster.remove() {
+            eprintln!("clean-up: {left:#}");
+        }
+        return Err(error.context("starting the cluster"));
+    }
+    Ok(())
+}
+
+/// Says how far it is, with the seconds since the start.
+struct Progress(Instant);
+
+impl Progress {
+    fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    fn say(&self, what: &str) {
+        eprintln!("{:5.1} s  {what}", self.0.elapsed().as_secs_f64());
+    }
+
+    fn make(&self, cluster: &Cluster, plan: &Plan) -> Result<()> {
+        let archives = images::archives(plan)?;
+        self.say("images are packed");
+        pki::make(cluster, plan.nodes())?;
+        connect(cluster, plan)?;
+        self.say("namespaces are joined, certificates made");
+
+        for node in plan.nodes() {
+            node::start(cluster, plan, node)?;
+        }
+        thread::scope(|scope| {
+            let prepared = plan.nodes().map(|node| {
+                let archives = &archives;
+                scope.spawn(move || prepare(cluster, node, archives))
+            });
+            let prepared: Vec<_> = prepared.collect();
+            let served = control_plane::serve(cluster, plan)
+                .and_then(|()| control_plane::manage(cluster, plan));
+            if served.is_ok() {
+                self.say("the API server is ready");
+            }
+            for thread in prepared {
+                thread
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            }
+            served
+        })?;
+        self.say("containerd has the images on every node");
+
+        let cidrs = node::pod_cidrs(cluster, plan)?;
+        node::routes(cluster, plan, &cidrs)?;
+        for (node, cidrs) in &cidrs {
+            if plan.kube_proxy {
+                node::kube_proxy(cluster, plan, *node)?;
+            }
+            if plan.cni == Cni::Reference {
+                node::reference(cluster, *node, cidrs)?;
+            }
+        }
+        self.say("nodes are registered and have podCIDRs");
+        if plan.dns {
+            cluster.apply(&objects::dns())?;
+        }
+        match plan.cni {
+            Cni::None => {}
+            Cni::Reference => self.wait(cluster, plan)?,
+            Cni::Fairlead => {
+                fairlead(cluster, plan)?;
+                self.wait(cluster, plan)?;
+            }
+        }
+        cluster.set_up(plan)?;
+        match plan.cni {
+            Cni::None => self.say("up; nodes get ready when you apply a network"),
+            _ => self.say("up; try `cargo xtask cluster status` and `… smoke`"),
+        }
+        Ok(())
+    }
+
+    /// Until nodes, service accounts and cluster DNS serve.
+    fn wait(&self, cluster: &Cluster, plan: &Plan) -> Result<()> {
+        let limit = format!("--timeout={}s", READY_LIMIT.as_secs());
+        cluster.ask(&["wait", "--for=condition=Ready", "node", "--all", &limit])?;
+        self.say("nodes are ready");
+        until(READY_LIMIT, "the default service account is there", || {
+            Ok(cluster.ask(&["get", "serviceaccount", "default"]).ok())
+        })?;
+        if plan.dns {
+            let words = [
+                "rollout",
+                "status",
+                "deployment/coredns",
+                "-n",
+                "kube-system",
+            ];
+            cluster.ask(&[&words[..], &[&limit]].concat())?;
+            self.say("cluster DNS serves");
+        }
+        Ok(())
+    }
+}
+
+/// Makes the network namespaces and joins them by a bridge.
+fn connect(cluster: &Cluster, plan: &Plan) -> Result<()> {
+    let underlay = cluster.netns(Member::Underlay);
+    let add = |member| {
+        let _making = cluster.making()?;
+        let name = cluster.netns(member);
+        program("ip", &["netns", "add", &name])?;
+        program("ip", &["-n", &name, "link", "set", "lo", "up"])
+    };
+    let ip = |netns: &str, words: &str| {
+        let words: Vec<_> = ["-n", netns].into_iter().chain(words.split(' ')).collect();
+        program("ip", &words)
+    };
+    let addresses = |member: Member, device: &str| {
+        let name = cluster.netns(member);
+        ip(&name, &format!("addr add {}/24 dev {device}", member.v4()))?;
+        ip(
+            &name,
+            &format!("addr add {}/64 dev {device} nodad", member.v6()),
+        )?;
+        ip(&name, &format!("link set {device} up"))
+    };
+    add(Member::Underlay)?;
+    ip(&underlay, "link add br0 type bridge")?;
+    addresses(Member::Underlay, "br0")?;
+    // Forwards what nodes send to the outside, of which there is none.
+    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; \
+                   echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
+    let mut shell = cluster.inside(Member::Underlay, "sh");
+    crate::workspace::output(shell.args(["-euc", forward]))?;
+    for member in [Member::ControlPlane].into_iter().chain(plan.nodes()) {
+        add(member)?;
+        let (port, netns) = (format!("to-{}", member.name()), cluster.netns(member));
+        ip(
+            &underlay,
+            &format!("link add {port} type veth peer name eth0 netns {netns}"),
+        )?;
+        ip(&underlay, &format!("link set {port} master br0 up"))?;
+        addresses(member, "eth0")?;
+        for gateway in [Member::Underlay.v4().to_string(), Member::Underlay.v6()] {
+            ip(&netns, &format!("route add default via {gateway}"))?;
+        }
+    }
+    Ok(())
+}
+
+fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> {
+    node::wait_runtime(cluster, node)?;
+    for archive in archives {
+        node::import(cluster, node, archive)?;
+    }
+    Ok(())
+}
+
+/// Loads this project's image and applies its manifest.
+fn fairlead(cluster: &Cluster, plan: &Plan) -> Result<()> {
+    let (archive, manifest) = image_of_fairlead()?;
+    for node in plan.nodes() {
+        node::import(cluster, node, &archive)?;
+    }
+    let manifest = manifest.to_string_lossy();
+    cluster.ask(&["apply", "-f", &manifest]).map(|_| ())
+}
+
+/// The image's archive, packed now, and the manifest that runs it.
+fn image_of_fairlead() -> Result<(PathBuf, PathBuf)> {
+    let manifest = crate::workspace::root().join("deploy/fairlead.yaml");
+    if !manifest.is_file() {
+        bail!(
+            "deploy/fairlead.yaml is not there; take --cni reference, or --cni none and apply what you \
+             want"
+        );
+    }
+    crate::verb(&["image"]).context("packing this project's image")?;
+    let name = format!("fairlead-image-{}.tar", std::env::consts::ARCH);
+    Ok((crate::workspace::binaries().join(name), manifest))
+}
