@@ -3,6 +3,8 @@
 use crate::{
     cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
+    install::{self, InstallProblems},
+    netlink::sysctl,
     network::part::{self, NetworkSlot},
     parts::{Part, PartStates, Shutdown, supervise},
     query::{Query, Status},
@@ -19,6 +21,7 @@ use tokio::signal::unix::{SignalKind, signal};
 /// When the socket can't be had or signals can't be received.
 pub async fn run(config: Config) -> Result<(), String> {
     raise_file_limit();
+    sysctl::set_root(&config.proc_sys);
     let socket = config.socket.clone();
     let listener =
         server::listen(&socket).map_err(|e| format!("socket {}: {e}", socket.display()))?;
@@ -45,9 +48,15 @@ pub async fn run(config: Config) -> Result<(), String> {
             }),
         });
     }
+    let installation = InstallProblems::default();
+    let installing = config.install.map(|install| {
+        let (slot, problems) = (slot.clone(), installation.clone());
+        tokio::spawn(install::run(install, slot, problems, shutdown.clone()))
+    });
     let agent = Arc::new(Agent {
         config: config.network,
         slot,
+        installation,
         states: states.clone(),
         started: Instant::now(),
     });
@@ -62,7 +71,7 @@ pub async fn run(config: Config) -> Result<(), String> {
     }
     tracing::info!("ending; the pods' traffic goes on without the agent");
     stop.send_replace(true);
-    for task in [serving, running] {
+    for task in [serving, running].into_iter().chain(installing) {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }
@@ -89,6 +98,7 @@ const MOST_PROBLEMS: usize = 100;
 struct Agent {
     config: NetworkConfig,
     slot: NetworkSlot,
+    installation: InstallProblems,
     states: PartStates,
     started: Instant,
 }
@@ -131,6 +141,7 @@ impl Agent {
             paths: Vec::new(),
         };
         part::complete_status(&self.slot, &mut status).await;
+        status.problems.extend(self.installation.snapshot());
         let more = status.problems.len().saturating_sub(MOST_PROBLEMS);
         if more > 0 {
             status.problems.truncate(MOST_PROBLEMS);

@@ -1,6 +1,9 @@
 //! Options of `fairlead agent`, checked once into a [`Config`] that the parts take their share of.
 
-use crate::datapath::{LogLevel, XdpMode};
+use crate::{
+    datapath::{LogLevel, XdpMode},
+    install::{InstallArgs, InstallConfig},
+};
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::{
@@ -79,6 +82,13 @@ pub struct AgentArgs {
     /// What the eBPF programs log, for debugging; fixed when they are loaded.
     #[arg(long, env = "FAIRLEAD_EBPF_LOG_LEVEL", value_enum, default_value_t = EbpfLogLevel::Off)]
     pub ebpf_log_level: EbpfLogLevel,
+
+    /// Where the kernel's settings are (`net/…`); elsewhere in a container whose /proc/sys is read-only.
+    #[arg(long, env = "FAIRLEAD_PROC_SYS", default_value = "/proc/sys")]
+    pub proc_sys: PathBuf,
+
+    #[command(flatten)]
+    pub install: InstallArgs,
 }
 
 /// Folder of manifests when none is given.
@@ -163,6 +173,9 @@ pub struct Config {
     /// The API server that the desired state is read from; none for the folder of manifests.
     pub api: Option<ApiOptions>,
     pub network: NetworkConfig,
+    pub proc_sys: PathBuf,
+    /// None when somebody else installs the plugin.
+    pub install: Option<InstallConfig>,
 }
 
 /// How the API server is reached.
@@ -229,6 +242,9 @@ impl Config {
             ("state-dir", &args.state_dir),
             ("socket", &socket),
             ("bpf-dir", &args.bpf_dir),
+            ("proc-sys", &args.proc_sys),
+            ("cni-bin-dir", &args.install.folders.cni_bin_dir),
+            ("cni-conf-dir", &args.install.folders.cni_conf_dir),
         ]
         .into_iter()
         .chain(kubeconfig)
@@ -244,21 +260,25 @@ impl Config {
         if parts.is_empty() {
             return Err(ConfigError::NoParts);
         }
+        let network = NetworkConfig {
+            node_name: args.node_name,
+            manifests,
+            state_dir: args.state_dir,
+            bpf_dir: args.bpf_dir,
+            uplink: args.uplink,
+            mtu: args.mtu,
+            xdp: args.xdp.into(),
+            masquerade: args.masquerade,
+            ebpf_log_level: args.ebpf_log_level,
+        };
+        let install = InstallConfig::new(args.install, &socket, network.spool());
         Ok(Self {
             parts,
             socket,
             api,
-            network: NetworkConfig {
-                node_name: args.node_name,
-                manifests,
-                state_dir: args.state_dir,
-                bpf_dir: args.bpf_dir,
-                uplink: args.uplink,
-                mtu: args.mtu,
-                xdp: args.xdp.into(),
-                masquerade: args.masquerade,
-                ebpf_log_level: args.ebpf_log_level,
-            },
+            network,
+            proc_sys: args.proc_sys,
+            install,
         })
     }
 }

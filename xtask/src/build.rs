@@ -5,7 +5,10 @@ use crate::{
     workspace,
 };
 use anyhow::{Context, Result, ensure};
-use std::{env, fs, path::Path};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 /// Build the static release binaries `fairlead` and `fairlead-cni` into target/fairlead.
 #[derive(clap::Args)]
@@ -43,14 +46,56 @@ pub(crate) fn run(_: &Args) -> Result<()> {
 pub(crate) fn ensure_built() -> Result<()> {
     setup::ensure(Group::Build)?;
     let host = workspace::host_target()?;
-    let lean = setup::shim_target()?;
-    let folder = workspace::binaries();
-    fs::create_dir_all(&folder)?;
+    let lean = setup::shim_target()?.unwrap_or_else(|| host.clone());
+    build(&host, &lean, &workspace::binaries(), &[])
+}
+
+/// Builds both binaries for a processor, and returns the folder that they are in.
+///
+/// # Errors
+/// Those of [`ensure_built`]; for another processor than this machine's also what to install.
+pub(crate) fn ensure_built_for(arch: &str) -> Result<PathBuf> {
+    if arch == env::consts::ARCH {
+        ensure_built()?;
+        return Ok(workspace::binaries());
+    }
+    let target = format!("{arch}-unknown-linux-gnu");
+    let linker = format!("{arch}-linux-gnu-gcc");
+    let package = arch.replace('_', "-");
+    let libraries = workspace::output(workspace::rustc().args([
+        "--print",
+        "target-libdir",
+        "--target",
+        &target,
+    ]))?;
+    ensure!(
+        Path::new(libraries.trim()).is_dir(),
+        "the compiler has no libraries for {target}: rustup target add {target}"
+    );
+    ensure!(
+        workspace::in_path(&linker),
+        "there is no linker for {arch}: apt-get install gcc-{package}-linux-gnu libc6-dev-{}-cross",
+        if arch == "aarch64" { "arm64" } else { "amd64" }
+    );
+    setup::ensure(Group::Build)?;
+    let name = target.replace('-', "_");
+    let environment = [
+        (
+            format!("CARGO_TARGET_{}_LINKER", name.to_uppercase()),
+            linker.clone(),
+        ),
+        (format!("CC_{name}"), linker),
+    ];
+    let folder = workspace::binaries().join(arch);
+    build(&target, &target, &folder, &environment)?;
+    Ok(folder)
+}
+
+/// Builds the agent for one target and the shim for another, which may be the same.
+fn build(host: &str, lean: &str, folder: &Path, environment: &[(String, String)]) -> Result<()> {
+    fs::create_dir_all(folder)?;
     for (package, binary, profile) in BINARIES {
-        let target = match &lean {
-            Some(lean) if binary == "fairlead-cni" => lean,
-            _ => &host,
-        };
+        let target = if binary == "fairlead-cni" { lean } else { host };
         workspace::run(
             workspace::cargo()
                 .args(["build", "--locked", "--package", package, "--bin", binary])
@@ -58,6 +103,7 @@ pub(crate) fn ensure_built() -> Result<()> {
                 // Named, so that the flags hold for the binaries only: with them a procedural
                 // macro, which is a shared library for the compiler, could not be built.
                 .args(["--target", target])
+                .envs(environment.iter().map(|(name, value)| (name, value)))
                 .env("CARGO_ENCODED_RUSTFLAGS", static_flags()),
         )?;
         let built = workspace::target_dir()

@@ -9,6 +9,7 @@ mod demo;
 mod deny;
 #[expect(unreachable_pub, reason = "shared with the agent's build script")]
 mod ebpf_object;
+mod image;
 mod lab;
 #[cfg(test)]
 mod runtime;
@@ -37,6 +38,7 @@ enum Verb {
     Bench(bench::Args),
     Setup(setup::Args),
     Build(build::Args),
+    Image(image::Args),
     BuildEbpf(build_ebpf::Args),
     Tidy(tidy::Args),
     Deny(deny::Args),
@@ -53,6 +55,7 @@ impl Verb {
             Self::Bench(args) => bench::run(&args),
             Self::Setup(args) => setup::run(&args),
             Self::Build(args) => build::run(&args),
+            Self::Image(args) => image::run(&args),
             Self::BuildEbpf(args) => build_ebpf::run(&args),
             Self::Tidy(args) => tidy::run(&args),
             Self::Deny(args) => deny::run(&args),

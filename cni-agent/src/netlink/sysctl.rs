@@ -5,8 +5,22 @@ use super::{NetlinkError, link};
 use std::{
     fs,
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
+    sync::OnceLock,
 };
+
+/// Where the settings are for this process; /proc/sys unless said otherwise.
+static ROOT: OnceLock<PathBuf> = OnceLock::new();
+
+/// Says once where the settings can be written: a container that is not privileged has a read-only
+/// /proc/sys. A second word is ignored.
+pub fn set_root(path: &Path) {
+    ROOT.get_or_init(|| path.to_owned());
+}
+
+fn root() -> &'static Path {
+    ROOT.get().map_or(Path::new("/proc/sys"), PathBuf::as_path)
+}
 
 /// Which half of /proc/sys/net.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,7 +129,7 @@ pub fn prepare_host(uplinks: &[String]) -> Result<Vec<Change>, NetlinkError> {
         changes.extend(write_interface(Family::V4, uplink, "forwarding", "1")?);
     }
     // A kernel started without IPv6 needs nothing.
-    if !PathBuf::from("/proc/sys/net/ipv6").exists() {
+    if !root().join("net/ipv6").exists() {
         return Ok(changes);
     }
     for uplink in uplinks {
@@ -152,7 +166,7 @@ fn keep_listening(ifname: &str) -> Result<Option<Change>, NetlinkError> {
 
 /// Interfaces with IPv6 that are not hosts' ends of pods, by name.
 fn interfaces() -> Result<Vec<String>, NetlinkError> {
-    let folder = PathBuf::from("/proc/sys/net/ipv6/conf");
+    let folder = root().join("net/ipv6/conf");
     let entries = fs::read_dir(&folder).map_err(fault("list", &folder))?;
     let mut names = Vec::new();
     for entry in entries {
@@ -179,7 +193,7 @@ fn path(name: &str) -> Result<PathBuf, NetlinkError> {
         && name
             .split('/')
             .all(|part| !part.is_empty() && part != "." && part != "..");
-    let path = PathBuf::from("/proc/sys").join(name);
+    let path = root().join(name);
     if safe {
         Ok(path)
     } else {

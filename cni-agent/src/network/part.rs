@@ -280,6 +280,14 @@ fn same_spool(conf: &NetConf, config: &NetworkConfig) -> Result<(), CniError> {
     Err(CniError::config("spool", &fault))
 }
 
+/// Whether pods of this node can be given their network now.
+pub async fn serves(slot: &NetworkSlot) -> bool {
+    match slot.now() {
+        Some(running) => running.network.obstacle().await.is_none(),
+        None => false,
+    }
+}
+
 /// Answers a question of the command line.
 ///
 /// # Errors

@@ -7,7 +7,10 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    containerd::image::{Archive, Entry, pack},
+    image::{
+        archive::{Archive, Entry},
+        oci::Image,
+    },
     setup, workspace,
 };
 use anyhow::{Context, Result};
@@ -49,7 +52,7 @@ impl Files {
         self.0.insert(path.to_owned(), Content::Link(to.to_owned()));
     }
 
-    fn layer(mut self) -> Vec<u8> {
+    fn layer(mut self) -> Result<Vec<u8>> {
         let paths: Vec<_> = self.0.keys().cloned().collect();
         for path in paths {
             for (at, _) in path.match_indices('/') {
@@ -57,15 +60,15 @@ impl Files {
                 self.0.entry(above).or_insert(Content::Folder);
             }
         }
-        let mut archive = Archive::default();
+        let mut archive = Archive::new();
         // In the order of their names, a folder comes before what is in it.
         for (path, content) in &self.0 {
             let entry = match content {
                 Content::File(bytes, mode) => Entry::File { bytes, mode: *mode },
                 Content::Link(to) => Entry::Link { to },
-                Content::Folder => Entry::Folder,
+                Content::Folder => Entry::Folder { mode: 0o755 },
             };
-            archive.add(path, &entry);
+            archive.add(path, &entry)?;
         }
         archive.finish()
     }
@@ -122,7 +125,14 @@ fn cached(
     let current = sources.all(|source| time(source) < packed);
     if !current {
         eprintln!("  packing {name}");
-        let bytes = pack(name, config, &files()?.layer());
+        let image = Image {
+            name,
+            arch: std::env::consts::ARCH,
+            config: config.clone(),
+            layer: files()?.layer()?,
+            compress: false,
+        };
+        let bytes = image.pack()?;
         let new = tempfile::NamedTempFile::new_in(&folder)?;
         fs::write(new.path(), bytes)?;
         new.persist(&path)?;
@@ -186,7 +196,7 @@ mod tests {
     fn folders_are_added_above_what_is_in_them() {
         let mut files = Files::default();
         files.file("a/b/c", b"x".to_vec(), 0o644);
-        let layer = files.layer();
+        let layer = files.layer().unwrap();
         let names: Vec<_> = layer
             .chunks(512)
             .filter(|block| block.get(257..262) == Some(b"ustar"))

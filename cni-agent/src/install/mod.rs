@@ -1,0 +1,293 @@
+//! Puts the plugin and its network configuration where the container runtime looks, and keeps them
+//! there: `conflist` (pure) says what is written, `chain` which plugins come after ours, `folder` does
+//! it. The configuration comes last, and only once the network part serves: a runtime takes the node
+//! for ready as soon as it sees it.
+
+mod chain;
+mod config;
+mod conflist;
+mod folder;
+
+pub use config::{HostFolders, InstallArgs, InstallConfig};
+pub use conflist::{CONFLIST, PLUGIN};
+
+use crate::{
+    folder_watch::FolderWatch,
+    network::part::{self, NetworkSlot},
+    parts::Shutdown,
+};
+use chain::Chain;
+use conflist::{conflist, delegates, goes_before};
+use folder::Folder;
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::sleep;
+
+/// How often the folders are looked at without an event.
+const LOOK: Duration = Duration::from_secs(30);
+/// How often it is looked whether the network part serves by now.
+const NOT_YET: Duration = Duration::from_secs(1);
+
+/// What is not as it should be, each with its remedy, for `fairlead status`.
+#[derive(Clone, Default)]
+pub struct InstallProblems(Arc<Mutex<Vec<String>>>);
+
+impl InstallProblems {
+    /// As of the last look.
+    pub fn snapshot(&self) -> Vec<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    fn set(&self, problems: Vec<String>) {
+        let mut held = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for problem in problems.iter().filter(|p| !held.contains(p)) {
+            tracing::warn!(%problem, "the installation is not as it should be");
+        }
+        *held = problems;
+    }
+}
+
+/// Installs, and puts back what others took away, until `shutdown`. What is installed then stays: it is
+/// what lets a runtime ask again later.
+pub async fn run(
+    config: InstallConfig,
+    slot: NetworkSlot,
+    problems: InstallProblems,
+    mut shutdown: Shutdown,
+) {
+    let (mut programs, programs_changed) = FolderWatch::open(&config.bin_dir);
+    let (mut configs, configs_changed) = FolderWatch::open(&config.conf_dir);
+    let config = Arc::new(config);
+    let chain = Arc::new(Mutex::new(Chain::default()));
+    let mut served = false;
+    loop {
+        served = served || part::serves(&slot).await;
+        let (config, chain) = (config.clone(), chain.clone());
+        let work = move || {
+            let mut chain = chain.lock().unwrap_or_else(PoisonError::into_inner);
+            pass(&config, &mut chain, served)
+        };
+        let mut found = match tokio::task::spawn_blocking(work).await {
+            Ok(found) => found,
+            Err(error) => vec![format!("the installation broke off: {error}")],
+        };
+        for watch in [&mut programs, &mut configs] {
+            let unwatched = watch.refresh(&BTreeSet::new());
+            found.extend(
+                unwatched.into_iter().map(|unwatched| {
+                    format!("{}: {}", unwatched.folder.display(), unwatched.fault)
+                }),
+            );
+        }
+        problems.set(found);
+        tokio::select! {
+            () = programs_changed.notified() => {}
+            () = configs_changed.notified() => {}
+            () = sleep(if served { LOOK } else { NOT_YET }) => {}
+            () = shutdown.requested() => return,
+        }
+    }
+}
+
+/// Makes both folders hold what they should. Returns what is in the way.
+fn pass(config: &InstallConfig, chain: &mut Chain, serves: bool) -> Vec<String> {
+    let fault = |path: &Path, error: std::io::Error| {
+        format!(
+            "{}: {error}; make the folder and let the agent write to it",
+            path.display()
+        )
+    };
+    let plugin = Folder::open(&config.bin_dir)
+        .map_err(|e| fault(&config.bin_dir, e))
+        .and_then(|folder| {
+            let bytes = std::fs::read(&config.plugin).map_err(|e| {
+                format!(
+                    "{}: {e}; the plugin belongs beside the agent's program",
+                    config.plugin.display()
+                )
+            })?;
+            let put = folder.put(PLUGIN, &bytes, 0o755);
+            put.map_err(|e| fault(&folder.path().join(PLUGIN), e))
+        });
+    match plugin {
+        Ok(true) => tracing::info!(folder = %config.bin_dir.display(), "installed the plugin"),
+        Ok(false) => {}
+        // A configuration without its plugin makes every ADD fail.
+        Err(problem) => return vec![problem],
+    }
+    let folder = match Folder::open(&config.conf_dir) {
+        Ok(folder) => folder,
+        Err(error) => return vec![fault(&config.conf_dir, error)],
+    };
+    let mut problems = earlier(&folder).unwrap_or_else(|e| vec![fault(&config.conf_dir, e)]);
+    if !serves {
+        return problems;
+    }
+    match chain.choose(&config.bin_dir, config.chain.as_deref()) {
+        Err(problem) => problems.push(problem),
+        Ok((chain, unchained)) => {
+            problems.extend(unchained);
+            let text = conflist(&config.socket, &config.spool, &chain);
+            match folder.put(CONFLIST, text.as_bytes(), 0o644) {
+                Ok(true) => tracing::info!(
+                    path = %config.conf_dir.join(CONFLIST).display(),
+                    "wrote the network configuration"
+                ),
+                Ok(false) => {}
+                Err(error) => problems.push(fault(&config.conf_dir.join(CONFLIST), error)),
+            }
+        }
+    }
+    problems
+}
+
+/// Configurations of others that a runtime takes instead of ours.
+fn earlier(folder: &Folder) -> std::io::Result<Vec<String>> {
+    let mut problems = Vec::new();
+    for name in folder.names()?.into_iter().filter(|name| goes_before(name)) {
+        let text = folder.read(&name)?.map(|(bytes, _)| bytes);
+        if text.is_some_and(|text| delegates(&text)) {
+            continue;
+        }
+        problems.push(format!(
+            "{} sorts before {CONFLIST}, so the container runtime gives new pods that network: remove the file when that network is no longer wanted",
+            folder.path().join(name).display()
+        ));
+    }
+    Ok(problems)
+}
+
+/// Takes both away, the configuration first: from then on the runtime asks for no more pods. With
+/// `dry_run` it only looks. Returns what was there.
+///
+/// # Errors
+/// The folder or file that could not be cleaned, with the reason.
+pub fn remove(
+    bin_dir: &Path,
+    conf_dir: &Path,
+    dry_run: bool,
+) -> Vec<(PathBuf, Result<bool, String>)> {
+    [(conf_dir, CONFLIST), (bin_dir, PLUGIN)]
+        .map(|(path, name)| {
+            let removed = match Folder::open(path) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
+                Err(error) => Err(error.to_string()),
+                Ok(folder) => {
+                    let found = if dry_run {
+                        folder.names().map(|names| names.iter().any(|n| n == name))
+                    } else {
+                        folder.remove(name)
+                    };
+                    found.map_err(|e| e.to_string())
+                }
+            };
+            (path.join(name), removed)
+        })
+        .into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    struct Host {
+        dir: tempfile::TempDir,
+        config: InstallConfig,
+    }
+
+    impl Host {
+        fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let path = |name: &str| dir.path().join(name);
+            for folder in ["bin", "net.d"] {
+                fs::create_dir(path(folder)).unwrap();
+            }
+            fs::write(path("image-plugin"), "plugin").unwrap();
+            let config = InstallConfig {
+                plugin: path("image-plugin"),
+                bin_dir: path("bin"),
+                conf_dir: path("net.d"),
+                chain: None,
+                socket: "/run/fairlead/agent.sock".into(),
+                spool: "/var/lib/fairlead/spool".into(),
+            };
+            Self { dir, config }
+        }
+
+        fn pass(&self, serves: bool) -> Vec<String> {
+            pass(&self.config, &mut Chain::default(), serves)
+        }
+
+        fn has(&self, path: &str) -> bool {
+            self.dir.path().join(path).exists()
+        }
+    }
+
+    #[test]
+    fn the_configuration_waits_until_the_network_serves_and_stays_after_that() {
+        let host = Host::new();
+        assert_eq!(host.pass(false), [""; 0]);
+        assert!(host.has("bin/fairlead-cni") && !host.has("net.d/10-fairlead.conflist"));
+        assert_eq!(host.pass(true), [""; 0]);
+        assert!(host.has("net.d/10-fairlead.conflist"));
+        assert_eq!(host.pass(false), [""; 0]);
+        assert!(host.has("net.d/10-fairlead.conflist"));
+    }
+
+    #[test]
+    fn without_the_plugin_there_is_no_configuration() {
+        let host = Host::new();
+        fs::remove_dir(&host.config.bin_dir).unwrap();
+        let problems = host.pass(true);
+        assert!(problems[0].contains("bin"), "{problems:?}");
+        assert!(!host.has("net.d/10-fairlead.conflist"));
+    }
+
+    #[test]
+    fn what_was_removed_or_changed_comes_back() {
+        let host = Host::new();
+        host.pass(true);
+        let written = fs::read(host.config.conf_dir.join(CONFLIST)).unwrap();
+        fs::write(host.config.conf_dir.join(CONFLIST), "{}").unwrap();
+        fs::remove_file(host.config.bin_dir.join(PLUGIN)).unwrap();
+        assert_eq!(host.pass(true), [""; 0]);
+        let again = fs::read(host.config.conf_dir.join(CONFLIST)).unwrap();
+        assert_eq!(again, written);
+        assert!(host.has("bin/fairlead-cni"));
+    }
+
+    #[test]
+    fn a_network_that_the_runtime_takes_instead_is_a_problem_and_multus_is_none() {
+        let host = Host::new();
+        let other = |name: &str, text: &str| fs::write(host.config.conf_dir.join(name), text);
+        other("00-multus.conf", r#"{"type": "multus"}"#).unwrap();
+        assert_eq!(host.pass(true), [""; 0]);
+        other("10-calico.conflist", r#"{"plugins": [{"type": "calico"}]}"#).unwrap();
+        let problems = host.pass(true);
+        assert_eq!(problems.len(), 1);
+        assert!(problems[0].contains("10-calico.conflist"), "{problems:?}");
+    }
+
+    #[test]
+    fn removing_takes_both_away_and_is_done_twice_without_harm() {
+        let host = Host::new();
+        host.pass(true);
+        let remove = |dry_run| {
+            let done = remove(&host.config.bin_dir, &host.config.conf_dir, dry_run);
+            done.into_iter().map(|(_, found)| found).collect::<Vec<_>>()
+        };
+        assert_eq!(remove(true), [Ok(true), Ok(true)]);
+        assert!(host.has("bin/fairlead-cni"));
+        assert_eq!(remove(false), [Ok(true), Ok(true)]);
+        assert!(!host.has("bin/fairlead-cni") && !host.has("net.d/10-fairlead.conflist"));
+        assert_eq!(remove(false), [Ok(false), Ok(false)]);
+    }
+}
