@@ -3,7 +3,10 @@
 use crate::{
     cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
+    health::{self, Probed},
     install::{self, InstallProblems},
+    log_level::LogLevel,
+    metrics::{self, Recorder, Snapshot},
     netlink::sysctl,
     network::part::{self, NetworkSlot},
     parts::{Part, PartStates, Shutdown, supervise},
@@ -13,13 +16,17 @@ use crate::{
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde_json::Value;
 use std::{os::fd::OwnedFd, sync::Arc, time::Instant};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+    task::AbortHandle,
+};
 
 /// Runs the agent until SIGTERM or SIGINT. What is in the kernel stays: traffic goes on.
 ///
 /// # Errors
 /// When the socket can't be had or signals can't be received.
-pub async fn run(config: Config) -> Result<(), String> {
+pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
     raise_file_limit();
     sysctl::set_root(&config.proc_sys);
     let socket = config.socket.clone();
@@ -33,9 +40,11 @@ pub async fn run(config: Config) -> Result<(), String> {
         NetworkSlot::absent()
     };
     let states = PartStates::default();
+    let recorder = Recorder::default();
     let mut parts = Vec::new();
     if has_network {
         let (api, config, slot) = (config.api.clone(), config.network.clone(), slot.clone());
+        let passes = recorder.passes();
         parts.push(Part {
             name: PartName::Network,
             start: Box::new(move |shutdown| {
@@ -43,6 +52,7 @@ pub async fn run(config: Config) -> Result<(), String> {
                     config.clone(),
                     api.clone(),
                     slot.clone(),
+                    passes.clone(),
                     shutdown,
                 ))
             }),
@@ -53,15 +63,33 @@ pub async fn run(config: Config) -> Result<(), String> {
         let (slot, problems) = (slot.clone(), installation.clone());
         tokio::spawn(install::run(install, slot, problems, shutdown.clone()))
     });
+    let (health_problem, health_told) = watch::channel(None);
     let agent = Arc::new(Agent {
         config: config.network,
         slot,
         installation,
         states: states.clone(),
         started: Instant::now(),
+        recorder,
+        log,
+        health_problem: health_told,
     });
-    let serving = tokio::spawn(server::serve(listener, agent, shutdown.clone()));
-    let running = tokio::spawn(supervise(parts, states, shutdown));
+    let serving = tokio::spawn(server::serve(listener, agent.clone(), shutdown.clone()));
+    let running = tokio::spawn(supervise(parts, states, shutdown.clone()));
+    let watched = Arc::new(Watched {
+        agent,
+        has_network,
+        per_endpoint: config.metrics_per_endpoint,
+        tasks: [
+            ("the socket's server", serving.abort_handle()),
+            ("the supervision of the parts", running.abort_handle()),
+        ],
+    });
+    let mut tasks = vec![serving, running];
+    if let Some(address) = config.health {
+        let probed = health::serve(address, watched, health_problem, shutdown);
+        tasks.push(tokio::spawn(probed));
+    }
 
     let mut term = signal(SignalKind::terminate()).map_err(|e| format!("SIGTERM: {e}"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(|e| format!("SIGINT: {e}"))?;
@@ -71,7 +99,7 @@ pub async fn run(config: Config) -> Result<(), String> {
     }
     tracing::info!("ending; the pods' traffic goes on without the agent");
     stop.send_replace(true);
-    for task in [serving, running].into_iter().chain(installing) {
+    for task in tasks.into_iter().chain(installing) {
         if let Err(error) = task.await {
             tracing::error!(%error, "a task ended badly");
         }
@@ -101,6 +129,10 @@ struct Agent {
     installation: InstallProblems,
     states: PartStates,
     started: Instant,
+    recorder: Recorder,
+    log: LogLevel,
+    /// Why health and metrics are not served; none while they are.
+    health_problem: watch::Receiver<Option<String>>,
 }
 
 impl Handler for Agent {
@@ -110,12 +142,17 @@ impl Handler for Agent {
         sandbox: Option<OwnedFd>,
         caller: Caller,
     ) -> Result<Value, CniError> {
-        part::cni(&self.slot, call, sandbox, caller).await
+        let (command, begin) = (call.command, Instant::now());
+        let answer = part::cni(&self.slot, call, sandbox, caller).await;
+        let code = answer.as_ref().err().map_or(0, |error| error.code);
+        self.recorder.answered(command, code, begin.elapsed());
+        answer
     }
 
     async fn query(self: Arc<Self>, query: Query) -> Result<Value, CniError> {
         let value = match query {
             Query::Status => serde_json::to_value(self.status().await),
+            Query::LogLevel { set } => serde_json::to_value(self.log.ask(set.as_deref())?),
             other => return part::query(&self.slot, other).await,
         };
         value.map_err(|e| CniError::internal(&e.to_string()))
@@ -142,6 +179,7 @@ impl Agent {
         };
         part::complete_status(&self.slot, &mut status).await;
         status.problems.extend(self.installation.snapshot());
+        status.problems.extend(self.health_problem.borrow().clone());
         let more = status.problems.len().saturating_sub(MOST_PROBLEMS);
         if more > 0 {
             status.problems.truncate(MOST_PROBLEMS);
@@ -150,6 +188,47 @@ impl Agent {
                 .push(format!("… and {more} more; the log has all"));
         }
         status
+    }
+}
+
+/// The agent as probes and Prometheus see it.
+struct Watched {
+    agent: Arc<Agent>,
+    has_network: bool,
+    per_endpoint: bool,
+    /// Those that end only with the agent.
+    tasks: [(&'static str, AbortHandle); 2],
+}
+
+impl Probed for Watched {
+    /// A part that failed is started again by its supervision, so it makes the node unready, not dead.
+    fn dead(&self) -> Vec<String> {
+        let ended = self.tasks.iter().filter(|(_, task)| task.is_finished());
+        ended
+            .map(|(name, _)| format!("{name} has ended: restart the agent"))
+            .collect()
+    }
+
+    async fn unready(&self) -> Vec<String> {
+        if self.has_network {
+            part::unready(&self.agent.slot).await
+        } else {
+            Vec::new()
+        }
+    }
+
+    async fn metrics(&self) -> Result<String, String> {
+        let network = part::snapshot(&self.agent.slot, self.per_endpoint).await;
+        let snapshot = Snapshot {
+            version: env!("CARGO_PKG_VERSION"),
+            parts: self.agent.states.snapshot().await,
+            // What is counted here is told also while the maps can't be read.
+            network: network.unwrap_or_else(|error| {
+                tracing::warn!(%error, "a scrape goes without the network's metrics");
+                None
+            }),
+        };
+        metrics::encode(&self.agent.recorder, &snapshot).map_err(|e| e.to_string())
     }
 }
 

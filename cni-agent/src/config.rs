@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use serde::Serialize;
 use std::{
     collections::BTreeSet,
+    net::SocketAddr,
     path::{Path, PathBuf},
     str::FromStr,
 };
@@ -87,8 +88,51 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_PROC_SYS", default_value = "/proc/sys")]
     pub proc_sys: PathBuf,
 
+    /// Form of the log, on standard error.
+    #[arg(long, env = "FAIRLEAD_LOG_FORMAT", value_enum, default_value_t = LogFormat::Text)]
+    pub log_format: LogFormat,
+
+    /// Address and port of /healthz, /readyz and /metrics, or `off`.
+    #[arg(
+        long,
+        env = "FAIRLEAD_HEALTH_ADDRESS",
+        default_value = "127.0.0.1:9470"
+    )]
+    pub health_address: HealthAddress,
+
+    /// Add metrics of each pod of this node: drops by namespace, pod and reason.
+    #[arg(long, env = "FAIRLEAD_METRICS_PER_ENDPOINT")]
+    pub metrics_per_endpoint: bool,
+
     #[command(flatten)]
     pub install: InstallArgs,
+}
+
+/// Form of the log.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One object a line, for collectors.
+    Json,
+}
+
+/// Where health and metrics are served, if at all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HealthAddress(pub Option<SocketAddr>);
+
+impl FromStr for HealthAddress {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "off" {
+            return Ok(Self(None));
+        }
+        let address = text.parse().map_err(|_unreadable| {
+            "give an address with a port, such as 127.0.0.1:9470 or [::1]:9470, or `off`"
+        })?;
+        Ok(Self(Some(address)))
+    }
 }
 
 /// Folder of manifests when none is given.
@@ -173,6 +217,9 @@ pub struct Config {
     /// The API server that the desired state is read from; none for the folder of manifests.
     pub api: Option<ApiOptions>,
     pub network: NetworkConfig,
+    /// Where health and metrics are served, if at all.
+    pub health: Option<SocketAddr>,
+    pub metrics_per_endpoint: bool,
     pub proc_sys: PathBuf,
     /// None when somebody else installs the plugin.
     pub install: Option<InstallConfig>,
@@ -276,6 +323,8 @@ impl Config {
             parts,
             socket,
             api,
+            health: args.health_address.0,
+            metrics_per_endpoint: args.metrics_per_endpoint,
             network,
             proc_sys: args.proc_sys,
             install,
@@ -378,6 +427,17 @@ mod tests {
     fn a_relative_path_is_refused_by_the_option_s_name() {
         let error = config(&["--state-dir", "state"]).unwrap_err();
         assert!(error.to_string().starts_with("--state-dir"), "{error}");
+    }
+
+    #[test]
+    fn health_is_served_to_the_node_itself_unless_said_otherwise() {
+        let health = |options: &[&str]| config(options).unwrap().health;
+        assert!(health(&[]).unwrap().ip().is_loopback());
+        assert_eq!(health(&["--health-address", "off"]), None);
+        let all = health(&["--health-address", "[::]:9470"]).unwrap();
+        assert_eq!(all.port(), 9470);
+        let error = "9470".parse::<HealthAddress>().unwrap_err();
+        assert!(error.contains("127.0.0.1:9470"), "{error}");
     }
 
     #[test]

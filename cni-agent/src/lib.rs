@@ -1,8 +1,8 @@
 //! The node agent as a library; read it in this order: `model` (plain values), `ipam` and `store`
 //! (what the node remembers), `state` and `source` (what the cluster wants), `netlink` and
 //! `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
-//! runtime asks), `install` (how it gets to the runtime), `agent`, `parts` and
-//! `server` (how it is put together), `query` and `cli`.
+//! runtime asks), `install` (how it gets to the runtime), `agent`, `parts` and `server` (how it is put
+//! together), `health` and `metrics` (what watches it), `query` and `cli`.
 
 pub mod agent;
 pub mod cli;
@@ -11,9 +11,12 @@ pub mod cni;
 pub mod config;
 pub mod datapath;
 mod folder_watch;
+pub mod health;
 pub mod install;
 pub mod ipam;
+pub mod log_level;
 mod memory;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod network;

@@ -173,6 +173,15 @@ pub struct DropRow {
     pub bytes: u64,
 }
 
+/// What is logged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogRow {
+    /// Now, as `--log-level` takes it.
+    pub filter: String,
+    /// Until this question; the same if it changed nothing.
+    pub before: String,
+}
+
 /// A pinned object and the command that shows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -2,10 +2,9 @@
 
 use crate::{
     config::{AgentArgs, Config},
-    memory,
+    log_level, memory,
 };
 use std::{path::PathBuf, process::ExitCode};
-use tracing_subscriber::EnvFilter;
 
 pub(super) fn run(args: AgentArgs, socket: PathBuf) -> ExitCode {
     memory::share_one_arena();
@@ -13,18 +12,10 @@ pub(super) fn run(args: AgentArgs, socket: PathBuf) -> ExitCode {
         eprintln!("fairlead: {message}");
         ExitCode::from(2)
     };
-    let filter = match EnvFilter::try_new(&args.log_level) {
-        Ok(filter) => filter,
-        Err(e) => {
-            return fail(format!(
-                "--log-level: {e}; try info or info,cni_agent=debug"
-            ));
-        }
+    let log = match log_level::start(&args.log_level, args.log_format) {
+        Ok(log) => log,
+        Err(e) => return fail(format!("--log-level: {e}")),
     };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .init();
     let config = match Config::new(args, socket) {
         Ok(config) => config,
         Err(e) => return fail(e.to_string()),
@@ -36,7 +27,7 @@ pub(super) fn run(args: AgentArgs, socket: PathBuf) -> ExitCode {
         .build();
     match runtime {
         Err(e) => fail(format!("the runtime can't start: {e}")),
-        Ok(runtime) => match runtime.block_on(crate::agent::run(config)) {
+        Ok(runtime) => match runtime.block_on(crate::agent::run(config, log)) {
             Ok(()) => ExitCode::SUCCESS,
             Err(e) => fail(e),
         },

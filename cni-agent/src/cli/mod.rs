@@ -46,6 +46,13 @@ enum Verb {
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
     Drops(Print),
+    /// Show what the running agent logs, or change it until it ends: `fairlead log-level debug`.
+    LogLevel {
+        /// As `--log-level` of the agent: info, debug, `info,cni_agent=debug`.
+        filter: Option<String>,
+        #[command(flatten)]
+        print: Print,
+    },
     /// How to look beneath the agent.
     #[command(subcommand)]
     Debug(DebugVerb),
@@ -115,6 +122,8 @@ pub fn main() -> ExitCode {
         Verb::Drops(p) => {
             ask(&cli.socket, Query::Drops).and_then(|list: Vec<_>| rows::drops(&list, p.output))
         }
+        Verb::LogLevel { filter, print } => ask(&cli.socket, Query::LogLevel { set: filter })
+            .and_then(|row| rows::log_level(&row, print.output)),
         Verb::Debug(DebugVerb::Maps(p)) => {
             ask(&cli.socket, Query::Maps).and_then(|list: Vec<_>| rows::pins(&list, p.output))
         }

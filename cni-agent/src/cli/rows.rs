@@ -3,7 +3,7 @@
 use super::print::{Columns, render};
 use crate::{
     config::Output,
-    query::{DropRow, EndpointRow, IpamRow, NodeRow, PinRow, Status},
+    query::{DropRow, EndpointRow, IpamRow, LogRow, NodeRow, PinRow, Status},
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -129,6 +129,15 @@ pub(super) fn endpoint(
             },
         ),
     }
+}
+
+pub(super) fn log_level(row: &LogRow, output: Output) -> Result<Answer, String> {
+    let text = render(row, output, || Columns {
+        heads: vec!["FILTER", "BEFORE"],
+        wide_heads: vec![],
+        rows: vec![(vec![row.filter.clone(), row.before.clone()], vec![])],
+    })?;
+    Ok(Answer { text, code: 0 })
 }
 
 pub(super) fn nodes(list: &[NodeRow], output: Output) -> Result<Answer, String> {

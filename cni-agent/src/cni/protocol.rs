@@ -59,7 +59,7 @@ pub enum Command {
 }
 
 /// A question to the agent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Query {
     Status,
@@ -68,6 +68,11 @@ pub enum Query {
     Ipam,
     Drops,
     Maps,
+    /// What is logged; another filter if one is given.
+    LogLevel {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        set: Option<String>,
+    },
 }
 
 /// What is answered.
@@ -123,7 +128,7 @@ mod tests {
         let calls = seen.iter().filter(|r| matches!(r, Request::Cni(_))).count();
         assert_eq!(
             (calls, seen.len() - calls),
-            (5, 6),
+            (5, 8),
             "one for each command and question"
         );
     }

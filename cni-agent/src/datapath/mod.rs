@@ -8,6 +8,7 @@
 mod attach;
 mod counters;
 mod error;
+mod fill;
 mod grace;
 mod intact;
 mod kernel;
@@ -344,6 +345,15 @@ impl Datapath {
     /// The map can't be read.
     pub fn paths(&self) -> Result<Vec<(PacketPath, Counter)>, DatapathError> {
         self.lock().maps.paths()
+    }
+
+    /// Rows in use of each map that can be full, and how many it takes: name, rows, most rows. Doesn't
+    /// take the lock.
+    ///
+    /// # Errors
+    /// A pin is gone or a map can't be read.
+    pub fn fills(&self) -> Result<Vec<(&'static str, usize, u32)>, DatapathError> {
+        fill::fills(&self.pins)
     }
 
     /// The pinned maps, for `bpftool map dump pinned`.

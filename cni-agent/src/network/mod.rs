@@ -26,8 +26,8 @@ mod tests;
 mod upkeep;
 
 use crate::{
-    clock::Clock, config::NetworkConfig, model::AttachmentId, query::Adoption, state::Cluster,
-    store::Book,
+    clock::Clock, config::NetworkConfig, metrics::Passes, model::AttachmentId, query::Adoption,
+    state::Cluster, store::Book,
 };
 use desired::Desired;
 use kernel::Kernel;
@@ -48,6 +48,8 @@ pub struct Network<K> {
     pub cluster: watch::Receiver<Arc<Cluster>>,
     view: Mutex<View>,
     locks: AttachmentLocks,
+    /// Counts the reconciler's passes.
+    pub passes: Passes,
 }
 
 /// What the reconciler last found and did.
@@ -96,6 +98,7 @@ impl<K: Kernel> Network<K> {
             cluster,
             view,
             locks,
+            passes: Passes::default(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! The network part as the agent runs it: opens store, source and kernel, starts, reconciles, and
 //! answers the CNI calls and questions that reach the socket.
 
-use super::{Network, add::AddRequest, linux::Linux, spool};
+use super::{Network, add::AddRequest, kernel::KernelError, linux::Linux, spool};
 use crate::{
     clock::SystemClock,
     cni::{
@@ -13,6 +13,7 @@ use crate::{
         result::{self, PrevResult},
     },
     config::{ApiOptions, NetworkConfig},
+    metrics::{NetworkSnapshot, Passes, PodDrops},
     model::AttachmentId,
     node,
     parts::Shutdown,
@@ -99,11 +100,12 @@ pub async fn run(
     config: NetworkConfig,
     api: Option<ApiOptions>,
     slot: NetworkSlot,
+    passes: Passes,
     shutdown: Shutdown,
 ) -> Result<(), String> {
     slot.0.send_replace(Phase::Starting);
     let _stopped_at_end = StoppedAtEnd(&slot);
-    let outcome = run_until(config, api, &slot, shutdown).await;
+    let outcome = run_until(config, api, &slot, passes, shutdown).await;
     let reason = match &outcome {
         Ok(()) => "the agent is ending".to_owned(),
         Err(failure) => format!("the network part has failed and is started again: {failure}"),
@@ -116,6 +118,7 @@ async fn run_until(
     config: NetworkConfig,
     api: Option<ApiOptions>,
     slot: &NetworkSlot,
+    passes: Passes,
     shutdown: Shutdown,
 ) -> Result<(), String> {
     let clock = Arc::new(SystemClock);
@@ -128,7 +131,8 @@ async fn run_until(
     let (source, life) = open_source(&config, api.as_ref()).await?;
     let spool_folder = config.spool();
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
-    let network = Network::new(config, kernel, book, clock, source.subscribe());
+    let mut network = Network::new(config, kernel, book, clock, source.subscribe());
+    network.passes = passes;
     let running = Arc::new(Running { network, source });
     let network = &running.network;
 
@@ -315,9 +319,70 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
                 .await
                 .map_err(|e| CniError::kernel(&e))?,
         ),
-        Query::Status => return Err(CniError::internal("status is the agent's to answer")),
+        Query::Status | Query::LogLevel { .. } => {
+            return Err(CniError::internal("this is the agent's to answer"));
+        }
     };
     value.map_err(|e| CniError::internal(&e.to_string()))
+}
+
+/// What keeps the part from serving pods, each with its remedy; none when it serves. A full podCIDR is no
+/// such thing: see `docs/operations.md`.
+pub async fn unready(slot: &NetworkSlot) -> Vec<String> {
+    let Some(running) = slot.now() else {
+        return slot.obstacle().into_iter().collect();
+    };
+    let network = &running.network;
+    let obstacle = network.obstacle().await.map(|error| error.to_string());
+    let unread = network.kernel.path_rows().await.err();
+    let unread = unread.map(|error| format!("the maps can't be read: {error}"));
+    obstacle.into_iter().chain(unread).collect()
+}
+
+/// What a scrape tells of the part; none while it isn't running. `per_endpoint` adds drops by pod, which
+/// walks a map with a row for each pod and reason.
+///
+/// # Errors
+/// When a map can't be read.
+pub async fn snapshot(
+    slot: &NetworkSlot,
+    per_endpoint: bool,
+) -> Result<Option<NetworkSnapshot>, String> {
+    let Some(running) = slot.now() else {
+        return Ok(None);
+    };
+    let network = &running.network;
+    let fault = |error: KernelError| error.to_string();
+    let endpoints = network.book.list();
+    let (maps, drops) = network.kernel.counted().await.map_err(fault)?;
+    let mut pod_drops = Vec::new();
+    if per_endpoint {
+        let rows = network.kernel.drop_rows(&endpoints).await.map_err(fault)?;
+        let named = rows.into_iter().filter_map(|row| {
+            let (namespace, pod) = row.endpoint.split_once('/')?;
+            let known = endpoints.iter().filter_map(|e| e.pod.as_ref());
+            // One without a pod is named by its sandbox, which has a stroke, too.
+            known
+                .map(ToString::to_string)
+                .find(|p| *p == row.endpoint)?;
+            Some(PodDrops {
+                namespace: namespace.to_owned(),
+                pod: pod.to_owned(),
+                reason: row.reason,
+                packets: row.packets,
+                bytes: row.bytes,
+            })
+        });
+        pod_drops = named.collect();
+    }
+    Ok(Some(NetworkSnapshot {
+        endpoints: endpoints.len(),
+        ipam: network.ipam_rows(),
+        drops,
+        paths: network.kernel.path_rows().await.map_err(fault)?,
+        maps,
+        pod_drops,
+    }))
 }
 
 /// Adds what the network part knows to the agent's status.
@@ -416,7 +481,9 @@ mod tests {
         let slot = NetworkSlot::starting();
         let mut config = config();
         config.state_dir = "/proc/nowhere".into();
-        let failure = run(config, None, slot.clone(), shutdown).await.unwrap_err();
+        let failure = run(config, None, slot.clone(), Passes::default(), shutdown)
+            .await
+            .unwrap_err();
         let told = told(&slot).await;
         assert!(told.contains(&failure) && told.contains("/proc"), "{told}");
     }

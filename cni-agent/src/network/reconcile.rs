@@ -50,6 +50,13 @@ impl<K: Kernel> Network<K> {
 
     /// One pass. Returns whether the kernel holds everything that is desired.
     pub async fn reconcile(&self) -> bool {
+        let begin = Instant::now();
+        let whole = self.pass().await;
+        (self.passes).passed(whole, begin.elapsed(), self.clock.unix_secs());
+        whole
+    }
+
+    async fn pass(&self) -> bool {
         let cluster = self.cluster.borrow().clone();
         let compiled = async {
             let own = own_node(&cluster, &self.config.node_name)

@@ -3,6 +3,7 @@
 use super::{Linux, blocking};
 use crate::{
     datapath::{DropRow as CountedDrop, XdpMode},
+    metrics::MapFill,
     model::Endpoint,
     network::kernel::KernelError,
     query::{DropRow, PathRow, PinRow},
@@ -63,6 +64,28 @@ impl Linux {
                 bytes: counter.bytes,
             };
         Ok(paths.iter().map(row).collect())
+    }
+
+    /// What a scrape reads of the maps: how full each is, and drops by reason.
+    ///
+    /// # Errors
+    /// When a map can't be read.
+    pub async fn counted(
+        &self,
+    ) -> Result<(Vec<MapFill>, Vec<(&'static str, u64, u64)>), KernelError> {
+        let datapath = self.datapath.clone();
+        blocking(move || {
+            let fills = datapath.fills()?.into_iter();
+            let fills = fills.map(|(map, entries, capacity)| MapFill {
+                map,
+                entries,
+                capacity,
+            });
+            let totals = datapath.drop_totals()?.into_iter();
+            let totals = totals.map(|(reason, sum)| (reason.name(), sum.packets, sum.bytes));
+            Ok::<_, crate::datapath::DatapathError>((fills.collect(), totals.collect()))
+        })
+        .await
     }
 
     /// Pinned maps and links with the bpftool command for each.
