@@ -17,6 +17,7 @@ pub mod ipam;
 pub mod log_level;
 mod memory;
 pub mod metrics;
+pub mod migrate;
 pub mod model;
 pub mod netlink;
 pub mod network;

@@ -2,6 +2,7 @@
 
 mod agent;
 mod client;
+mod migrate;
 mod print;
 mod rows;
 
@@ -53,6 +54,9 @@ enum Verb {
         #[command(flatten)]
         print: Print,
     },
+    /// What another pod network left on this node: find it, explain it, remove it.
+    #[command(subcommand)]
+    Migrate(migrate::MigrateVerb),
     /// How to look beneath the agent.
     #[command(subcommand)]
     Debug(DebugVerb),
@@ -122,6 +126,7 @@ pub fn main() -> ExitCode {
         Verb::Drops(p) => {
             ask(&cli.socket, Query::Drops).and_then(|list: Vec<_>| rows::drops(&list, p.output))
         }
+        Verb::Migrate(verb) => migrate::run(&verb),
         Verb::LogLevel { filter, print } => ask(&cli.socket, Query::LogLevel { set: filter })
             .and_then(|row| rows::log_level(&row, print.output)),
         Verb::Debug(DebugVerb::Maps(p)) => {

@@ -5,6 +5,7 @@
 //! them and compares them with the kernel. No program is executed.
 
 mod error;
+pub mod foreign;
 pub mod link;
 pub mod masquerade;
 mod message;
