@@ -51,7 +51,9 @@ impl<K: Ord + Clone, V> Objects<K, V> {
     where
         K: Borrow<Q>,
     {
-        self.0.contains_key(key).then(|| ())?;
+        if !self.0.contains_key(key) {
+            return None;
+        }
         Arc::make_mut(&mut self.0).remove(key)
     }
 
@@ -128,11 +130,10 @@ impl<K, V> Default for Objects<K, V> {
 
 impl<K: PartialEq, V: PartialEq> PartialEq for Objects<K, V> {
     fn eq(&self, other: &Self) -> bool {
-        let same = |((key, object), (other_key, other)): ((&K, &Arc<V>), (&K, &Arc<V>))| {
-            key == other_key && (Arc::ptr_eq(object, other) || object == other)
-        };
         self.is_copy_of(other)
-            || self.len() == other.len() && self.0.iter().zip(other.0.iter()).all(same)
+            || self.len() == other.len()
+                && self.0.keys().eq(other.0.keys())
+                && (self.0.values().zip(other.0.values())).all(|(a, b)| Arc::ptr_eq(a, b) || a == b)
     }
 }
 

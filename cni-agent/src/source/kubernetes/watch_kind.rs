@@ -22,6 +22,8 @@ const CALM: Duration = Duration::from_secs(10);
 /// A server that neither streams the list nor refuses to (Kubernetes before 1.27) is asked the old way
 /// after this time.
 const SILENT_LIST: Duration = Duration::from_secs(15);
+/// A page that does not come by then is asked for anew.
+const SILENT_PAGE: Duration = Duration::from_secs(60);
 /// Objects in one page of a list: some megabytes are in memory at a time.
 const PAGE: u32 = 250;
 
@@ -45,12 +47,15 @@ pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<
                 continue;
             }
             Err(_silence) => {
-                if kind.listing.is_some() && kind.streams() {
-                    kind.list_the_old_way("it has not sent the list");
-                    stream = kind.stream();
-                } else {
-                    kind.well();
+                match (kind.listing.take(), kind.streams()) {
+                    (None, _) => {
+                        kind.well();
+                        continue;
+                    }
+                    (Some(_), true) => kind.list_the_old_way("it has not sent the list"),
+                    (Some(_), false) => kind.fault("the list was asked for and does not come"),
                 }
+                stream = kind.stream();
                 continue;
             }
         };
@@ -69,7 +74,7 @@ pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<
                     stream = kind.stream();
                     continue;
                 }
-                kind.fault(&error);
+                kind.fault(&with_sources(&error));
                 sleep(pause.next().unwrap_or(Duration::from_secs(30))).await;
             }
         }
@@ -102,11 +107,11 @@ impl<K: Keep> Watched<K> {
     }
 
     fn longest_wait(&self) -> Option<Duration> {
-        if self.listing.is_some() && self.streams() {
-            return Some(SILENT_LIST);
+        match (&self.listing, self.streams()) {
+            (Some(_), true) => Some(SILENT_LIST),
+            (Some(_), false) => Some(SILENT_PAGE),
+            (None, _) => self.shared.health().is_faulty(K::KIND).then_some(CALM),
         }
-        let faulty = self.listing.is_none() && self.shared.health().is_faulty(K::KIND);
-        faulty.then_some(CALM)
     }
 
     fn take(&mut self, event: Event<Read<K>>) {
@@ -139,9 +144,8 @@ impl<K: Keep> Watched<K> {
         }
     }
 
-    fn fault(&self, error: &watcher::Error) {
-        let reason = with_sources(error);
-        if self.shared.health().fault(K::KIND, reason.clone()) {
+    fn fault(&self, reason: &str) {
+        if self.shared.health().fault(K::KIND, reason.to_owned()) {
             tracing::warn!(
                 kind = K::KIND.as_str(),
                 reason,
