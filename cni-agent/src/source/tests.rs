@@ -387,6 +387,19 @@ fn of_overlapping_podcidrs_and_same_addresses_the_first_node_keeps_them() {
 }
 
 #[test]
+fn services_and_their_slices_are_part_of_the_cluster() {
+    let text = "kind: Service\napiVersion: v1\nmetadata: {name: web, namespace: shop}\nspec: {clusterIP: 10.96.0.9, ports: [{port: 80, targetPort: http}]}\n---\n\
+        kind: EndpointSlice\napiVersion: discovery.k8s.io/v1\nmetadata: {name: web-1, namespace: shop, labels: {kubernetes.io/service-name: web}}\naddressType: IPv4\nports: [{port: 8080}]\nendpoints: [{addresses: [10.0.1.5]}]\n";
+    let (cluster, problems) = merged(&[found("a.yaml", text)]);
+    assert_eq!(problems, []);
+    let key = |name: &str| ("shop".to_owned(), name.to_owned());
+    assert_eq!(cluster.services[&key("web")].ports[0].port, 80);
+    let slice = &cluster.slices[&key("web-1")];
+    assert_eq!((slice.service.as_str(), slice.ports[0].port), ("web", 8080));
+    assert_eq!(slice.endpoints[0].address.to_string(), "10.0.1.5");
+}
+
+#[test]
 fn kinds_without_effect_yet_are_noted_once_per_file() {
     let policy = |n: u8| {
         format!(

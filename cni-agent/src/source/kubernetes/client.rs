@@ -13,7 +13,9 @@ const CONNECT: Duration = Duration::from_secs(5);
 /// Why there is no client; each names the option.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("--kubeconfig {path}: {error}; name a file that `kubectl --kubeconfig` can use")]
+    #[error(
+        "--kubeconfig (or KUBECONFIG) {path}: {error}; name one file that `kubectl --kubeconfig` can use"
+    )]
     Kubeconfig { path: String, error: String },
     #[error(
         "--source kubernetes: no service account in this container ({0}); run as a pod with one, or name a file by --kubeconfig"
@@ -64,4 +66,46 @@ pub async fn connect(options: &ApiOptions) -> Result<Client, ClientError> {
     // Its own retries would hide for a while that the server is away; ours have pauses and are told.
     config.default_retry = false;
     Ok(Client::try_from(config)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_wrong_is_told_by_the_option_s_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let odd = folder.path().join("odd");
+        std::fs::write(&odd, "kind: Config\napiVersion: v1\nclusters: 7\n").unwrap();
+        let good = folder.path().join("good");
+        let text = "{kind: Config, apiVersion: v1, current-context: x, clusters: [{name: c, cluster: {server: 'https://192.0.2.1:6443'}}], users: [{name: u, user: {token: t}}], contexts: [{name: x, context: {cluster: c, user: u}}]}";
+        std::fs::write(&good, text).unwrap();
+        for (kubeconfig, api_server, parts) in [
+            (
+                folder.path().join("none"),
+                None,
+                ["--kubeconfig", "none", "kubectl"],
+            ),
+            (odd, None, ["--kubeconfig", "odd", "kubectl"]),
+            (
+                good.clone(),
+                Some("https://[".to_owned()),
+                ["--api-server", "https://[", "https://192.0.2.10:6443"],
+            ),
+        ] {
+            let options = ApiOptions {
+                kubeconfig: Some(kubeconfig),
+                api_server,
+            };
+            let text = connect(&options).await.err().unwrap().to_string();
+            for part in parts {
+                assert!(text.contains(part), "{text} lacks {part}");
+            }
+        }
+        let options = ApiOptions {
+            kubeconfig: Some(good),
+            api_server: Some("https://192.0.2.9:6443".to_owned()),
+        };
+        connect(&options).await.unwrap();
+    }
 }

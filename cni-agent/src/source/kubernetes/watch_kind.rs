@@ -8,12 +8,18 @@ use super::{
 use futures_util::{StreamExt, stream::BoxStream};
 use kube::{
     Api,
+    core::Status,
     runtime::{
         utils::Backoff,
         watcher::{self, Config, DefaultBackoff, Event, InitialListStrategy, watcher},
     },
 };
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::{sleep, timeout};
 
 /// Without a fault for this long, a watch that was begun again is taken to be established: the API
@@ -30,7 +36,7 @@ const PAGE: u32 = 250;
 pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<Shared>) {
     let mut kind = Watched::<K> {
         api,
-        config: config.page_size(PAGE),
+        config: config.page_size(PAGE).timeout(watch_secs()),
         listing: None,
         shared,
     };
@@ -74,11 +80,18 @@ pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<
                     stream = kind.stream();
                     continue;
                 }
-                kind.fault(&with_sources(&error));
+                kind.fault(&reason(&error));
                 sleep(pause.next().unwrap_or(Duration::from_secs(30))).await;
             }
         }
     }
+}
+
+/// How long a watch is left alone before it is asked for anew, from where it is: a connection that died in
+/// silence is noticed by then. Not the same for all, so that the nodes of a cluster don't ask at once.
+fn watch_secs() -> u32 {
+    let spread = RandomState::new().hash_one(()) % 40;
+    100 + u32::try_from(spread).unwrap_or_default()
 }
 
 struct Watched<K: Keep> {
@@ -169,16 +182,31 @@ fn key<K: Keep>(object: &Read<K>) -> Key {
     )
 }
 
-/// 400 and 422: the parameter is known, and its feature is off.
-fn refuses_streaming(error: &watcher::Error) -> bool {
-    let code = match error {
+/// What the API server answered, if it did.
+fn status(error: &watcher::Error) -> Option<&Status> {
+    match error {
         watcher::Error::WatchStartFailed(kube::Error::Api(status))
         | watcher::Error::InitialListFailed(kube::Error::Api(status))
-        | watcher::Error::WatchFailed(kube::Error::Api(status)) => status.code,
-        watcher::Error::WatchError(status) => status.code,
-        _ => return false,
-    };
-    matches!(code, 400 | 422)
+        | watcher::Error::WatchFailed(kube::Error::Api(status))
+        | watcher::Error::WatchError(status) => Some(status),
+        _ => None,
+    }
+}
+
+/// 400 and 422: the parameter is known, and its feature is off.
+fn refuses_streaming(error: &watcher::Error) -> bool {
+    status(error).is_some_and(|status| matches!(status.code, 400 | 422))
+}
+
+/// For people, with a remedy where the answer has none.
+fn reason(error: &watcher::Error) -> String {
+    match status(error) {
+        Some(status) if status.code == 403 => {
+            format!("{}; give the agent's role that right", status.message)
+        }
+        Some(status) => format!("{} ({})", status.message, status.code),
+        None => with_sources(error),
+    }
 }
 
 /// The error with what it came of, which `Display` leaves out.
