@@ -13,6 +13,10 @@ use tracing_subscriber::{
 /// Longest filter that is taken.
 const LONGEST: usize = 1024;
 
+/// The client of the API server tells each attempt at one that is away or refuses; the source tells it
+/// once.
+const QUIET: [&str; 2] = ["kube_client::client::builder=off", "kube_runtime::watcher=off"];
+
 /// The level in force, and the way to another.
 #[derive(Clone)]
 pub struct LogLevel(Arc<Mutex<State>>);
@@ -74,7 +78,9 @@ fn parse(filter: &str) -> Result<EnvFilter, String> {
     if filter.len() > LONGEST {
         return Err(format!("it has more than {LONGEST} bytes; {remedy}"));
     }
-    EnvFilter::try_new(filter).map_err(|e| format!("{e}; {remedy}"))
+    let filter = EnvFilter::try_new(filter).map_err(|e| format!("{e}; {remedy}"))?;
+    let quiet = QUIET.iter().filter_map(|quiet| quiet.parse().ok());
+    Ok(quiet.fold(filter, EnvFilter::add_directive))
 }
 
 #[cfg(test)]
