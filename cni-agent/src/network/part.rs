@@ -151,8 +151,9 @@ async fn run_until(
     slot.0.send_replace(Phase::Running(running.clone()));
     // A task of its own: what is written to the API server must not stop what serves the pods.
     let mut tasks = JoinSet::new();
-    if let Some(life) = life {
-        tasks.spawn(life.run(running.clone()));
+    if let Some(mut life) = life {
+        let running = running.clone();
+        tasks.spawn(async move { life.keep(|| facts(running.clone())).await });
     }
 
     tokio::select! {
@@ -161,6 +162,15 @@ async fn run_until(
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
     }?;
     network.book.flush().await.map_err(|e| e.to_string())
+}
+
+/// What the Node object may tell of this part.
+async fn facts(running: Arc<Running>) -> node::Facts {
+    let desired = running.network.view().desired;
+    node::Facts {
+        serving: desired.is_some() && running.network.obstacle().await.is_none(),
+        mtu: desired.map(|desired| desired.pod_mtu),
+    }
 }
 
 /// The source that the options choose, and what keeps this node's Node object if there is one.

@@ -8,7 +8,7 @@ mod write;
 
 pub use plan::{Facts, TAINT, Write, plan};
 
-use crate::{network::part::Running, source::kubernetes::own::OwnNode};
+use crate::source::kubernetes::own::OwnNode;
 use kube::{Client, runtime::utils::Backoff, runtime::watcher::DefaultBackoff};
 use plan::{Trouble, troubles};
 use std::{collections::BTreeMap, future::Future, sync::Arc, time::Duration};
@@ -48,21 +48,6 @@ impl Life {
             conflicts: Box::new(conflicts),
             told: BTreeMap::new(),
         }
-    }
-
-    /// Runs until it is dropped.
-    pub async fn run(mut self, running: Arc<Running>) {
-        self.keep(|| {
-            let running = running.clone();
-            async move {
-                let desired = running.network.view().desired;
-                Facts {
-                    serving: desired.is_some() && running.network.obstacle().await.is_none(),
-                    mtu: desired.map(|desired| desired.pod_mtu),
-                }
-            }
-        })
-        .await;
     }
 
     /// Writes what is to be written by the `facts`, until nobody tells of the Node any more.
