@@ -146,6 +146,14 @@ impl Listener {
     }
 }
 
+/// Whether an agent listens at the path.
+///
+/// # Errors
+/// When the path is no socket's, or too long for one.
+pub fn is_served(path: &Path) -> io::Result<bool> {
+    has_listener(path)
+}
+
 fn remove_if_there(path: &Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => Err(e),

@@ -5,6 +5,7 @@ mod client;
 mod migrate;
 mod print;
 mod rows;
+mod uninstall;
 
 use crate::{
     config::{AgentArgs, DEFAULT_SOCKET, Output},
@@ -60,6 +61,8 @@ enum Verb {
     /// How to look beneath the agent.
     #[command(subcommand)]
     Debug(DebugVerb),
+    /// Take Fairlead off this node: plugin, configuration, links, routes, programs, store.
+    Uninstall(uninstall::UninstallArgs),
     /// Print a completion script: `fairlead completion bash > /etc/bash_completion.d/fairlead`.
     Completion { shell: clap_complete::Shell },
 }
@@ -103,6 +106,7 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.verb {
         Verb::Agent(args) => return agent::run(*args, cli.socket),
+        Verb::Uninstall(args) => return uninstall::run(args, &cli.socket),
         Verb::Completion { shell } => {
             clap_complete::generate(
                 shell,

@@ -109,7 +109,7 @@ fn common(chain: &[Chained], versions: Vec<String>) -> Result<Vec<String>, Strin
         let spoken = |versions: &[String]| versions.iter().any(|v| v == version);
         spoken(&versions) && chain.iter().all(|plugin| spoken(&plugin.versions))
     };
-    if OFFERED.iter().any(|version| by_all(version)) {
+    if OFFERED.iter().any(by_all) {
         return Ok(versions);
     }
     Err(format!(

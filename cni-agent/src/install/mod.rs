@@ -7,6 +7,7 @@ mod chain;
 mod config;
 mod conflist;
 mod folder;
+pub mod uninstall;
 
 pub use config::{HostFolders, InstallArgs, InstallConfig};
 pub use conflist::{CONFLIST, PLUGIN};
@@ -21,7 +22,7 @@ use conflist::{conflist, delegates, goes_before};
 use folder::Folder;
 use std::{
     collections::BTreeSet,
-    path::{Path, PathBuf},
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -164,35 +165,6 @@ fn earlier(folder: &Folder) -> std::io::Result<Vec<String>> {
     Ok(problems)
 }
 
-/// Takes both away, the configuration first: from then on the runtime asks for no more pods. With
-/// `dry_run` it only looks. Returns what was there.
-///
-/// # Errors
-/// The folder or file that could not be cleaned, with the reason.
-pub fn remove(
-    bin_dir: &Path,
-    conf_dir: &Path,
-    dry_run: bool,
-) -> Vec<(PathBuf, Result<bool, String>)> {
-    [(conf_dir, CONFLIST), (bin_dir, PLUGIN)]
-        .map(|(path, name)| {
-            let removed = match Folder::open(path) {
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(false),
-                Err(error) => Err(error.to_string()),
-                Ok(folder) => {
-                    let found = if dry_run {
-                        folder.names().map(|names| names.iter().any(|n| n == name))
-                    } else {
-                        folder.remove(name)
-                    };
-                    found.map_err(|e| e.to_string())
-                }
-            };
-            (path.join(name), removed)
-        })
-        .into()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,20 +246,5 @@ mod tests {
         let problems = host.pass(true);
         assert_eq!(problems.len(), 1);
         assert!(problems[0].contains("10-calico.conflist"), "{problems:?}");
-    }
-
-    #[test]
-    fn removing_takes_both_away_and_is_done_twice_without_harm() {
-        let host = Host::new();
-        host.pass(true);
-        let remove = |dry_run| {
-            let done = remove(&host.config.bin_dir, &host.config.conf_dir, dry_run);
-            done.into_iter().map(|(_, found)| found).collect::<Vec<_>>()
-        };
-        assert_eq!(remove(true), [Ok(true), Ok(true)]);
-        assert!(host.has("bin/fairlead-cni"));
-        assert_eq!(remove(false), [Ok(true), Ok(true)]);
-        assert!(!host.has("bin/fairlead-cni") && !host.has("net.d/10-fairlead.conflist"));
-        assert_eq!(remove(false), [Ok(false), Ok(false)]);
     }
 }

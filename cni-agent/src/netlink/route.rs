@@ -48,6 +48,23 @@ pub async fn sync_node_routes(
     blocking("routes", move || sync(&mut RouteSocket::route()?, &wanted)).await
 }
 
+/// How many routes of ours the main table has, those to local pods included.
+///
+/// # Errors
+/// `Refused` or `Socket` when the kernel does not answer.
+pub async fn count_own() -> Result<usize, NetlinkError> {
+    blocking("routes", || {
+        let mut socket = RouteSocket::route()?;
+        let mut count = 0;
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let routes = table::routes(&mut socket, family, RouteFilter::default())?;
+            count += routes.iter().filter(|route| route.ours).count();
+        }
+        Ok(count)
+    })
+    .await
+}
+
 /// One route for each prefix; the first one given counts.
 fn wanted(desired: &[NodeRoute], unreachable: &[IpNetwork]) -> BTreeMap<IpNetwork, Route> {
     let mut wanted = BTreeMap::new();

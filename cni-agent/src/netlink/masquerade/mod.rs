@@ -45,6 +45,18 @@ pub async fn sync(pod_cidrs: &[IpNetwork], inside: &[IpNetwork]) -> Result<bool,
     .await
 }
 
+/// Whether the table is there, in whatever state.
+///
+/// # Errors
+/// `Refused` or `Socket` when the kernel does not answer.
+pub async fn exists() -> Result<bool, NetlinkError> {
+    blocking("masquerade", || {
+        let mut socket = NftSocket::open(NETLINK_NETFILTER)?;
+        Ok(!ask(&mut socket, found::get_table())?.is_empty())
+    })
+    .await
+}
+
 /// Removes the table. Tells whether it was there.
 ///
 /// # Errors

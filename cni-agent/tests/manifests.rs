@@ -1,0 +1,245 @@
+//! What an administrator applies (`deploy/`) is what Kubernetes and the agent understand. Pure, except
+//! for the test that asks helm.
+
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, ServiceAccount},
+    rbac::v1::{ClusterRole, ClusterRoleBinding},
+};
+use serde::{Serialize, de::DeserializeOwned};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+    process::Command,
+};
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn deploy(path: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("../deploy")
+        .join(path)
+}
+
+fn text(path: &str) -> String {
+    fs::read_to_string(deploy(path)).unwrap_or_else(|e| panic!("{path}: {e}"))
+}
+
+fn documents(text: &str) -> Vec<Value> {
+    let all = text.split("\n---\n").map(serde_saphyr::from_str::<Value>);
+    all.map(Result::unwrap).filter(|v| !v.is_null()).collect()
+}
+
+/// The objects of a file by kind.
+fn objects(text: &str) -> BTreeMap<String, Value> {
+    let named = |object: Value| (object["kind"].as_str().unwrap().to_owned(), object);
+    documents(text).into_iter().map(named).collect()
+}
+
+/// The object as Kubernetes reads it; a field that it doesn't know would be lost on the way.
+fn typed<T: Serialize + DeserializeOwned>(value: &Value) -> T {
+    let object: T = serde_json::from_value(value.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&object).unwrap(), *value);
+    object
+}
+
+#[test]
+fn kubernetes_knows_each_field_of_the_manifests() {
+    let all = objects(&text("fairlead.yaml"));
+    let kinds: Vec<_> = all.keys().map(String::as_str).collect();
+    let expected = [
+        "ClusterRole",
+        "ClusterRoleBinding",
+        "ConfigMap",
+        "DaemonSet",
+        "ServiceAccount",
+    ];
+    assert_eq!(kinds, expected);
+    typed::<ServiceAccount>(&all["ServiceAccount"]);
+    typed::<ClusterRole>(&all["ClusterRole"]);
+    typed::<ClusterRoleBinding>(&all["ClusterRoleBinding"]);
+    typed::<ConfigMap>(&all["ConfigMap"]);
+    typed::<DaemonSet>(&all["DaemonSet"]);
+    typed::<DaemonSet>(&objects(&text("uninstall.yaml"))["DaemonSet"]);
+}
+
+#[test]
+fn the_role_allows_what_the_agent_does_and_nothing_else() {
+    let role: ClusterRole = typed(&objects(&text("fairlead.yaml"))["ClusterRole"]);
+    let mut allowed = BTreeSet::new();
+    for rule in role.rules.unwrap() {
+        for group in rule.api_groups.unwrap() {
+            for resource in rule.resources.iter().flatten() {
+                for verb in &rule.verbs {
+                    allowed.insert(format!("{verb} {group}/{resource}"));
+                }
+            }
+        }
+    }
+    let mut expected = BTreeSet::new();
+    for verb in ["get", "list", "watch"] {
+        for what in [
+            "/nodes",
+            "/pods",
+            "/services",
+            "discovery.k8s.io/endpointslices",
+        ] {
+            expected.insert(format!("{verb} {what}"));
+        }
+    }
+    expected.extend(["patch /nodes", "patch /nodes/status"].map(str::to_owned));
+    for verb in ["create", "patch"] {
+        for what in ["/events", "events.k8s.io/events"] {
+            expected.insert(format!("{verb} {what}"));
+        }
+    }
+    assert_eq!(allowed, expected);
+}
+
+#[test]
+fn the_pod_has_few_rights_and_its_files_where_the_plugin_looks() {
+    let set: DaemonSet = typed(&objects(&text("fairlead.yaml"))["DaemonSet"]);
+    let spec = set.spec.unwrap().template.spec.unwrap();
+    assert_eq!(spec.host_network, Some(true));
+    assert_eq!(spec.host_pid, None);
+    let container = &spec.containers[0];
+    let rights = container.security_context.clone().unwrap();
+    assert_eq!(rights.privileged, Some(false));
+    assert_eq!(rights.read_only_root_filesystem, Some(true));
+    let capabilities = rights.capabilities.unwrap();
+    assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
+    assert_eq!(capabilities.add.unwrap(), ["NET_ADMIN", "SYS_ADMIN"]);
+    // The runtime executes the plugin on the node: paths of both must be the same.
+    let volumes = spec.volumes.unwrap();
+    for folder in ["/run/fairlead", "/var/lib/fairlead", "/sys/fs/bpf"] {
+        let mounts = container.volume_mounts.iter().flatten();
+        let mount = mounts.clone().find(|mount| mount.mount_path == folder);
+        let volume = volumes.iter().find(|v| v.name == mount.unwrap().name);
+        assert_eq!(volume.unwrap().host_path.as_ref().unwrap().path, folder);
+    }
+}
+
+#[test]
+fn manifests_and_chart_are_of_this_version() {
+    let image = format!("ghcr.io/fairlead/fairlead:{VERSION}");
+    for file in ["fairlead.yaml", "uninstall.yaml"] {
+        let set = &objects(&text(file))["DaemonSet"];
+        let container = &set["spec"]["template"]["spec"]["containers"][0];
+        assert_eq!(container["image"], image.as_str(), "{file}");
+    }
+    let chart = &documents(&text("helm/fairlead/Chart.yaml"))[0];
+    assert_eq!(chart["version"], VERSION);
+    assert_eq!(chart["appVersion"], VERSION);
+}
+
+/// Without helm: the chart's values are those of the manifest.
+#[test]
+fn the_charts_values_are_those_of_the_manifest() {
+    let values = &documents(&text("helm/fairlead/values.yaml"))[0];
+    let all = objects(&text("fairlead.yaml"));
+    let set = &all["DaemonSet"]["spec"];
+    let pod = &set["template"]["spec"];
+    let container = &pod["containers"][0];
+    assert_eq!(values["options"], all["ConfigMap"]["data"]);
+    assert_eq!(values["resources"], container["resources"]);
+    assert_eq!(values["nodeSelector"], pod["nodeSelector"]);
+    assert_eq!(values["tolerations"], pod["tolerations"]);
+    assert_eq!(
+        values["maxUnavailable"],
+        set["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
+    );
+    assert_eq!(
+        values["healthPort"],
+        container["livenessProbe"]["httpGet"]["port"]
+    );
+    assert_eq!(values["image"]["pullPolicy"], container["imagePullPolicy"]);
+    let name = format!(
+        "{}:{VERSION}",
+        values["image"]["repository"].as_str().unwrap()
+    );
+    assert_eq!(container["image"], name.as_str());
+    let path = |i: usize| &pod["volumes"][i]["hostPath"]["path"];
+    assert_eq!(
+        [&values["cni"]["binDir"], &values["cni"]["confDir"]],
+        [path(0), path(1)]
+    );
+}
+
+/// Without helm: apart from values, each line of the manifest is in the chart's templates.
+#[test]
+fn the_templates_say_what_the_manifest_says() {
+    let lines = |text: String| -> BTreeSet<String> {
+        let lines = text.lines().map(|line| line.trim().to_owned());
+        lines
+            .filter(|line| !line.is_empty() && !line.starts_with('#') && line != "---")
+            .collect()
+    };
+    let files = ["configmap", "daemonset", "rbac", "serviceaccount"];
+    let templates: BTreeSet<String> = files
+        .iter()
+        .flat_map(|file| lines(text(&format!("helm/fairlead/templates/{file}.yaml"))))
+        .collect();
+    let manifest = lines(text("fairlead.yaml"));
+    let missing: Vec<_> = manifest.difference(&templates).collect();
+    let from_values = [
+        "- operator: Exists",
+        "FAIRLEAD_LOG_LEVEL: info",
+        "cpu: 20m",
+        &format!("image: ghcr.io/fairlead/fairlead:{VERSION}"),
+        "imagePullPolicy: IfNotPresent",
+        "kubernetes.io/os: linux",
+        "maxUnavailable: 1",
+        "memory: 48Mi",
+        "namespace: kube-system",
+        "path: /etc/cni/net.d",
+        "path: /opt/cni/bin",
+        "port: 9470",
+        "requests:",
+    ];
+    assert_eq!(missing, from_values);
+    let more = templates.difference(&manifest);
+    let more: Vec<_> = more.filter(|line| !line.contains("{{")).collect();
+    assert_eq!(
+        more,
+        [
+            "- name: FAIRLEAD_HEALTH_ADDRESS",
+            "annotations:",
+            "imagePullSecrets:"
+        ]
+    );
+}
+
+#[test]
+#[ignore = "needs helm"]
+fn the_chart_without_changes_renders_to_the_manifest() {
+    let output = Command::new("helm")
+        .args(["template", "fairlead", "--namespace", "kube-system"])
+        .args(["--kube-version", "1.34.0"])
+        .arg(deploy("helm/fairlead"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let rendered = String::from_utf8(output.stdout).unwrap();
+    assert_eq!(objects(&rendered), objects(&text("fairlead.yaml")));
+}
+
+#[test]
+fn each_option_of_the_manifests_is_one_of_the_agent() {
+    use clap::{Args, Command};
+    let agent = cni_agent::config::AgentArgs::augment_args(Command::new("agent"));
+    let known: BTreeSet<_> = agent
+        .get_arguments()
+        .filter_map(|argument| argument.get_env()?.to_str().map(str::to_owned))
+        .collect();
+    let all = objects(&text("fairlead.yaml"));
+    let data = all["ConfigMap"]["data"].as_object().unwrap();
+    let container = &all["DaemonSet"]["spec"]["template"]["spec"]["containers"][0];
+    let set = container["env"].as_array().unwrap().iter();
+    let set = set.map(|variable| variable["name"].as_str().unwrap());
+    for name in data.keys().map(String::as_str).chain(set) {
+        assert!(known.contains(name), "{name} is no option of the agent");
+    }
+    assert_eq!(container["args"], json!(["agent"]));
+}
