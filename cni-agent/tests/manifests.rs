@@ -1,5 +1,6 @@
 //! What an administrator applies (`deploy/`) is what Kubernetes and the agent understand. Pure, except
 //! for the test that asks helm.
+#![expect(clippy::unwrap_used, reason = "a test's helper may panic")]
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
