@@ -169,7 +169,8 @@ fn socket(socket: &Path, choice: Choice) -> Removal {
     removal(socket.display(), gone_is_fine(work()))
 }
 
-/// Removes a folder that nothing is left in. In a container it is a mount, which stays.
+/// Removes a folder that nothing is left in. In a container it is a mount, on a root file system that is
+/// read-only besides: it stays.
 fn remove_empty(folder: &Path) -> io::Result<()> {
     match fs::remove_dir(folder) {
         Err(error)
@@ -178,6 +179,7 @@ fn remove_empty(folder: &Path) -> io::Result<()> {
                 io::ErrorKind::NotFound
                     | io::ErrorKind::DirectoryNotEmpty
                     | io::ErrorKind::ResourceBusy
+                    | io::ErrorKind::ReadOnlyFilesystem
             ) =>
         {
             Err(error)
