@@ -15,7 +15,10 @@ const LONGEST: usize = 1024;
 
 /// The client of the API server tells each attempt at one that is away or refuses; the source tells it
 /// once.
-const QUIET: [&str; 2] = ["kube_client::client::builder=off", "kube_runtime::watcher=off"];
+const QUIET: [&str; 2] = [
+    "kube_client::client::builder=off",
+    "kube_runtime::watcher=off",
+];
 
 /// The level in force, and the way to another.
 #[derive(Clone)]

@@ -7,71 +7,79 @@
 //! (`synchronize_net`), so it is nothing new to the machine. A kernel that must not be disturbed
 //! (`rcu_normal`, real time) ignores the wish.
 
-use std::{fs, io, path::Path, process};
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read, Write},
+    path::Path,
+};
 use tracing::{debug, warn};
 
 const SWITCH: &str = "/sys/kernel/rcu_expedited";
-/// Says who switched it on, so that what a killed agent left is switched off by the next one.
-const MARKER: &str = "/run/fairlead-rcu-expedited";
+/// Says that an agent switched it on, who holds its lock as long as it lives: what a killed one left
+/// is switched off by the next. Beside the socket, where an agent in a container can write.
+const MARKER: &str = "/run/fairlead/rcu-expedited";
 
 /// While this lives, the kernel's grace periods are expedited.
 #[derive(Debug)]
 pub(super) struct Expedited {
-    /// Whether it was this value that switched it on. Another agent may have, or the
+    /// The marker, locked, when it was this value that switched it on. Another agent may have, or the
     /// administrator: then it is theirs to switch off. If theirs ends first, we merely wait longer.
-    ours: bool,
+    ours: Option<File>,
 }
 
 impl Expedited {
     /// Switches it on if it is off and may be switched; else everything only takes longer.
     pub(super) fn begin() -> Self {
-        let off = fs::read_to_string(SWITCH).is_ok_and(|text| text.trim() == "0");
-        let ours = off || left_by_the_dead();
-        if ours && let Err(fault) = fs::write(MARKER, process::id().to_string()) {
-            // Without a note nobody would switch it off after a crash.
-            debug!("cannot write {MARKER}, attaching takes longer: {fault}");
-            return Self { ours: !off };
+        let ours = Self::switch_on();
+        if let Err(fault) = &ours {
+            debug!("{SWITCH} stays off, attaching takes longer: {fault}");
         }
         Self {
-            ours: ours && write("1"),
+            ours: ours.unwrap_or_default(),
         }
+    }
+
+    fn switch_on() -> io::Result<Option<File>> {
+        let off = fs::read_to_string(SWITCH)?.trim() == "0";
+        if let Some(folder) = Path::new(MARKER).parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let mut marker = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(MARKER)?;
+        if marker.try_lock().is_err() {
+            // Another thread's or agent's, which is at it.
+            return Ok(None);
+        }
+        let mut text = String::new();
+        marker.read_to_string(&mut text)?;
+        if !off && text.is_empty() {
+            return Ok(None);
+        }
+        // Without a note nobody would switch it off after a crash.
+        if text.is_empty() {
+            marker.write_all(b"on\n")?;
+        }
+        fs::write(SWITCH, "1")?;
+        Ok(Some(marker))
     }
 }
 
 impl Drop for Expedited {
     fn drop(&mut self) {
-        if self.ours && write("0") {
-            match fs::remove_file(MARKER) {
-                Err(fault) if fault.kind() != io::ErrorKind::NotFound => {
-                    warn!("cannot remove {MARKER}: {fault}");
-                }
-                _ => {}
-            }
+        let Some(marker) = &self.ours else { return };
+        if let Err(fault) = fs::write(SWITCH, "0").and_then(|()| marker.set_len(0)) {
+            warn!("{SWITCH} may stay on until the next start: {fault}");
         }
     }
 }
 
-/// Whether an agent that was killed meanwhile switched it on.
-fn left_by_the_dead() -> bool {
-    fs::read_to_string(MARKER).is_ok_and(|pid| {
-        let pid = pid.trim();
-        !pid.is_empty()
-            && pid.bytes().all(|b| b.is_ascii_digit())
-            && !Path::new("/proc").join(pid).exists()
-    })
-}
-
 /// Switches it off if an agent that was killed left it on; for the start.
 pub(super) fn mend() {
-    if left_by_the_dead() {
+    if fs::metadata(MARKER).is_ok_and(|about| about.len() > 0) {
         drop(Expedited::begin());
     }
-}
-
-fn write(value: &str) -> bool {
-    let result = fs::write(SWITCH, value);
-    if let Err(fault) = &result {
-        debug!("cannot write {value} to {SWITCH}, attaching takes longer: {fault}");
-    }
-    result.is_ok()
 }
