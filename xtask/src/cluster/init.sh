@@ -78,6 +78,8 @@ done
 
 containerd --config "$DIR/containerd.toml" >> "$DIR/containerd.log" 2>&1 &
 : > "$DIR/mounted"
+# A kubelet ends when nobody answers it.
+until ctr version > /dev/null 2>&1; do sleep 0.1; done
 kubelet --config "$DIR/kubelet.json" --kubeconfig "$DIR/kubeconfig.json" --hostname-override "$NODE" \
     --node-ip "$REGISTER" --root-dir /var/lib/kubelet --v 2 >> "$DIR/kubelet.log" 2>&1 &
 while :; do

@@ -146,6 +146,7 @@ pub(super) fn pod_cidrs(cluster: &Cluster, plan: &Plan) -> Result<Vec<(Member, V
                 .collect())
         },
     )
+    .with_context(|| cluster.log_end("n1/kubelet"))
 }
 
 /// Gives a node the reference plugins and their network.

@@ -18,7 +18,7 @@ const LIMIT: &str = "--timeout=120s";
 const SETTLE: Duration = Duration::from_secs(30);
 const NODE_PORT: u16 = 30080;
 
-/// What is looked at, one after the other.
+/// What was looked at, and what came of it.
 struct Check {
     what: String,
     outcome: Result<()>,
@@ -116,7 +116,7 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
     // What agnhost tells of itself: the name of the pod that answers.
     let get = |pod: &str, target: &str, expected: &str| -> Result<()> {
         let url = format!("http://{target}/hostname");
-        let answer = from(pod, &["wget", "-q", "-T", "5", "-O", "-", &url])?;
+        let answer = from(pod, &["curl", "-fsS", "-m", "5", &url])?;
         ensure!(
             answer.trim() == expected,
             "{answer:?} instead of {expected}"
@@ -160,7 +160,7 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
         "node to its pod, HTTP",
         http_from_node(cluster, &node, &near, "near"),
     );
-    if !has_services(cluster, plan)? {
+    if !has_services(plan) {
         println!("Services are left out: nothing serves them (--kube-proxy)");
         return Ok(checks);
     }
@@ -218,8 +218,8 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
 }
 
 /// kube-proxy does, and so does our agent.
-fn has_services(_: &Cluster, plan: &Plan) -> Result<bool> {
-    Ok(plan.kube_proxy || plan.cni == Cni::Fairlead)
+fn has_services(plan: &Plan) -> bool {
+    plan.kube_proxy || plan.cni == Cni::Fairlead
 }
 
 fn logs(cluster: &Cluster) -> Result<()> {

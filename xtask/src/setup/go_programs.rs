@@ -148,6 +148,7 @@ fn version_flags(module: &str) -> Option<String> {
     let version = module
         .lines()
         .find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes "))?;
+    let version = version.split(' ').next()?; // without `// indirect`
     let mut numbers = version.trim_start_matches('v').split('.');
     let (major, minor) = (numbers.next()?, numbers.next()?);
     let flags = [
@@ -169,7 +170,8 @@ mod tests {
 
     #[test]
     fn the_version_of_kubernetes_is_the_one_that_is_pinned() {
-        let flags = version_flags("require (\n\tk8s.io/kubernetes v1.36.3\n)\n").unwrap();
+        let flags =
+            version_flags("require (\n\tk8s.io/kubernetes v1.36.3 // indirect\n)\n").unwrap();
         assert!(flags.contains("version.gitVersion=v1.36.3 "), "{flags}");
         assert!(flags.contains("version.gitMinor=36 "), "{flags}");
         assert_eq!(version_flags("require k8s.io/api v0.36.3\n"), None);
