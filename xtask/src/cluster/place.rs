@@ -81,18 +81,29 @@ impl Cluster {
     /// Makes the folder, after removing what a killed run left.
     ///
     /// # Errors
-    /// When the cluster is up, or leftovers cannot be removed.
+    /// When the cluster is up or being started, or leftovers cannot be removed.
     pub(super) fn begin(&self) -> Result<()> {
         ensure!(
             self.plan().is_err(),
             "the cluster is up; look: cargo xtask cluster status, remove: cargo xtask cluster down"
         );
         if self.dir.exists() {
+            let starter = fs::read_to_string(self.dir.join("starter")).unwrap_or_default();
+            let living = starter.split_once(' ').is_some_and(|(pid, start)| {
+                let now = pid.parse().ok().and_then(|pid| start_time(pid).ok());
+                now.is_some_and(|now| now == start)
+            });
+            ensure!(
+                !living,
+                "another command is starting this cluster: wait for it, or take another --name"
+            );
             eprintln!("removing what an earlier, unfinished run left");
             self.remove()?;
         }
         fs::create_dir_all(self.dir.join("children"))?;
-        Ok(())
+        let pid = std::process::id();
+        let starter = format!("{pid} {}", start_time(pid)?);
+        Ok(fs::write(self.dir.join("starter"), starter)?)
     }
 
     /// Removes processes, namespaces, control groups and the folder; what is not there is fine.
