@@ -12,7 +12,7 @@ use signal_hook::{
     iterator::Signals,
 };
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
 };
@@ -63,6 +63,11 @@ impl Progress {
     }
 
     fn make(&self, cluster: &Cluster, plan: &Plan) -> Result<()> {
+        // What is missing is told before anything is started.
+        let network = match plan.cni {
+            Cni::Fairlead => Some(image_of_fairlead()?),
+            Cni::Reference | Cni::None => None,
+        };
         let archives = images::archives(plan)?;
         self.say("images are packed");
         pki::make(cluster, plan.nodes())?;
@@ -106,13 +111,12 @@ impl Progress {
         if plan.dns {
             cluster.apply(&objects::dns())?;
         }
-        match plan.cni {
-            Cni::None => {}
-            Cni::Reference => self.wait(cluster, plan)?,
-            Cni::Fairlead => {
-                fairlead(cluster, plan)?;
-                self.wait(cluster, plan)?;
-            }
+        if let Some((archive, manifest)) = &network {
+            fairlead(cluster, plan, archive, manifest)?;
+            self.say("Fairlead's manifest is applied");
+        }
+        if plan.cni != Cni::None {
+            self.wait(cluster, plan)?;
         }
         cluster.set_up(plan)?;
         match plan.cni {
@@ -200,13 +204,26 @@ fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> 
 }
 
 /// Loads this project's image and applies its manifest.
-fn fairlead(cluster: &Cluster, plan: &Plan) -> Result<()> {
-    let (archive, manifest) = image_of_fairlead()?;
+fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> Result<()> {
     for node in plan.nodes() {
-        node::import(cluster, node, &archive)?;
+        node::import(cluster, node, archive)?;
     }
-    let manifest = manifest.to_string_lossy();
-    cluster.ask(&["apply", "-f", &manifest]).map(|_| ())
+    cluster.ask(&["apply", "-f", &manifest.to_string_lossy()])?;
+    // An agent can't reach the API server by a Service that it is yet to serve.
+    let server = format!(
+        "FAIRLEAD_API_SERVER=https://{}:6443",
+        Member::ControlPlane.v4()
+    );
+    let words = [
+        "set",
+        "env",
+        "daemonset/fairlead",
+        "-n",
+        "kube-system",
+        &server,
+    ];
+    cluster.ask(&words)?;
+    Ok(())
 }
 
 /// The image's archive, packed now, and the manifest that runs it.
