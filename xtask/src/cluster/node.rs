@@ -23,8 +23,8 @@ const INIT: &str = include_str!("init.sh");
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Where the machine's control groups are.
 const CGROUPS: &str = "/sys/fs/cgroup";
-/// Its flags: a process namespace whose first process is `sh`, first in the node's control groups, then
-/// in a namespace of them. `$1`: how many groups follow; then the script.
+/// How the first process gets to it: from its own process namespace into the node's control groups, then
+/// into a namespace of them. `$1`: the script; then the groups.
 const ENTER: &str = r#"
 script=$1; shift
 for group; do echo 0 > "$group/cgroup.procs"; done
