@@ -1,6 +1,6 @@
 //! The node agent as a library; read it in this order: `model` (plain values), `ipam` and `store`
-//! (what the node remembers), `state` and `source` (what the cluster wants), `netlink` and
-//! `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
+//! (what the node remembers), `state`, `source` and `service` (what the cluster wants), `netlink`
+//! and `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
 //! runtime asks), `install` (how it gets to the runtime), `agent`, `parts` and `server` (how it is put
 //! together), `health` and `metrics` (what watches it), `query` and `cli`.
 
@@ -25,6 +25,7 @@ pub mod node;
 pub mod parts;
 pub mod query;
 pub mod server;
+pub mod service;
 pub mod source;
 pub mod state;
 pub mod store;

@@ -8,7 +8,9 @@
 pub mod addr;
 pub mod config;
 pub mod endpoint;
+pub mod flow;
 pub mod node;
+pub mod service;
 pub mod verdict;
 
 /// Version of the maps' layout. Pins live below a folder of this number, so that an agent with

@@ -55,6 +55,10 @@ numbered! {
         DestinationMac = 14 => "destination_mac",
         /// To a pod from a loopback address, or from a pod to one (CVE-2020-8558).
         Loopback = 15 => "loopback",
+        /// A client's port is taken at every backend that a new flow of a Service could have.
+        TranslationClash = 16 => "translation_clash",
+        /// A later fragment to a Service whose first fragment was not seen.
+        FragmentUnknown = 17 => "fragment_unknown",
     }
 }
 

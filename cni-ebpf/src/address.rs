@@ -102,6 +102,22 @@ impl Ip {
     }
 }
 
+/// What ones' complement sums change by when a pair of addresses takes another's place; both pairs
+/// are of one family.
+#[inline(always)]
+pub(crate) const fn sum_change(old: [Ip; 2], new: [Ip; 2]) -> u32 {
+    let plus = fold(new[0].sum() + new[1].sum());
+    let minus = fold(old[0].sum() + old[1].sum());
+    fold(plus as u64 + !minus as u64)
+}
+
+/// Folds to 32 bits.
+#[inline(always)]
+const fn fold(sum: u64) -> u32 {
+    let sum = (sum & 0xffff_ffff) + (sum >> 32);
+    ((sum & 0xffff_ffff) + (sum >> 32)) as u32
+}
+
 /// An Ethernet address.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Mac {

@@ -1,6 +1,6 @@
 //! Last step to a local pod: straight into its namespace.
 
-use crate::{forward, kernel, maps, packet, packet::Packet, rewrite};
+use crate::{flow, forward, kernel, maps, packet, packet::Packet, rewrite};
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     endpoint::EndpointAddr,
@@ -8,14 +8,15 @@ use cni_ebpf_common::{
 };
 
 /// Hands the packet to the pod. What a router must answer (an expired TTL) or interpret (IPv4
-/// options) goes to the kernel's stack, which knows the way to the pod as well.
+/// options) goes to the kernel's stack, which knows the way to the pod as well. A backend's answer
+/// gets its frontend's address back here, whichever way it came.
 ///
 /// # Errors
 /// [`DropReason::Redirect`]: the kernel refused.
 #[inline(always)]
 pub(crate) fn to_endpoint(
     ctx: &TcContext,
-    packet: &Packet,
+    packet: &mut Packet,
     to: &EndpointAddr,
     path: Path,
 ) -> Result<i32, DropReason> {
@@ -25,6 +26,7 @@ pub(crate) fn to_endpoint(
             _ => forward::PASS,
         });
     }
+    flow::answer(ctx, packet, to.id)?;
     rewrite::decrement_ttl(ctx, packet)?;
     rewrite::macs(ctx, to)?;
     let (bytes, packets) = packet::size(ctx);

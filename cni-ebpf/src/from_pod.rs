@@ -3,8 +3,9 @@
 
 use crate::{
     address::{Ip, Mac},
-    deliver, drop, forward, maps, neighbor,
+    deliver, drop, flow, forward, maps, neighbor,
     packet::{self, Addressed, Packet, Parsed},
+    service,
     upper::{self, Upper},
 };
 use aya_ebpf::programs::TcContext;
@@ -36,7 +37,7 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     }
     refuse_server(ctx, &packet, upper)?;
     check_addresses(ctx, &packet, endpoint)?;
-    route(ctx, &packet)
+    route(ctx, packet, endpoint)
 }
 
 /// A pod must not hand out addresses to others.
@@ -87,12 +88,27 @@ fn check_addresses(
 }
 
 #[inline(always)]
-fn route(ctx: &TcContext, packet: &Packet) -> Result<i32, DropReason> {
-    if let Some(local) = maps::endpoint_addr(packet.dst) {
-        return deliver::to_endpoint(ctx, packet, local, Path::PodToPod);
+fn route(ctx: &TcContext, mut packet: Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
+    let mut local = maps::endpoint_addr(packet.dst);
+    let mut node = None;
+    if local.is_none() {
+        node = maps::node(packet.dst);
+        // A Service's address is in no podCIDR.
+        if node.is_none() && service::translate(ctx, &mut packet, endpoint.id)? {
+            local = maps::endpoint_addr(packet.dst);
+            if local.is_none() {
+                node = maps::node(packet.dst);
+            }
+        }
     }
-    match maps::node(packet.dst) {
-        Some(node) if node.flags & Node::LOCAL == 0 => forward::to_node(ctx, packet, node),
+    if (local.is_some() || node.is_some()) && flow::came_by_stack(ctx, &mut packet, endpoint.id)? {
+        return Ok(forward::to_stack(ctx));
+    }
+    if let Some(local) = local {
+        return deliver::to_endpoint(ctx, &mut packet, local, Path::PodToPod);
+    }
+    match node {
+        Some(node) if node.flags & Node::LOCAL == 0 => forward::to_node(ctx, &packet, node),
         Some(_) => {
             drop::count(ctx, DropReason::NoEndpoint);
             Ok(forward::PASS)

@@ -34,11 +34,11 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         }
         packet::restore_ethernet(ctx)?;
     }
-    let Parsed::Ip(packet) = packet::parse(ctx)? else {
+    let Parsed::Ip(mut packet) = packet::parse(ctx)? else {
         return Ok(forward::PASS);
     };
     match receiver(packet.src, packet.dst)? {
-        Some(local) => deliver::to_endpoint(ctx, &packet, local, Path::UplinkToPod),
+        Some(local) => deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod),
         None => Ok(forward::PASS),
     }
 }

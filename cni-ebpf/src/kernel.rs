@@ -5,13 +5,17 @@ use crate::address::Ip;
 use aya_ebpf::{
     EbpfContext as _,
     bindings::{
-        BPF_F_RECOMPUTE_CSUM, TC_ACT_REDIRECT, bpf_check_mtu_flags::BPF_MTU_CHK_SEGS,
-        bpf_hdr_start_off::BPF_HDR_START_NET, bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
+        BPF_F_MARK_MANGLED_0, BPF_F_PSEUDO_HDR, BPF_F_RECOMPUTE_CSUM, TC_ACT_REDIRECT,
+        bpf_check_mtu_flags::BPF_MTU_CHK_SEGS, bpf_hdr_start_off::BPF_HDR_START_NET,
+        bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{
         bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
         bpf_skb_change_tail, bpf_skb_change_type,
-        generated::{bpf_skb_load_bytes_relative, bpf_skb_store_bytes},
+        generated::{
+            bpf_ktime_get_coarse_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
+            bpf_skb_load_bytes_relative, bpf_skb_store_bytes,
+        },
     },
     programs::TcContext,
 };
@@ -94,21 +98,109 @@ pub(crate) fn segments_fit(ctx: &TcContext, ifindex: u32) -> bool {
 /// Writes one byte and corrects a checksum that the device has computed over the packet.
 #[inline(always)]
 pub(crate) fn store_byte(ctx: &TcContext, at: u32, value: u8) -> Result<(), DropReason> {
-    // SAFETY: the byte lives on the stack during the call; the kernel checks the offset.
+    store(ctx, at, &value, BPF_F_RECOMPUTE_CSUM.into())
+}
+
+/// Writes words and corrects a checksum that the device has computed over the packet.
+#[inline(always)]
+pub(crate) fn store_counted<T: Plain>(
+    ctx: &TcContext,
+    at: u32,
+    value: &T,
+) -> Result<(), DropReason> {
+    store(ctx, at, value, BPF_F_RECOMPUTE_CSUM.into())
+}
+
+/// Writes words whose change a checksum within the packet makes good.
+#[inline(always)]
+pub(crate) fn store_balanced<T: Plain>(
+    ctx: &TcContext,
+    at: u32,
+    value: &T,
+) -> Result<(), DropReason> {
+    store(ctx, at, value, 0)
+}
+
+/// Integers and arrays of them: no padding that the kernel would copy.
+pub(crate) trait Plain {}
+impl Plain for u8 {}
+impl Plain for u32 {}
+impl Plain for [u32; 2] {}
+impl Plain for [u64; 4] {}
+
+#[inline(always)]
+fn store<T: Plain>(ctx: &TcContext, at: u32, value: &T, flags: u64) -> Result<(), DropReason> {
+    // SAFETY: the value lives during the call, and its size is given; the kernel checks the offset.
     let result = unsafe {
         bpf_skb_store_bytes(
             ctx.skb.skb,
             at,
-            ptr::from_ref(&value).cast(),
-            1,
-            BPF_F_RECOMPUTE_CSUM.into(),
+            ptr::from_ref(value).cast(),
+            size_of::<T>() as u32,
+            flags,
         )
     };
+    done(result)
+}
+
+/// Corrects the checksum of an IPv4 header by a ones' complement difference.
+#[inline(always)]
+pub(crate) fn correct_header(ctx: &TcContext, at: u32, change: u32) -> Result<(), DropReason> {
+    // SAFETY: takes integers; the kernel checks the offset.
+    done(unsafe { bpf_l3_csum_replace(ctx.skb.skb, at, 0, change.into(), 0) })
+}
+
+/// Corrects a TCP or UDP checksum after a change of addresses, as the pseudo header has them.
+/// `optional`: 0 means that there is none, and stays.
+#[inline(always)]
+pub(crate) fn correct_addresses(
+    ctx: &TcContext,
+    at: u32,
+    change: u32,
+    optional: bool,
+) -> Result<(), DropReason> {
+    let flags = u64::from(BPF_F_PSEUDO_HDR) | mangled(optional);
+    // SAFETY: takes integers; the kernel checks the offset.
+    done(unsafe { bpf_l4_csum_replace(ctx.skb.skb, at, 0, change.into(), flags) })
+}
+
+/// Corrects a TCP or UDP checksum after a change of 4 bytes that it covers. One that is still to be
+/// computed will cover them anyway, and is left alone.
+#[inline(always)]
+pub(crate) fn correct_word(
+    ctx: &TcContext,
+    at: u32,
+    (old, new): (u32, u32),
+    optional: bool,
+) -> Result<(), DropReason> {
+    let flags = 4 | mangled(optional);
+    // SAFETY: takes integers; the kernel checks the offset.
+    done(unsafe { bpf_l4_csum_replace(ctx.skb.skb, at, old.into(), new.into(), flags) })
+}
+
+#[inline(always)]
+fn mangled(optional: bool) -> u64 {
+    if optional {
+        BPF_F_MARK_MANGLED_0.into()
+    } else {
+        0
+    }
+}
+
+#[inline(always)]
+fn done(result: i64) -> Result<(), DropReason> {
     if result == 0 {
         Ok(())
     } else {
         Err(DropReason::Redirect)
     }
+}
+
+/// Nanoseconds of the monotonic clock, to some milliseconds. Kernel 5.11.
+#[inline(always)]
+pub(crate) fn now_ns() -> u64 {
+    // SAFETY: takes nothing.
+    unsafe { bpf_ktime_get_coarse_ns() }
 }
 
 /// Makes the packet this long.

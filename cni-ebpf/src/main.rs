@@ -6,6 +6,7 @@
 mod address;
 mod deliver;
 mod drop;
+mod flow;
 mod forward;
 mod from_pod;
 mod from_uplink;
@@ -14,7 +15,9 @@ mod maps;
 mod neighbor;
 mod packet;
 mod rewrite;
+mod service;
 mod to_pod;
+mod transport;
 mod upper;
 mod xdp_uplink;
 

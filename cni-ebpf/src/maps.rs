@@ -1,13 +1,14 @@
 //! Every map: its size and who writes it. All are pinned by name, so that they outlive the agent.
 //! A row that programs read is replaced whole, never changed in place, and freed only when no
 //! program can see it any more (that is what `BPF_F_NO_PREALLOC` gives): a packet is judged by one
-//! consistent row.
+//! consistent row. Rows of the LRU maps are the programs' own: they are changed in place by single
+//! words, and under pressure the kernel may give one to another key while it is read.
 #![expect(unsafe_code, reason = "access to map memory")]
 
-use crate::address::Ip;
+use crate::{address::Ip, service::Search, transport::Tuple};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    btf_maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
     macros::btf_map,
 };
 use cni_ebpf_common::{
@@ -15,7 +16,12 @@ use cni_ebpf_common::{
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
+    flow::{
+        ENDPOINT_FLOWS, EndpointFlows, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_FLOWS,
+        MAX_FRAGMENTS,
+    },
     node::{MAX_NODES, Node},
+    service::{Backend, BackendKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
     verdict::{Counter, DropKey, DropReason, MAX_COUNTERS, MAX_DROPS, Path},
 };
 use core::{mem::offset_of, ptr};
@@ -53,6 +59,34 @@ static DROP_TOTALS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArra
 /// Packets by the way they took; the programs write.
 #[btf_map(name = "paths")]
 static PATHS: PerCpuArray<Counter, { MAX_COUNTERS as usize }> = PerCpuArray::new();
+
+/// Addresses and ports of Services; the agent writes.
+#[btf_map(name = "frontends")]
+static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }, ON_DEMAND> =
+    HashMap::new();
+
+/// Who answers for them; the agent writes.
+#[btf_map(name = "backends")]
+static BACKENDS: HashMap<BackendKey, Backend, { MAX_BACKENDS as usize }, ON_DEMAND> =
+    HashMap::new();
+
+/// What was decided for a flow; the programs write, the agent removes.
+#[btf_map(name = "flows")]
+static FLOWS: LruHashMap<FlowKey, Flow, { MAX_FLOWS as usize }> = LruHashMap::new();
+
+/// Which endpoints have flows at all, so that the others' packets pay no look-up in `flows`; the
+/// programs write.
+#[btf_map(name = "endpoint_flows")]
+static ENDPOINTS_FLOWS: Array<EndpointFlows, { ENDPOINT_FLOWS as usize }> = Array::new();
+
+/// Ports of packets in fragments; the programs write.
+#[btf_map(name = "fragments")]
+static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> =
+    LruHashMap::new();
+
+/// Room of the programs.
+#[btf_map(name = "scratch")]
+static SCRATCH: PerCpuArray<Search, 1> = PerCpuArray::new();
 
 /// The pod behind a host-side interface.
 #[inline(always)]
@@ -126,6 +160,196 @@ pub(crate) fn count_drop(ifindex: u32, reason: DropReason, bytes: u64, packets: 
 #[inline(always)]
 pub(crate) fn count_path(path: Path, bytes: u64, packets: u64) {
     add(PATHS.get_ptr_mut(path as u32), bytes, packets);
+}
+
+/// The frontend of an address, a port as it lies in memory and a protocol.
+#[inline(always)]
+pub(crate) fn frontend(ip: Ip, port: u16, protocol: u8) -> Option<Frontend> {
+    /// `FrontendKey` in words, for the same reason as in `endpoint_addr`.
+    #[repr(C, packed(4))]
+    struct Words {
+        addr: [u64; 2],
+        rest: u32,
+    }
+    const { assert!(size_of::<Words>() == size_of::<FrontendKey>()) };
+    let [high, low] = port.to_ne_bytes();
+    let words = Words {
+        addr: ip.words(),
+        rest: u32::from_ne_bytes([high, low, protocol, 0]),
+    };
+    // SAFETY: the same fields at the same offsets.
+    let key = unsafe { &*ptr::from_ref(&words).cast::<FrontendKey>() };
+    // SAFETY: as in `endpoint`.
+    unsafe { FRONTENDS.get(key) }.copied()
+}
+
+/// A backend of a list: its address, and its port as it lies in memory.
+#[inline(always)]
+pub(crate) fn backend(list: u32, slot: u32) -> Option<(Ip, u16)> {
+    const { assert!(offset_of!(Backend, addr) == 0) };
+    // SAFETY: as in `endpoint`.
+    let row = unsafe { BACKENDS.get(BackendKey { list, slot }) }?;
+    // SAFETY: as in `own_address`.
+    let words = unsafe { ptr::from_ref(row).cast::<[u64; 2]>().read() };
+    Some((Ip::from_words(words), row.port_be))
+}
+
+/// As a key of `flows`.
+#[inline(always)]
+fn flow_key(tuple: &Tuple) -> &FlowKey {
+    const { assert!(size_of::<Tuple>() == size_of::<FlowKey>()) };
+    // SAFETY: the same fields at the same offsets, and less alignment.
+    unsafe { &*ptr::from_ref(tuple).cast::<FlowKey>() }
+}
+
+/// As a key of `fragments`, with the identification in place of the ports.
+#[inline(always)]
+fn fragment_key(tuple: &Tuple) -> &FragmentKey {
+    const { assert!(size_of::<Tuple>() == size_of::<FragmentKey>()) };
+    // SAFETY: as above.
+    unsafe { &*ptr::from_ref(tuple).cast::<FragmentKey>() }
+}
+
+/// The remembered flow, to read and to change by single words.
+#[inline(always)]
+pub(crate) fn flow(tuple: &Tuple) -> Option<FlowRow> {
+    FLOWS
+        .get_ptr_mut(flow_key(tuple))
+        .map(|row| FlowRow(row.cast()))
+}
+
+/// `Flow` in words, as rows lie in memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct FlowWords {
+    pub(crate) seen_ns: u64,
+    pub(crate) addr: Ip,
+    /// As it lies in memory.
+    pub(crate) port: u16,
+    pub(crate) flags: u16,
+    pub(crate) pad: u32,
+}
+
+const _: () = assert!(
+    size_of::<FlowWords>() == size_of::<Flow>()
+        && offset_of!(FlowWords, addr) == offset_of!(Flow, addr)
+        && offset_of!(FlowWords, flags) == offset_of!(Flow, flags)
+);
+
+impl FlowWords {
+    /// Whether a bit of [`Flow`] is set.
+    #[inline(always)]
+    pub(crate) fn is(&self, bit: u16) -> bool {
+        self.flags & bit != 0
+    }
+}
+
+/// Remembers a flow in place of what was known of it.
+///
+/// # Errors
+/// [`DropReason::Redirect`]: the kernel has no memory.
+#[inline(always)]
+pub(crate) fn remember_flow(tuple: &Tuple, flow: &FlowWords) -> Result<(), DropReason> {
+    // SAFETY: the same fields at the same offsets (see above).
+    let flow = unsafe { &*ptr::from_ref(flow).cast::<Flow>() };
+    FLOWS
+        .insert(flow_key(tuple), flow, 0)
+        .map_err(|_| DropReason::Redirect)
+}
+
+/// Forgets a flow.
+#[inline(always)]
+pub(crate) fn forget_flow(tuple: &Tuple) {
+    let _none_is_as_well = FLOWS.remove(flow_key(tuple));
+}
+
+/// A row of `flows`.
+#[derive(Clone, Copy)]
+pub(crate) struct FlowRow(*mut FlowWords);
+
+impl FlowRow {
+    /// What it holds now.
+    #[inline(always)]
+    pub(crate) fn get(self) -> FlowWords {
+        // SAFETY: the map's memory outlives the program's run; any bits are a value.
+        unsafe { self.0.read() }
+    }
+
+    /// Writes when it was seen.
+    #[inline(always)]
+    pub(crate) fn set_seen(self, now_ns: u64) {
+        // SAFETY: as in `get`; one aligned word.
+        unsafe { (*self.0).seen_ns = now_ns };
+    }
+
+    /// Writes the bits.
+    #[inline(always)]
+    pub(crate) fn set_flags(self, flags: u16) {
+        // SAFETY: as in `get`; one aligned word.
+        unsafe { (*self.0).flags = flags };
+    }
+}
+
+/// What is known of an endpoint's flows. A look-up in an array of one word: no call.
+#[inline(always)]
+pub(crate) fn endpoint_flows(id: u32) -> EndpointFlows {
+    ENDPOINTS_FLOWS
+        .get(id % ENDPOINT_FLOWS)
+        .copied()
+        .unwrap_or_default()
+}
+
+/// From now on packets to this endpoint are looked up in `flows`.
+#[inline(always)]
+pub(crate) fn mark_client(id: u32) {
+    if let Some(row) = ENDPOINTS_FLOWS.get_ptr_mut(id % ENDPOINT_FLOWS) {
+        // SAFETY: one aligned word of the map's memory, only ever set to 1.
+        unsafe { (*row).client = 1 };
+    }
+}
+
+/// From now on packets of this endpoint are looked up in `flows`.
+#[inline(always)]
+pub(crate) fn mark_by_stack(id: u32) {
+    if let Some(row) = ENDPOINTS_FLOWS.get_ptr_mut(id % ENDPOINT_FLOWS) {
+        // SAFETY: as in `mark_client`.
+        unsafe { (*row).by_stack = 1 };
+    }
+}
+
+/// Ports of a packet in fragments, as they lie in memory.
+#[inline(always)]
+pub(crate) fn fragment_ports(of: &Tuple) -> Option<u32> {
+    const { assert!(size_of::<FragmentPorts>() == 4) };
+    // SAFETY: as in `FlowRow::get`; both are the same 4 bytes.
+    FRAGMENTS
+        .get_ptr(fragment_key(of))
+        .map(|row| unsafe { row.cast::<u32>().read_unaligned() })
+}
+
+/// Remembers the ports of a first fragment.
+#[inline(always)]
+pub(crate) fn remember_fragment(of: &Tuple, ports: u32) {
+    let [a, b, c, d] = ports.to_ne_bytes();
+    let row = FragmentPorts {
+        sport_be: u16::from_ne_bytes([a, b]),
+        dport_be: u16::from_ne_bytes([c, d]),
+    };
+    // Without it the later fragments are dropped under their reason.
+    let _no_memory = FRAGMENTS.insert(fragment_key(of), row, 0);
+}
+
+/// This CPU's room for what subprograms share: their stacks lie on top of each other, 512 bytes for
+/// all.
+///
+/// # Errors
+/// None that happens: the verifier wants to see it asked.
+#[inline(always)]
+pub(crate) fn scratch() -> Result<&'static mut Search, DropReason> {
+    let room = SCRATCH.get_ptr_mut(0).ok_or(DropReason::Redirect)?;
+    // SAFETY: this CPU's own copy; hooks of the network run to their end before another does on the
+    // same CPU, and each takes it in one place. Any bits are a value.
+    Ok(unsafe { &mut *room })
 }
 
 const BPF_NOEXIST: u64 = 1;

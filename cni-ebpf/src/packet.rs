@@ -56,6 +56,8 @@ pub(crate) struct Packet {
     pub(crate) end: u32,
     /// IPv4: neither a whole packet nor a first fragment, so there is no upper header in it.
     pub(crate) later_fragment: bool,
+    /// IPv4: a fragment, the first one or a later one.
+    pub(crate) fragment: bool,
 }
 
 impl Packet {
@@ -379,6 +381,7 @@ fn ipv4(head: Head<IPV4_LEN>, len: Length) -> Result<Packet, DropReason> {
         payload_at: ETH_LEN as u32 + header,
         end: ETH_LEN as u32 + total,
         later_fragment: u16::from_be(head.get::<u16, 20>()) & 0x1fff != 0,
+        fragment: u16::from_be(head.get::<u16, 20>()) & 0x3fff != 0,
     })
 }
 
@@ -409,5 +412,6 @@ fn ipv6(head: Head<IPV6_LEN>, len: Length) -> Result<Packet, DropReason> {
         payload_at: IPV6_LEN as u32,
         end: IPV6_LEN as u32 + payload,
         later_fragment: false,
+        fragment: false,
     })
 }

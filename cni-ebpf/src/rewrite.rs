@@ -1,12 +1,20 @@
 //! What a router changes in a packet.
 
 use crate::{
-    address::Mac,
+    address::{self, Ip, Mac},
+    flow::{TRANSLATED, pack, unpack},
     kernel,
     packet::{self, Packet},
+    service::Search,
+    transport::Transport,
+    upper,
 };
 use aya_ebpf::programs::TcContext;
-use cni_ebpf_common::{endpoint::EndpointAddr, verdict::DropReason};
+use cni_ebpf_common::{
+    endpoint::EndpointAddr,
+    flow::{SCTP, TCP, UDP, crc32c_changed},
+    verdict::DropReason,
+};
 
 /// Takes one from TTL or hop limit, which the caller has seen to be above 1.
 ///
@@ -38,4 +46,100 @@ pub(crate) fn macs(ctx: &TcContext, to: &EndpointAddr) -> Result<(), DropReason>
     head.set_mac::<0>(Mac::from_bytes(to.mac));
     head.set_mac::<6>(Mac::from_bytes(to.host_mac));
     Ok(())
+}
+
+/// Gives a packet the addresses of its family and the ports that were found for it; a later fragment
+/// has only addresses. Keeps every checksum right that was right: in the headers, the one that is
+/// still to be computed by a device, and the one that a device has computed.
+///
+/// # Errors
+/// As [`decrement_ttl`].
+#[inline(always)]
+pub(crate) fn endpoints(ctx: &TcContext, search: &mut Search) -> Result<(), DropReason> {
+    unpack(exchange(ctx, search)).map(|_| ())
+}
+
+/// What a packet shall have instead.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) src: Ip,
+    pub(crate) dst: Ip,
+    /// As they lie in memory.
+    pub(crate) ports: u32,
+    pad: u32,
+}
+
+#[inline(never)]
+fn exchange(ctx: &TcContext, search: &mut Search) -> u32 {
+    let Search {
+        packet,
+        transport,
+        change,
+        ..
+    } = search;
+    pack(try_exchange(ctx, packet, transport, change).map(|()| TRANSLATED))
+}
+
+#[inline(always)]
+fn try_exchange(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    transport: &Transport,
+    wanted: &Change,
+) -> Result<(), DropReason> {
+    let (src, dst, ports) = (wanted.src, wanted.dst, wanted.ports);
+    let change = address::sum_change([packet.src, packet.dst], [src, dst]);
+    if transport.at != 0 {
+        match transport.protocol as u8 {
+            protocol @ (TCP | UDP) => {
+                let optional = protocol == UDP;
+                let at = transport.at + if optional { 6 } else { 16 };
+                kernel::correct_addresses(ctx, at, change, optional)?;
+                kernel::correct_word(ctx, at, (transport.ports, ports), optional)?;
+            }
+            SCTP => correct_sctp(ctx, packet, transport, ports)?,
+            _ => {}
+        }
+        kernel::store_balanced(ctx, transport.at, &ports)?;
+    }
+    if packet.v4 {
+        kernel::correct_header(ctx, 24, change)?;
+        kernel::store_balanced(ctx, 26, &[src.v4(), dst.v4()])?;
+    } else {
+        // The header has no checksum to make this good, so a device's is told of it here, as it was
+        // of the upper header's checksum above.
+        let ([a, b], [c, d]) = (src.words(), dst.words());
+        kernel::store_counted(ctx, 22, &[a, b, c, d])?;
+    }
+    (packet.src, packet.dst) = (src, dst);
+    Ok(())
+}
+
+/// SCTP's checksum covers its own bytes only. One of 0 is still to be computed.
+#[inline(always)]
+fn correct_sctp(
+    ctx: &TcContext,
+    packet: &Packet,
+    transport: &Transport,
+    ports: u32,
+) -> Result<(), DropReason> {
+    let delta = (transport.ports ^ ports).to_le();
+    if delta == 0 {
+        return Ok(());
+    }
+    let crc = u32::from_le(upper::load::<u32>(ctx, packet, transport.at + 8)?);
+    // Of a fragment nobody here knows what follows; no SCTP is sent in fragments (RFC 9260 §6.9).
+    if crc == 0 || transport.is_fragment() {
+        return Ok(());
+    }
+    let trailing = packet.end - transport.at - 4;
+    let crc = crc_changed(crc, delta, trailing);
+    kernel::store_balanced(ctx, transport.at + 8, &crc.to_le())
+}
+
+/// Apart, so that the verifier walks it once.
+#[inline(never)]
+fn crc_changed(crc: u32, delta: u32, trailing: u32) -> u32 {
+    crc32c_changed(crc, delta, trailing)
 }

@@ -4,7 +4,7 @@
 
 use crate::{
     address::Ip,
-    forward, maps, neighbor,
+    flow, forward, maps, neighbor,
     packet::{self, Parsed},
 };
 use aya_ebpf::programs::TcContext;
@@ -26,7 +26,7 @@ fn comes_from_elsewhere(ctx: &TcContext, src: Ip) -> bool {
 #[inline(always)]
 pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     let endpoint = maps::endpoint(packet::ifindex(ctx)).ok_or(DropReason::UnknownEndpoint)?;
-    let packet = match packet::parse(ctx)? {
+    let mut packet = match packet::parse(ctx)? {
         Parsed::Ip(packet) => packet,
         // Both sides have permanent neighbours.
         Parsed::Arp => return Err(DropReason::Neighbor),
@@ -44,6 +44,10 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::SpoofedFromOutside);
     }
     neighbor::refuse_router(ctx, &packet)?;
+    // An answer that the stack carried is no new flow of its own.
+    if !flow::answer(ctx, &mut packet, endpoint.id)? {
+        flow::remember_stack(ctx, &packet, endpoint.id)?;
+    }
     let (bytes, packets) = packet::size(ctx);
     maps::count_path(Path::StackToPod, bytes, packets);
     Ok(forward::PASS)

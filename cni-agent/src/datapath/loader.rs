@@ -11,7 +11,12 @@ use cni_ebpf_common::{
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
+    flow::{
+        ENDPOINT_FLOWS, EndpointFlows, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_FLOWS,
+        MAX_FRAGMENTS,
+    },
     node::{MAX_NODES, Node, NodeKey},
+    service::{Backend, BackendKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
     verdict::{Counter, DropKey, MAX_COUNTERS, MAX_DROPS},
 };
 use std::io;
@@ -39,10 +44,15 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 6] = [
+pub(super) const SHAPES: [Shape; 11] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
+    shape::<FrontendKey, Frontend>("frontends", MapType::Hash, MAX_FRONTENDS),
+    shape::<BackendKey, Backend>("backends", MapType::Hash, MAX_BACKENDS),
+    shape::<FlowKey, Flow>("flows", MapType::LruHash, MAX_FLOWS),
+    shape::<u32, EndpointFlows>("endpoint_flows", MapType::Array, ENDPOINT_FLOWS),
+    shape::<FragmentKey, FragmentPorts>("fragments", MapType::LruHash, MAX_FRAGMENTS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),

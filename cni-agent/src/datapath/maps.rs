@@ -4,6 +4,7 @@
 use super::{
     DatapathError,
     rows::{self, EndpointRows, NodeRoute},
+    services::Services,
 };
 use aya::{
     Ebpf, Pod,
@@ -29,6 +30,7 @@ pub(super) struct Maps {
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     endpoint_addrs: HashMap<MapData, EndpointAddrKey, EndpointAddr>,
     nodes: LpmTrie<MapData, Addr, Node>,
+    pub(super) services: Services,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) drop_totals: PerCpuArray<MapData, Counter>,
     pub(super) paths: PerCpuArray<MapData, Counter>,
@@ -51,6 +53,7 @@ impl Maps {
             endpoints: typed(ebpf, ENDPOINTS)?,
             endpoint_addrs: typed(ebpf, ENDPOINT_ADDRS)?,
             nodes: typed(ebpf, NODES)?,
+            services: Services::take(ebpf)?,
             drops: typed(ebpf, "drops")?,
             drop_totals: typed(ebpf, "drop_totals")?,
             paths: typed(ebpf, "paths")?,
@@ -266,7 +269,7 @@ impl Maps {
 }
 
 /// Takes a map of the type that the caller wants.
-fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
+pub(super) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
     ebpf: &mut Ebpf,
     name: &'static str,
 ) -> Result<T, DatapathError> {
@@ -307,7 +310,11 @@ pub(super) fn gone(result: Result<(), MapError>, map: &'static str) -> Result<()
 }
 
 /// A write; no room gets its own error. Hash maps say E2BIG, tries ENOSPC.
-fn write(result: Result<(), MapError>, map: &'static str, size: u32) -> Result<(), DatapathError> {
+pub(super) fn write(
+    result: Result<(), MapError>,
+    map: &'static str,
+    size: u32,
+) -> Result<(), DatapathError> {
     result.map_err(|source| match &source {
         MapError::SyscallError(e)
             if matches!(e.io_error.raw_os_error(), Some(libc::E2BIG | libc::ENOSPC)) =>

@@ -17,6 +17,7 @@ mod logs;
 mod maps;
 mod pins;
 mod rows;
+mod services;
 mod upgrade;
 mod xdp;
 
@@ -30,9 +31,10 @@ pub use error::DatapathError;
 pub use logs::LogReader;
 pub use maps::NodesChange;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
+pub use services::ServicesChange;
 pub use xdp::UplinkXdp;
 
-use crate::model;
+use crate::{model, service::Frontend};
 use attach::Interface;
 use cni_ebpf_common::LAYOUT_VERSION;
 use loader::Loaded;
@@ -321,6 +323,17 @@ impl Datapath {
     /// The map can't be read.
     pub fn nodes(&self) -> Result<Vec<NodeRoute>, DatapathError> {
         self.lock().maps.nodes()
+    }
+
+    /// Makes the tables of Services hold these frontends and no others; each keeps its list where
+    /// nothing changed, also over a restart. Connections keep the backend that they have; UDP flows
+    /// of a backend that is gone are forgotten. Frontends without room are left out and named in the
+    /// answer.
+    ///
+    /// # Errors
+    /// A map can't be read or written.
+    pub fn sync_services(&self, desired: &[Frontend]) -> Result<ServicesChange, DatapathError> {
+        self.lock().maps.services.sync(desired)
     }
 
     /// Drops by interface and reason.

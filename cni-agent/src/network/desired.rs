@@ -1,6 +1,6 @@
 //! PURE: from the cluster as it should be to what this node's kernel should hold.
 
-use crate::{model::Node, state::Cluster};
+use crate::{model::Node, service::Frontend, state::Cluster};
 use ipnetwork::IpNetwork;
 use serde::Serialize;
 use std::{collections::BTreeMap, net::IpAddr};
@@ -61,6 +61,8 @@ pub struct Desired {
     pub masquerade: Option<Masquerade>,
     /// MTU of pods made from now on.
     pub pod_mtu: u32,
+    /// Services and who answers this node's pods.
+    pub frontends: Vec<Frontend>,
 }
 
 /// Why the node can't serve yet, with the remedy.
@@ -115,7 +117,8 @@ pub fn next_hops(cluster: &Cluster, own: &Node) -> Vec<IpAddr> {
 /// # Errors
 /// When no uplink was found. A podCIDR of another node that can't be reached (no address of that
 /// family on either side) is left out; [`unreachable`] lists them. So is one behind a router: its
-/// packets go by the kernel's routes, whose routers must know the podCIDR.
+/// packets go by the kernel's routes, whose routers must know the podCIDR. Frontends are compiled by
+/// [`crate::service`].
 pub fn compile(
     cluster: &Cluster,
     own: &Node,
@@ -150,6 +153,7 @@ pub fn compile(
         remote,
         masquerade,
         pod_mtu,
+        frontends: Vec::new(),
     })
 }
 

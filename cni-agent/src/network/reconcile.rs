@@ -6,7 +6,7 @@ use super::{
     desired::{Desired, NotReady, Surroundings, compile, next_hops, own_node, unreachable},
     kernel::Kernel,
 };
-use crate::parts::Shutdown;
+use crate::{parts::Shutdown, service};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -71,8 +71,8 @@ impl<K: Kernel> Network<K> {
                 uplinks,
                 neighbours: neighbours.map_err(|e| vec![e.to_string()])?,
             };
-            let problems = unreachable(&cluster, own, &surroundings);
-            let desired = compile(
+            let mut problems = unreachable(&cluster, own, &surroundings);
+            let mut desired = compile(
                 &cluster,
                 own,
                 surroundings,
@@ -80,6 +80,9 @@ impl<K: Kernel> Network<K> {
                 self.config.masquerade,
             )
             .map_err(|e| vec![e.to_string()])?;
+            let services = service::compile(&cluster, &own.name);
+            problems.extend(services.problems);
+            desired.frontends = services.frontends;
             Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
         };
         match compiled.await {

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a fault here is the test's")]
 
 pub mod cluster;
+pub mod flows;
 pub mod frames;
 pub mod lab;
 pub mod pod;

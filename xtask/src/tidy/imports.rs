@@ -10,6 +10,7 @@ const PURE: [&str; 6] = [
     "cni-agent/src/ipam/",
     "cni-agent/src/install/conflist.rs",
     "cni-agent/src/network/desired.rs",
+    "cni-agent/src/service/",
     "cni-agent/src/source/convert/",
 ];
 

@@ -80,6 +80,10 @@ impl Linux {
                 unapplied.remote.extend(of_others);
             }
         }
+        match self.sync_services(desired).await {
+            Err(error) => unapplied.remote.push(error),
+            Ok(refused) => unapplied.remote.extend(refused),
+        }
         let masqueraded = match &desired.masquerade {
             Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
                 .await
@@ -129,6 +133,19 @@ impl Linux {
                 ..Unapplied::default()
             },
         }
+    }
+
+    /// That the maps have no room for some frontends.
+    async fn sync_services(&self, desired: &Desired) -> Result<Option<KernelError>, KernelError> {
+        let (datapath, frontends) = (self.datapath.clone(), desired.frontends.clone());
+        let change = blocking(move || datapath.sync_services(&frontends)).await?;
+        let count = change.refused.len();
+        Ok(change.refused.first().map(|first| {
+            KernelError::Refused(format!(
+                "the maps of Services are full: {count} ports of Services are left to kube-proxy, {} of Service {} first",
+                first.port, first.service
+            ))
+        }))
     }
 
     /// podCIDRs that the map has no room for.

@@ -1,0 +1,244 @@
+//! Services: a packet of a local pod to a frontend gets a backend as its destination. Nothing is
+//! told to the host's connection tracking, which sees the packet only if the backend is no pod.
+
+use crate::{
+    address::Ip,
+    flow::{TRANSLATED, UNTOUCHED, pack, touch, unpack},
+    kernel,
+    maps::{self, FlowWords},
+    packet::Packet,
+    rewrite::{self, Change},
+    transport::{self, Transport, Tuple, destination_port, port_pair, source_port},
+};
+use aya_ebpf::programs::TcContext;
+use cni_ebpf_common::{
+    flow::{self, Flow},
+    service::{MOST_ATTEMPTS, slot},
+    verdict::DropReason,
+};
+
+/// Translates a packet of a local pod whose destination is no pod. Whether it did: else the packet
+/// is the host's stack's.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn translate(ctx: &TcContext, packet: &mut Packet, id: u32) -> Result<bool, DropReason> {
+    let search = maps::scratch()?;
+    search.packet = *packet;
+    let packed = translate_here(ctx, search, id);
+    *packet = search.packet;
+    unpack(packed)
+}
+
+#[inline(never)]
+fn translate_here(ctx: &TcContext, search: &mut Search, id: u32) -> u32 {
+    pack(try_translate(ctx, search, id))
+}
+
+/// A packet, its connection, and the search for what becomes of both; in [`maps::scratch`], since
+/// the stacks of subprograms lie on top of each other: 512 bytes for all. What is read back from a
+/// map the verifier takes for any value: callers take the packet back from here, so that it walks a
+/// subprogram and what follows once for all packets.
+#[repr(C)]
+pub(crate) struct Search {
+    pub(crate) packet: Packet,
+    pub(crate) transport: Transport,
+    /// The packet's addresses and ports.
+    pub(crate) tuple: Tuple,
+    pub(crate) change: Change,
+    pub(crate) now: u64,
+    /// The answers' addresses and ports.
+    other: Tuple,
+    pub(crate) row: FlowWords,
+    hash: u32,
+    /// The port of what was found, as it lies in memory.
+    port: u32,
+    /// What was found: the backend, or the frontend for a pod's answer to itself.
+    found: Ip,
+}
+
+#[inline(always)]
+fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, DropReason> {
+    if !transport::find(ctx, search)? {
+        return Ok(UNTOUCHED);
+    }
+    if !transport::complete(search) {
+        return if maps::frontend(search.packet.dst, 0, 0).is_some() {
+            Err(DropReason::FragmentUnknown)
+        } else {
+            Ok(UNTOUCHED)
+        };
+    }
+    search.now = kernel::now_ns();
+    let mut step = UNKNOWN;
+    if maps::endpoint_flows(id).client != 0 {
+        step = follow(search);
+    }
+    if step == UNKNOWN {
+        step = choose(search);
+    }
+    let (src, dst, ports) = (search.tuple.src, search.tuple.dst, search.tuple.ports);
+    let (found, port) = (search.found, search.port as u16);
+    match step {
+        KNOWN => {}
+        CHOSEN => maps::mark_client(id),
+        TO_ITSELF => {}
+        CLASH => return Err(DropReason::TranslationClash),
+        NO_MEMORY => return Err(DropReason::Redirect),
+        _ => return Ok(UNTOUCHED),
+    }
+    if step == TO_ITSELF {
+        search.change.src = found;
+        search.change.dst = src;
+        search.change.ports = port_pair(port, destination_port(ports));
+    } else {
+        search.change.src = if found == src { dst } else { src };
+        search.change.dst = found;
+        search.change.ports = port_pair(source_port(ports), port);
+    }
+    transport::remember_fragment(search);
+    rewrite::endpoints(ctx, search)?;
+    Ok(TRANSLATED)
+}
+
+/// Steps of a search: a subprogram's result has to fit a register.
+const UNKNOWN: u32 = 0;
+/// The flow keeps its backend.
+const KNOWN: u32 = 1;
+/// A pod answers itself: its own address is the client's.
+const TO_ITSELF: u32 = 2;
+/// The flow has a backend now.
+const CHOSEN: u32 = 3;
+/// The client's port is free nowhere.
+const CLASH: u32 = 4;
+/// The kernel could not remember it.
+const NO_MEMORY: u32 = 5;
+
+/// The key of a backend's answers. A pod that is its own backend hears the frontend.
+#[inline(always)]
+fn answers(tuple: &Tuple, protocol: u8, backend: Ip, port: u16) -> Tuple {
+    let client = if backend == tuple.src {
+        tuple.dst
+    } else {
+        tuple.src
+    };
+    let ports = port_pair(port, source_port(tuple.ports));
+    Tuple::new(backend, client, ports, protocol)
+}
+
+/// What a known flow does with its packet: `UNKNOWN` when it has to choose.
+#[inline(never)]
+fn follow(search: &mut Search) -> u32 {
+    let protocol = search.transport.protocol as u8;
+    let (begins, ends) = (search.transport.begins(), search.transport.ends());
+    let Some(row) = maps::flow(&search.tuple) else {
+        return UNKNOWN;
+    };
+    let flow = row.get();
+    (search.found, search.port) = (flow.addr, flow.port.into());
+    if flow.is(Flow::ANSWER) && flow.is(Flow::HAIRPIN) {
+        touch(row, &flow, ends, search.now);
+        return TO_ITSELF;
+    }
+    if !flow.is(Flow::TO_BACKEND) {
+        return UNKNOWN;
+    }
+    // Looked after once a second: the answers' row must not be forgotten before this one, and
+    // a server that only sends keeps the flow alive, too.
+    if flow::idle_ns(flow.seen_ns, search.now) >= flow::REFRESH_NS || begins {
+        search.other = answers(&search.tuple, protocol, flow.addr, flow.port);
+        let Some(answer) = maps::flow(&search.other) else {
+            maps::forget_flow(&search.tuple);
+            return UNKNOWN;
+        };
+        let answer = answer.get();
+        let seen_ns = if answer.seen_ns > flow.seen_ns {
+            answer.seen_ns
+        } else {
+            flow.seen_ns
+        };
+        let own = is_of(&answer, &search.tuple);
+        if !own || !flow::keeps_backend(protocol, begins, seen_ns, search.now) {
+            // It chooses anew; what is the answers' row of this flow goes with it.
+            if own {
+                maps::forget_flow(&search.other);
+            }
+            maps::forget_flow(&search.tuple);
+            return UNKNOWN;
+        }
+    }
+    touch(row, &flow, ends, search.now);
+    KNOWN
+}
+
+/// Whether a row of answers belongs to this flow's frontend.
+#[inline(always)]
+fn is_of(row: &FlowWords, tuple: &Tuple) -> bool {
+    row.is(Flow::ANSWER) && row.addr == tuple.dst && row.port == destination_port(tuple.ports)
+}
+
+/// Chooses a backend where the client's port is free. `UNKNOWN`: there is no such frontend.
+#[inline(always)]
+fn choose(search: &mut Search) -> u32 {
+    search.hash = search.tuple.hash();
+    let mut attempt = 0;
+    while attempt < MOST_ATTEMPTS {
+        let step = take(search, attempt);
+        if step != CLASH {
+            return step;
+        }
+        attempt += 1;
+    }
+    CLASH
+}
+
+/// Takes a backend if the client's port is free there, and remembers both directions. `UNKNOWN`
+/// when no backend is left that was not tried before.
+#[inline(never)]
+fn take(search: &mut Search, attempt: u32) -> u32 {
+    let protocol = search.transport.protocol as u8;
+    let port = destination_port(search.tuple.ports);
+    let Some(frontend) = maps::frontend(search.tuple.dst, port, protocol) else {
+        return UNKNOWN;
+    };
+    if frontend.count == 0 {
+        return UNKNOWN;
+    }
+    let slot = slot(search.hash, attempt, frontend.count);
+    // Between the frontend and its list the agent may have changed both: the next attempt sees the
+    // new ones.
+    let Some((addr, backend_port)) = maps::backend(frontend.list, slot) else {
+        return CLASH;
+    };
+    (search.found, search.port) = (addr, backend_port.into());
+    search.other = answers(&search.tuple, protocol, addr, backend_port);
+    if let Some(row) = maps::flow(&search.other) {
+        let row = row.get();
+        let own = is_of(&row, &search.tuple);
+        if !own && !flow::is_free(protocol, row.flags, row.seen_ns, search.now) {
+            return CLASH;
+        }
+    }
+    let hairpin = if addr == search.tuple.src {
+        Flow::HAIRPIN
+    } else {
+        0
+    };
+    search.row = FlowWords {
+        seen_ns: search.now,
+        addr: search.tuple.dst,
+        port,
+        flags: Flow::ANSWER | hairpin,
+        pad: 0,
+    };
+    if maps::remember_flow(&search.other, &search.row).is_err() {
+        return NO_MEMORY;
+    }
+    (search.row.addr, search.row.port) = (addr, backend_port);
+    search.row.flags = Flow::TO_BACKEND | hairpin;
+    if maps::remember_flow(&search.tuple, &search.row).is_err() {
+        return NO_MEMORY;
+    }
+    CHOSEN
+}
