@@ -211,8 +211,15 @@ impl Services {
             .map(|(_, row)| row.list)
             .chain(lists.keys().copied());
         self.next = greatest.max().unwrap_or(0).wrapping_add(1).max(1);
-        let used: BTreeSet<u32> = rows.iter().map(|(_, row)| row.list).collect();
-        for (list, slots) in lists.iter().filter(|(list, _)| !used.contains(list)) {
+        let whole: BTreeSet<u32> = rows
+            .iter()
+            .filter(|(_, row)| {
+                let slots = lists.get(&row.list).map_or(0, BTreeMap::len);
+                slots == row.count as usize
+            })
+            .map(|(_, row)| row.list)
+            .collect();
+        for (list, slots) in lists.iter().filter(|(list, _)| !whole.contains(list)) {
             for slot in slots.keys() {
                 let key = BackendKey {
                     list: *list,
@@ -225,7 +232,7 @@ impl Services {
             affinity_secs: row.affinity_secs,
             backends: lists
                 .get(&row.list)
-                .filter(|slots| slots.len() == row.count as usize)
+                .filter(|_| whole.contains(&row.list))
                 .map_or_else(Vec::new, |slots| slots.values().copied().collect()),
         };
         Ok(rows
