@@ -7,7 +7,8 @@ use cni_agent::{datapath::DropReason, service::Frontend};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use support::{
     flows::{
-        ACK, FIN, SCTP, SYN, addresses, at, change_flows, ends, framed, from, frontend, payload,
+        ACK, FIN, SCTP, SYN, SYN_ACK, addresses, at, change_flows, ends, framed, from, frontend,
+        payload,
     },
     frames::{self, TCP, UDP},
     lab::{self, Context, FAR_MAC, HOST_MAC, Lab, Pod, Program, UPLINK_MAC, Verdict},
@@ -537,6 +538,38 @@ fn fragments_follow_their_first_in_both_directions() {
                 lab.run(Program::FromPod, lab.a.ifindex, &later).verdict,
                 Verdict::Drop
             );
+        }
+    }
+}
+
+/// The client's port is free again, and it uses it for the backend itself.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn an_ended_connection_turns_no_answer_of_a_direct_one() {
+    let lab = Lab::new();
+    for f in families(&lab) {
+        for protocol in [TCP, UDP] {
+            let (client, service, backend) = (at(f.a, CPORT), at(f.vip, 80), at(f.b, 8080));
+            serve(&lab, &[frontend(service, protocol, &[backend])]);
+            let sent = |kind| sends(&lab, &lab.a, &from(&lab.a, client, service, protocol, kind));
+            let answer = |kind| {
+                let frame = from(&lab.b, backend, client, protocol, kind);
+                sends(&lab, &lab.b, &frame).1
+            };
+            sent(SYN);
+            assert_eq!(answer(SYN_ACK), service);
+            sent(FIN);
+            assert_eq!(answer(ACK), service, "the last segments");
+            if protocol == UDP {
+                let long = 121_000_000_000;
+                change_flows(&lab, |flow| {
+                    flow.seen_ns = flow.seen_ns.saturating_sub(long)
+                });
+            }
+            assert_eq!(answer(SYN_ACK), backend);
+            assert_eq!(answer(ACK), backend);
+            assert_eq!(sent(SYN).2, backend, "and by the Service again");
+            assert_eq!(answer(SYN_ACK), service);
         }
     }
 }

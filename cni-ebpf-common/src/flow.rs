@@ -128,6 +128,18 @@ pub const fn is_free(protocol: u8, flags: u16, seen_ns: u64, now_ns: u64) -> boo
             }
 }
 
+/// Whether a packet of a backend to a client is an answer to what the row tells of. `accepts`: it
+/// accepts a connection (TCP's SYN with ACK, SCTP's INIT ACK). If not, the client uses its port for
+/// the backend directly by now.
+#[inline(always)]
+pub const fn is_answer(protocol: u8, flags: u16, accepts: bool, seen_ns: u64, now_ns: u64) -> bool {
+    if protocol == UDP {
+        idle_ns(seen_ns, now_ns) <= UDP_IDLE_NS
+    } else {
+        !accepts || flags & Flow::CLOSING == 0
+    }
+}
+
 /// A number for a flow, the same for each of its packets: a retransmitted SYN must not choose
 /// another backend. The words are those of [`FlowKey`].
 #[inline(always)]
@@ -239,6 +251,19 @@ mod tests {
         assert!(free(TCP, Flow::BY_STACK, 0));
         assert!(!free(TCP, Flow::BY_STACK | Flow::ANSWER, 0));
         assert!(!free(TCP, Flow::TO_BACKEND, 0));
+    }
+
+    #[test]
+    fn an_ended_flow_answers_no_new_connection() {
+        let now = 1000 * SECOND;
+        assert!(
+            is_answer(TCP, Flow::CLOSING, false, now, now),
+            "the last segments"
+        );
+        assert!(is_answer(TCP, 0, true, 0, now), "its own beginning");
+        assert!(!is_answer(TCP, Flow::CLOSING, true, now, now));
+        assert!(is_answer(UDP, 0, false, now - UDP_IDLE_NS, now));
+        assert!(!is_answer(UDP, 0, false, now - UDP_IDLE_NS - 1, now));
     }
 
     #[test]

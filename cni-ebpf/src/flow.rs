@@ -12,7 +12,7 @@ use crate::{
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
-    flow::{Flow, REFRESH_NS, idle_ns},
+    flow::{Flow, REFRESH_NS, idle_ns, is_answer},
     verdict::DropReason,
 };
 
@@ -77,7 +77,13 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     if !flow.is(Flow::ANSWER) {
         return Ok(UNTOUCHED);
     }
-    touch(row, &flow, search.transport.ends(), kernel::now_ns());
+    let (protocol, accepts) = (search.transport.protocol as u8, search.transport.accepts());
+    let (seen, now) = (flow.seen_ns, kernel::now_ns());
+    if !is_answer(protocol, flow.flags, accepts, seen, now) {
+        maps::forget_flow(&search.tuple);
+        return Ok(UNTOUCHED);
+    }
+    touch(row, &flow, search.transport.ends(), now);
     search.change.src = flow.addr;
     search.change.dst = search.tuple.dst;
     search.change.ports = port_pair(flow.port, destination_port(search.tuple.ports));

@@ -114,6 +114,8 @@ const CHOSEN: u32 = 3;
 const CLASH: u32 = 4;
 /// The kernel could not remember it.
 const NO_MEMORY: u32 = 5;
+/// The list is not the frontend's any more.
+const CHANGED: u32 = 6;
 
 /// The key of a backend's answers. A pod that is its own backend hears the frontend.
 #[inline(always)]
@@ -146,13 +148,13 @@ fn follow(search: &mut Search) -> u32 {
     }
     // Looked after once a second: the answers' row must not be forgotten before this one, and
     // a server that only sends keeps the flow alive, too.
-    if flow::idle_ns(flow.seen_ns, search.now) >= flow::REFRESH_NS || begins {
+    if flow::idle_ns(flow.seen_ns, search.now) >= flow::REFRESH_NS || begins || ends {
         search.other = answers(&search.tuple, protocol, flow.addr, flow.port);
-        let Some(answer) = maps::flow(&search.other) else {
+        let Some(answers) = maps::flow(&search.other) else {
             maps::forget_flow(&search.tuple);
             return UNKNOWN;
         };
-        let answer = answer.get();
+        let answer = answers.get();
         let seen_ns = if answer.seen_ns > flow.seen_ns {
             answer.seen_ns
         } else {
@@ -166,6 +168,10 @@ fn follow(search: &mut Search) -> u32 {
             }
             maps::forget_flow(&search.tuple);
             return UNKNOWN;
+        }
+        answers.set_seen(search.now);
+        if ends {
+            answers.set_flags(answer.flags | Flow::CLOSING);
         }
     }
     touch(row, &flow, ends, search.now);
@@ -183,14 +189,15 @@ fn is_of(row: &FlowWords, tuple: &Tuple) -> bool {
 fn choose(search: &mut Search) -> u32 {
     search.hash = search.tuple.hash();
     let mut attempt = 0;
+    let mut step = UNKNOWN;
     while attempt < MOST_ATTEMPTS {
-        let step = take(search, attempt);
-        if step != CLASH {
+        step = take(search, attempt);
+        if step != CLASH && step != CHANGED {
             return step;
         }
         attempt += 1;
     }
-    CLASH
+    step
 }
 
 /// Takes a backend if the client's port is free there, and remembers both directions. `UNKNOWN`
@@ -209,7 +216,7 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     // Between the frontend and its list the agent may have changed both: the next attempt sees the
     // new ones.
     let Some((addr, backend_port)) = maps::backend(frontend.list, slot) else {
-        return CLASH;
+        return CHANGED;
     };
     (search.found, search.port) = (addr, backend_port.into());
     search.other = answers(&search.tuple, protocol, addr, backend_port);

@@ -36,11 +36,19 @@ impl Transport {
     const ENDS: u32 = 2;
     /// A fragment.
     const FRAGMENT: u32 = 4;
+    /// Accepts one: TCP's SYN with ACK, SCTP's INIT ACK.
+    const ACCEPTS: u32 = 8;
 
     /// Whether it begins a connection.
     #[inline(always)]
     pub(crate) fn begins(&self) -> bool {
         self.flags & Self::BEGINS != 0
+    }
+
+    /// Whether it accepts one.
+    #[inline(always)]
+    pub(crate) fn accepts(&self) -> bool {
+        self.flags & Self::ACCEPTS != 0
     }
 
     /// Whether it ends one.
@@ -115,12 +123,16 @@ fn try_find(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
             if bits & 0x12 == 0x02 {
                 found.flags |= Transport::BEGINS;
             }
+            if bits & 0x12 == 0x12 {
+                found.flags |= Transport::ACCEPTS;
+            }
             if bits & 0x05 != 0 {
                 found.flags |= Transport::ENDS;
             }
         }
         SCTP => match upper::load::<u8>(ctx, packet, found.at + 12)? {
             1 => found.flags |= Transport::BEGINS,
+            2 => found.flags |= Transport::ACCEPTS,
             6 | 14 => found.flags |= Transport::ENDS,
             _ => {}
         },
