@@ -573,3 +573,47 @@ fn an_ended_connection_turns_no_answer_of_a_direct_one() {
         }
     }
 }
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_client_with_affinity_keeps_its_backend_until_it_is_gone() {
+    let lab = Lab::new();
+    for f in families(&lab) {
+        for protocol in [TCP, UDP] {
+            let service = at(f.vip, 80);
+            let all: Vec<SocketAddr> = (0..8).map(|i| at(f.b, 8080 + i)).collect();
+            let with = |backends: &[SocketAddr], affinity_secs| Frontend {
+                affinity_secs,
+                ..frontend(service, protocol, backends)
+            };
+            let chosen = || -> Vec<SocketAddr> {
+                let ports = CPORT..CPORT + 20;
+                let frames = ports.map(|p| from(&lab.a, at(f.a, p), service, protocol, SYN));
+                let mut chosen: Vec<_> =
+                    frames.map(|frame| sends(&lab, &lab.a, &frame).2).collect();
+                chosen.dedup();
+                chosen
+            };
+            serve(&lab, &[with(&all, 3600)]);
+            let kept = chosen();
+            assert_eq!(kept.len(), 1, "{kept:?}");
+            // Others come and go.
+            let half: Vec<_> = all
+                .iter()
+                .filter(|b| b.port() % 2 == kept[0].port() % 2)
+                .copied()
+                .collect();
+            serve(&lab, &[with(&half, 3600)]);
+            assert_eq!(chosen(), kept);
+            let rest: Vec<_> = all.iter().filter(|b| **b != kept[0]).copied().collect();
+            serve(&lab, &[with(&rest, 3600)]);
+            let next = chosen();
+            assert!(next.len() == 1 && next != kept, "{next:?}");
+            // Flows of UDP go on with what they have.
+            if protocol == TCP {
+                serve(&lab, &[with(&all, 0)]);
+                assert!(chosen().len() > 1, "each connection chooses");
+            }
+        }
+    }
+}

@@ -104,7 +104,7 @@ fn what_a_killed_agent_had_half_written_is_mended() {
     let bpf = BpfDir::new();
     let datapath = load(&bpf);
     let one = numbered(1, 3);
-    datapath.sync_services(&[one.clone()]).unwrap();
+    datapath.sync_services(std::slice::from_ref(&one)).unwrap();
     let (before, _) = tables(&datapath);
     let (list, backends) = before.values().find(|l| !l.1.is_empty()).unwrap().clone();
     let pinned = datapath.pinned();

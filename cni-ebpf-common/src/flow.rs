@@ -112,6 +112,12 @@ pub const fn keeps_backend(protocol: u8, begins: bool, seen_ns: u64, now_ns: u64
     }
 }
 
+/// Whether a client that last began a flow at `seen_ns` keeps its backend.
+#[inline(always)]
+pub const fn keeps_affinity(affinity_secs: u32, seen_ns: u64, now_ns: u64) -> bool {
+    idle_ns(seen_ns, now_ns) <= affinity_secs as u64 * SECOND
+}
+
 /// Whether a new flow of another frontend may have the row of this one for its answers. `flags` and
 /// `seen_ns` are the row's.
 #[inline(always)]
@@ -251,6 +257,14 @@ mod tests {
         assert!(free(TCP, Flow::BY_STACK, 0));
         assert!(!free(TCP, Flow::BY_STACK | Flow::ANSWER, 0));
         assert!(!free(TCP, Flow::TO_BACKEND, 0));
+    }
+
+    #[test]
+    fn a_client_keeps_its_backend_for_the_seconds_of_its_service() {
+        let now = 1000 * SECOND;
+        assert!(keeps_affinity(10, now - 10 * SECOND, now));
+        assert!(!keeps_affinity(10, now - 10 * SECOND - 1, now));
+        assert!(keeps_affinity(u32::MAX, 0, now));
     }
 
     #[test]

@@ -21,7 +21,10 @@ use cni_ebpf_common::{
         MAX_FRAGMENTS,
     },
     node::{MAX_NODES, Node},
-    service::{Backend, BackendKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
+    service::{
+        Affinity, AffinityKey, Backend, BackendKey, Frontend, FrontendKey, MAX_AFFINITY,
+        MAX_BACKENDS, MAX_FRONTENDS,
+    },
     verdict::{Counter, DropKey, DropReason, MAX_COUNTERS, MAX_DROPS, Path},
 };
 use core::{mem::offset_of, ptr};
@@ -83,6 +86,10 @@ static ENDPOINTS_FLOWS: Array<EndpointFlows, { ENDPOINT_FLOWS as usize }> = Arra
 #[btf_map(name = "fragments")]
 static FRAGMENTS: LruHashMap<FragmentKey, FragmentPorts, { MAX_FRAGMENTS as usize }> =
     LruHashMap::new();
+
+/// Backends that clients keep; the programs write, the agent removes.
+#[btf_map(name = "affinity")]
+static AFFINITY: LruHashMap<AffinityKey, Affinity, { MAX_AFFINITY as usize }> = LruHashMap::new();
 
 /// Room of the programs.
 #[btf_map(name = "scratch")]
@@ -193,6 +200,57 @@ pub(crate) fn backend(list: u32, slot: u32) -> Option<(Ip, u16)> {
     let words = unsafe { ptr::from_ref(row).cast::<[u64; 2]>().read() };
     Some((Ip::from_words(words), row.port_be))
 }
+
+/// `AffinityKey` in words, for the same reason as in `endpoint_addr`.
+#[repr(C, packed(4))]
+pub(crate) struct Client {
+    client: [u64; 2],
+    frontend: [u64; 2],
+    rest: u32,
+}
+
+/// A client of the frontend that it sends to.
+#[inline(always)]
+pub(crate) fn client(tuple: &Tuple, port: u16, protocol: u8) -> Client {
+    let [high, low] = port.to_ne_bytes();
+    Client {
+        client: tuple.src.words(),
+        frontend: tuple.dst.words(),
+        rest: u32::from_ne_bytes([high, low, protocol, 0]),
+    }
+}
+
+impl Client {
+    #[inline(always)]
+    fn key(&self) -> &AffinityKey {
+        const { assert!(size_of::<Client>() == size_of::<AffinityKey>()) };
+        // SAFETY: the same fields at the same offsets, and less alignment.
+        unsafe { &*ptr::from_ref(self).cast::<AffinityKey>() }
+    }
+}
+
+/// The backend that a client keeps, with when it last began a flow; nanoseconds.
+#[inline(always)]
+pub(crate) fn kept_backend(client: &Client) -> Option<FlowWords> {
+    let row = AFFINITY.get_ptr(client.key())?;
+    // SAFETY: as in `FlowRow::get`; the two have time, address and port at the same offsets.
+    Some(unsafe { row.cast::<FlowWords>().read() })
+}
+
+/// Remembers the backend that a client keeps.
+#[inline(always)]
+pub(crate) fn keep_backend(client: &Client, backend: &FlowWords) {
+    // SAFETY: as in `kept_backend`.
+    let row = unsafe { &*ptr::from_ref(backend).cast::<Affinity>() };
+    // Without it the next flow chooses.
+    let _no_memory = AFFINITY.insert(client.key(), row, 0);
+}
+
+const _: () = assert!(
+    size_of::<FlowWords>() == size_of::<Affinity>()
+        && offset_of!(FlowWords, addr) == offset_of!(Affinity, backend)
+        && offset_of!(FlowWords, port) == offset_of!(Affinity, backend) + 16
+);
 
 /// As a key of `flows`.
 #[inline(always)]

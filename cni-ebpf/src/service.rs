@@ -212,10 +212,17 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     if frontend.count == 0 {
         return UNKNOWN;
     }
+    let mut kept = None;
+    if frontend.affinity_secs != 0 && attempt == 0 {
+        let client = maps::client(&search.tuple, port, protocol);
+        kept = maps::kept_backend(&client)
+            .filter(|row| flow::keeps_affinity(frontend.affinity_secs, row.seen_ns, search.now))
+            .map(|row| (row.addr, row.port));
+    }
     let slot = slot(search.hash, attempt, frontend.count);
     // Between the frontend and its list the agent may have changed both: the next attempt sees the
     // new ones.
-    let Some((addr, backend_port)) = maps::backend(frontend.list, slot) else {
+    let Some((addr, backend_port)) = kept.or_else(|| maps::backend(frontend.list, slot)) else {
         return CHANGED;
     };
     (search.found, search.port) = (addr, backend_port.into());
@@ -246,6 +253,12 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     search.row.flags = Flow::TO_BACKEND | hairpin;
     if maps::remember_flow(&search.tuple, &search.row).is_err() {
         return NO_MEMORY;
+    }
+    if frontend.affinity_secs != 0 {
+        let client = maps::client(&search.tuple, port, protocol);
+        // The row of a client has no bits: the agent compares it with the backends.
+        search.row.flags = 0;
+        maps::keep_backend(&client, &search.row);
     }
     CHOSEN
 }

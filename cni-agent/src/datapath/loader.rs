@@ -16,7 +16,10 @@ use cni_ebpf_common::{
         MAX_FRAGMENTS,
     },
     node::{MAX_NODES, Node, NodeKey},
-    service::{Backend, BackendKey, Frontend, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
+    service::{
+        Affinity, AffinityKey, Backend, BackendKey, Frontend, FrontendKey, MAX_AFFINITY,
+        MAX_BACKENDS, MAX_FRONTENDS,
+    },
     verdict::{Counter, DropKey, MAX_COUNTERS, MAX_DROPS},
 };
 use std::io;
@@ -44,7 +47,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 11] = [
+pub(super) const SHAPES: [Shape; 12] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -53,6 +56,7 @@ pub(super) const SHAPES: [Shape; 11] = [
     shape::<FlowKey, Flow>("flows", MapType::LruHash, MAX_FLOWS),
     shape::<u32, EndpointFlows>("endpoint_flows", MapType::Array, ENDPOINT_FLOWS),
     shape::<FragmentKey, FragmentPorts>("fragments", MapType::LruHash, MAX_FRAGMENTS),
+    shape::<AffinityKey, Affinity>("affinity", MapType::LruHash, MAX_AFFINITY),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),

@@ -14,7 +14,10 @@ use aya::{
 };
 use cni_ebpf_common::{
     flow::{Flow, FlowKey, MAX_FLOWS, SCTP, TCP, UDP},
-    service::{Backend, BackendKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
+    service::{
+        Affinity, AffinityKey, Backend, BackendKey, Frontend as Row, FrontendKey, MAX_AFFINITY,
+        MAX_BACKENDS, MAX_FRONTENDS,
+    },
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,6 +27,7 @@ use std::{
 const FRONTENDS: &str = "frontends";
 const BACKENDS: &str = "backends";
 const FLOWS: &str = "flows";
+const AFFINITY: &str = "affinity";
 
 /// What a call of `sync_services` did. An address counts as a frontend of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -51,6 +55,7 @@ pub(super) struct Services {
     frontends: HashMap<MapData, FrontendKey, Row>,
     backends: HashMap<MapData, BackendKey, Backend>,
     flows: HashMap<MapData, FlowKey, Flow>,
+    affinity: HashMap<MapData, AffinityKey, Affinity>,
     /// What the maps hold, with the number of each list; read back after a start or a failure: a
     /// change of one frontend shall not cost a reading of all.
     written: Option<BTreeMap<FrontendKey, (u32, Entry)>>,
@@ -64,6 +69,7 @@ impl Services {
             frontends: typed(ebpf, FRONTENDS)?,
             backends: typed(ebpf, BACKENDS)?,
             flows: typed(ebpf, FLOWS)?,
+            affinity: typed(ebpf, AFFINITY)?,
             written: None,
             next: 1,
         })
@@ -123,6 +129,8 @@ impl Services {
             }
         }
         if !lost.is_empty() {
+            // First, or a flow that chooses anew would find its old backend here.
+            self.forget_affinity(&lost)?;
             change.flows_removed = self.forget_flows(&lost)?;
         }
         self.written = Some(written);
@@ -241,6 +249,20 @@ impl Services {
             .collect())
     }
 
+    /// Clients keep none of these backends.
+    fn forget_affinity(
+        &mut self,
+        lost: &BTreeSet<(FrontendKey, Backend)>,
+    ) -> Result<(), DatapathError> {
+        let most = 2 * MAX_AFFINITY as usize;
+        for (key, row) in all(self.affinity.iter().take(most), AFFINITY)? {
+            if lost.contains(&(key.frontend, row.backend)) {
+                gone(self.affinity.remove(&key), AFFINITY)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Forgets UDP flows of these backends: nobody would tell their clients to begin anew.
     fn forget_flows(
         &mut self,
@@ -288,14 +310,15 @@ impl Services {
     }
 }
 
-/// Backends of a UDP frontend that it has no more.
+/// Backends that a frontend has no more and somebody may still be bound to: flows of UDP, clients by
+/// affinity.
 fn note_lost(
     key: FrontendKey,
     old: &Entry,
     new: Option<&Entry>,
     lost: &mut BTreeSet<(FrontendKey, Backend)>,
 ) {
-    if key.protocol != UDP {
+    if key.protocol != UDP && old.affinity_secs == 0 {
         return;
     }
     let stays = |backend: &&Backend| new.is_some_and(|new| new.backends.contains(backend));
