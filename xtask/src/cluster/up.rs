@@ -236,6 +236,5 @@ fn image_of_fairlead() -> Result<(PathBuf, PathBuf)> {
         );
     }
     crate::verb(&["image"]).context("packing this project's image")?;
-    let name = format!("fairlead-image-{}.tar", std::env::consts::ARCH);
-    Ok((crate::workspace::binaries().join(name), manifest))
+    Ok((crate::workspace::binaries().join("image.tar"), manifest))
 }
