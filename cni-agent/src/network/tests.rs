@@ -6,7 +6,7 @@ use crate::{
     cni::{args::CniArgs, caller::Caller, netconf::NetConf, result::PrevResult},
     config::{EbpfLogLevel, NetworkConfig},
     datapath::XdpMode,
-    model::{AttachmentId, Node},
+    model::{AttachmentId, Node, Protocol, Service, ServicePort},
     state::Cluster,
     store::{Book, FaultyDisk, Store},
 };
@@ -37,7 +37,7 @@ struct Bench {
     network: Network<Simulated>,
     kernel: Simulated,
     clock: Arc<ManualClock>,
-    _cluster: watch::Sender<Arc<Cluster>>,
+    cluster: watch::Sender<Arc<Cluster>>,
 }
 
 fn bench(kernel: Simulated, store: Store) -> Bench {
@@ -67,7 +67,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         network,
         kernel,
         clock,
-        _cluster: sender,
+        cluster: sender,
     }
 }
 
@@ -251,6 +251,36 @@ async fn spooled_deletions_are_done_once_and_a_broken_file_is_kept() {
 }
 
 #[tokio::test]
+async fn the_kernel_is_told_of_services_and_the_status_of_what_is_not_served() {
+    let bench = ready().await;
+    let service = |name: &str| Service {
+        namespace: "default".into(),
+        name: name.into(),
+        cluster_ips: vec!["10.96.0.1".parse().unwrap()],
+        ports: vec![ServicePort {
+            name: String::new(),
+            protocol: Protocol::Tcp,
+            port: 80,
+        }],
+        internal_local: false,
+        affinity_secs: None,
+    };
+    bench.cluster.send_modify(|cluster| {
+        let cluster = Arc::make_mut(cluster);
+        for name in ["a", "b"] {
+            let key = ("default".to_owned(), name.to_owned());
+            cluster.services.insert(key, service(name));
+        }
+    });
+    bench.network.reconcile().await;
+    let applied = bench.kernel.0.lock().unwrap().applied.clone().unwrap();
+    let served: Vec<_> = applied.frontends.iter().map(|f| &*f.service).collect();
+    assert_eq!(served, ["default/a"]);
+    let problems = bench.network.view().problems;
+    assert!(problems[0].contains("default/b"), "{problems:?}");
+}
+
+#[tokio::test]
 async fn the_kernel_is_told_of_the_other_node_and_of_what_is_inside() {
     let bench = ready().await;
     let applied = bench.kernel.0.lock().unwrap().applied.clone().unwrap();
@@ -413,7 +443,7 @@ async fn a_node_with_news_all_the_time_is_looked_at_too() {
             tokio::time::sleep(std::time::Duration::from_secs(1)).await;
             let mut cluster = cluster();
             cluster.revision = n + 2;
-            bench._cluster.send_replace(Arc::new(cluster));
+            bench.cluster.send_replace(Arc::new(cluster));
         }
         stop.send_replace(true);
     };
