@@ -2,7 +2,10 @@
 //! there any more after a restart.
 
 use crate::{cni::CniError, config::LogFormat, query::LogRow};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    io::IsTerminal,
+    sync::{Arc, Mutex, PoisonError},
+};
 use tracing_subscriber::{
     EnvFilter, Registry,
     layer::SubscriberExt,
@@ -37,7 +40,9 @@ struct State {
 pub fn start(filter: &str, format: LogFormat) -> Result<LogLevel, String> {
     let (level, layer) = LogLevel::new(filter)?;
     let registry = tracing_subscriber::registry().with(layer);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     let started = match format {
         LogFormat::Text => registry.with(lines).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),

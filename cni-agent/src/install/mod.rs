@@ -128,6 +128,7 @@ fn pass(config: &InstallConfig, chain: &mut Chain, serves: bool) -> Vec<String> 
         Err(error) => return vec![fault(&config.conf_dir, error)],
     };
     let mut problems = earlier(&folder).unwrap_or_else(|e| vec![fault(&config.conf_dir, e)]);
+    problems.extend(without_loopback(&config.bin_dir));
     if !serves {
         return problems;
     }
@@ -147,6 +148,17 @@ fn pass(config: &InstallConfig, chain: &mut Chain, serves: bool) -> Vec<String> 
         }
     }
     problems
+}
+
+/// What containerd does not start a pod without, unless told to.
+fn without_loopback(bin_dir: &Path) -> Option<String> {
+    let loopback = bin_dir.join("loopback");
+    (!loopback.exists()).then(|| {
+        format!(
+            "{} is not there: containerd runs it for each pod, unless use_internal_loopback is set; install your distribution's CNI plugins (kubernetes-cni or containernetworking-plugins)",
+            loopback.display()
+        )
+    })
 }
 
 /// Configurations of others that a runtime takes instead of ours.
@@ -183,6 +195,7 @@ mod tests {
                 fs::create_dir(path(folder)).unwrap();
             }
             fs::write(path("image-plugin"), "plugin").unwrap();
+            fs::write(path("bin/loopback"), "of the distribution").unwrap();
             let config = InstallConfig {
                 plugin: path("image-plugin"),
                 bin_dir: path("bin"),
@@ -217,7 +230,7 @@ mod tests {
     #[test]
     fn without_the_plugin_there_is_no_configuration() {
         let host = Host::new();
-        fs::remove_dir(&host.config.bin_dir).unwrap();
+        fs::remove_dir_all(&host.config.bin_dir).unwrap();
         let problems = host.pass(true);
         assert!(problems[0].contains("bin"), "{problems:?}");
         assert!(!host.has("net.d/10-fairlead.conflist"));
@@ -234,6 +247,18 @@ mod tests {
         let again = fs::read(host.config.conf_dir.join(CONFLIST)).unwrap();
         assert_eq!(again, written);
         assert!(host.has("bin/fairlead-cni"));
+    }
+
+    #[test]
+    fn a_missing_loopback_plugin_is_told_and_keeps_nothing_back() {
+        let host = Host::new();
+        fs::remove_file(host.config.bin_dir.join("loopback")).unwrap();
+        let problems = host.pass(true);
+        assert!(
+            problems[0].contains("use_internal_loopback"),
+            "{problems:?}"
+        );
+        assert!(host.has("net.d/10-fairlead.conflist"));
     }
 
     #[test]

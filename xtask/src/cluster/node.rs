@@ -149,17 +149,34 @@ pub(super) fn pod_cidrs(cluster: &Cluster, plan: &Plan) -> Result<Vec<(Member, V
     .with_context(|| cluster.log_end("n1/kubelet"))
 }
 
-/// Gives a node the reference plugins and their network.
+/// Gives a node what a distribution's package of plugins (`kubernetes-cni`) gives it: containerd runs
+/// `loopback` for each pod, and networks chain others.
 ///
 /// # Errors
 /// Those of the file system, and when the plugins are not built.
-pub(super) fn reference(cluster: &Cluster, node: Member, cidrs: &[String]) -> Result<()> {
-    let root = root(cluster, node)?;
+pub(super) fn plugins(cluster: &Cluster, node: Member) -> Result<()> {
+    let folder = root(cluster, node)?.join("opt/cni/bin");
     let tools = setup::go_tools()?;
-    for plugin in ["bridge", "host-local", "loopback"] {
-        fs::copy(tools.join(plugin), root.join("opt/cni/bin").join(plugin))
+    for plugin in [
+        "bandwidth",
+        "bridge",
+        "host-local",
+        "loopback",
+        "portmap",
+        "tuning",
+    ] {
+        fs::copy(tools.join(plugin), folder.join(plugin))
             .with_context(|| format!("installing {plugin}"))?;
     }
+    Ok(())
+}
+
+/// Gives a node the reference plugin's network.
+///
+/// # Errors
+/// Those of the file system.
+pub(super) fn reference(cluster: &Cluster, node: Member, cidrs: &[String]) -> Result<()> {
+    let root = root(cluster, node)?;
     let list = serde_json::to_vec_pretty(&objects::reference(cidrs))?;
     // Complete when it appears: containerd watches the folder.
     let folder = root.join("etc/cni/net.d");

@@ -197,6 +197,7 @@ fn connect(cluster: &Cluster, plan: &Plan) -> Result<()> {
 
 fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> {
     node::wait_runtime(cluster, node)?;
+    node::plugins(cluster, node)?;
     for archive in archives {
         node::import(cluster, node, archive)?;
     }
