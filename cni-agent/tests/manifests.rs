@@ -213,20 +213,6 @@ fn the_templates_say_what_the_manifest_says() {
 }
 
 #[test]
-#[ignore = "needs helm"]
-fn the_chart_without_changes_renders_to_the_manifest() {
-    let output = Command::new("helm")
-        .args(["template", "fairlead", "--namespace", "kube-system"])
-        .args(["--kube-version", "1.34.0"])
-        .arg(deploy("helm/fairlead"))
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    let rendered = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(objects(&rendered), objects(&text("fairlead.yaml")));
-}
-
-#[test]
 fn each_option_of_the_manifests_is_one_of_the_agent() {
     use clap::{Args, Command};
     let agent = cni_agent::config::AgentArgs::augment_args(Command::new("agent"));

@@ -13,6 +13,7 @@ mod pki;
 mod place;
 mod plan;
 mod smoke;
+mod trials;
 mod up;
 
 use crate::{
@@ -63,6 +64,11 @@ enum Verb {
     },
     /// Check pods, Services, NodePorts, logs and DNS of the cluster that is up.
     Smoke,
+    /// Update and kill agents and stop the API server under load, on the cluster that is up: no packet
+    /// may be lost.
+    Trials,
+    /// Start a cluster with Fairlead, kube-proxy and DNS, run smoke and trials, and remove it.
+    Check,
     /// Run Kubernetes' own end-to-end tests against the cluster that is up.
     E2e(e2e::Args),
 }
@@ -88,6 +94,8 @@ pub(crate) fn run(args: Args) -> Result<()> {
             become_program(cluster.in_node(&node, program)?.args(words))
         }
         Verb::Smoke => smoke::run(&cluster),
+        Verb::Trials => trials::run(&cluster),
+        Verb::Check => check(&cluster),
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;
             e2e::run(&cluster, &args)
@@ -101,6 +109,19 @@ fn up(cluster: &Cluster, plan: &Plan) -> Result<()> {
         setup::ensure_extra(Extra::Dns)?;
     }
     up::run(cluster, plan)
+}
+
+fn check(cluster: &Cluster) -> Result<()> {
+    let plan = Plan {
+        nodes: 2,
+        cni: plan::Cni::Fairlead,
+        kube_proxy: true,
+        dns: true,
+        ipv6: false,
+    };
+    up(cluster, &plan)?;
+    let passed = smoke::run(cluster).and_then(|()| trials::run(cluster));
+    passed.and(down(cluster))
 }
 
 fn down(cluster: &Cluster) -> Result<()> {

@@ -59,6 +59,23 @@ impl Cluster {
         &self.dir
     }
 
+    /// The pid of a daemon of the control plane.
+    ///
+    /// # Errors
+    /// When it is not running.
+    pub(super) fn pid_of(&self, program: &str) -> Result<i32> {
+        for child in fs::read_dir(self.dir.join("children"))? {
+            let name = child?.file_name();
+            let pid = name.to_string_lossy();
+            let words = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            let first = words.split(|byte| *byte == 0).next().unwrap_or_default();
+            if String::from_utf8_lossy(first).ends_with(&format!("/{program}")) {
+                return Ok(pid.parse()?);
+            }
+        }
+        bail!("{program} is not running")
+    }
+
     /// The plan of a cluster that is up.
     ///
     /// # Errors

@@ -31,25 +31,8 @@ struct Check {
 pub(crate) fn run(cluster: &Cluster) -> Result<()> {
     let plan = cluster.plan()?;
     ensure!(plan.nodes >= 2, "the cluster has one node; smoke needs two");
-    remove(cluster)?;
-    cluster.apply(&objects())?;
-    until(SETTLE, "the namespace's service account is there", || {
-        let words = ["get", "serviceaccount", "default", "-n", SPACE];
-        Ok(cluster.ask(&words).ok())
-    })?;
-    let pods = ["client", "near", "far", "alone"];
-    cluster.apply(&pods.map(|name| pod(name, if name == "far" { "n2" } else { "n1" })))?;
-    cluster
-        .ask(&[
-            "wait",
-            "--for=condition=Ready",
-            "pod",
-            "--all",
-            "-n",
-            SPACE,
-            LIMIT,
-        ])
-        .context("the pods do not get ready")?;
+    remove(cluster, SPACE)?;
+    start_pods(cluster, SPACE, &["client", "near", "far", "alone"])?;
     let checks = checks(cluster, &plan)?;
     let mut failed = 0;
     for check in &checks {
@@ -66,42 +49,52 @@ pub(crate) fn run(cluster: &Cluster) -> Result<()> {
         "{failed} of {} checks failed; the pods stay: cargo xtask cluster kubectl get pods -n {SPACE}",
         checks.len()
     );
-    remove(cluster)?;
+    remove(cluster, SPACE)?;
     println!("all {} checks passed", checks.len());
     Ok(())
 }
 
-fn remove(cluster: &Cluster) -> Result<()> {
-    let words = ["delete", "namespace", SPACE, "--ignore-not-found", LIMIT];
+/// Removes a namespace of Kubernetes with all that is in it.
+pub(super) fn remove(cluster: &Cluster, space: &str) -> Result<()> {
+    let words = ["delete", "namespace", space, "--ignore-not-found", LIMIT];
     cluster.ask(&words).map(|_| ())
 }
 
+/// Makes the namespace with Services and waits until these pods are ready: `far` on the second node, the
+/// others on the first.
+pub(super) fn start_pods(cluster: &Cluster, space: &str, names: &[&str]) -> Result<()> {
+    cluster.apply(&objects(space))?;
+    until(SETTLE, "the namespace's service account is there", || {
+        let words = ["get", "serviceaccount", "default", "-n", space];
+        Ok(cluster.ask(&words).ok())
+    })?;
+    let on = |name: &&str| pod(space, name, if *name == "far" { "n2" } else { "n1" });
+    cluster.apply(&names.iter().map(on).collect::<Vec<_>>())?;
+    let ready = ["wait", "--for=condition=Ready", "pod", "--all", LIMIT];
+    cluster
+        .ask(&[&ready[..], &["-n", space]].concat())
+        .context("the pods do not get ready")
+        .map(|_| ())
+}
+
+/// A pod's address.
+pub(super) fn address(cluster: &Cluster, space: &str, pod: &str) -> Result<String> {
+    let field = "jsonpath={.status.podIP}";
+    cluster.ask(&["get", "pod", pod, "-n", space, "-o", field])
+}
+
+/// A Service's ClusterIP.
+pub(super) fn service(cluster: &Cluster, space: &str, name: &str) -> Result<String> {
+    let field = "jsonpath={.spec.clusterIP}";
+    cluster.ask(&["get", "service", name, "-n", space, "-o", field])
+}
+
 fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
-    let address = |pod: &str| {
-        let words = [
-            "get",
-            "pod",
-            pod,
-            "-n",
-            SPACE,
-            "-o",
-            "jsonpath={.status.podIP}",
-        ];
-        cluster.ask(&words)
-    };
-    let service = |name: &str| {
-        let words = [
-            "get",
-            "service",
-            name,
-            "-n",
-            SPACE,
-            "-o",
-            "jsonpath={.spec.clusterIP}",
-        ];
-        cluster.ask(&words)
-    };
-    let (near, far) = (address("near")?, address("far")?);
+    let service = |name: &str| service(cluster, SPACE, name);
+    let (near, far) = (
+        address(cluster, SPACE, "near")?,
+        address(cluster, SPACE, "far")?,
+    );
     let mut checks = Vec::new();
     let mut check = |what: &str, outcome: Result<()>| {
         checks.push(Check {
@@ -243,29 +236,30 @@ fn expect(command: &mut Command, expected: &str) -> Result<()> {
     Ok(())
 }
 
-fn objects() -> Vec<Value> {
+fn objects(space: &str) -> Vec<Value> {
     let service = |name: &str, kind: &str, port: Value| {
         json!({ "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": SPACE },
+            "metadata": { "name": name, "namespace": space },
             "spec": { "type": kind, "selector": { "app": name.trim_end_matches("-node") }, "ports": [port] } })
     };
     let port = || json!({ "port": 80, "targetPort": 8080 });
+    let mut node_port = port();
+    if space == SPACE {
+        // Asked for by its number.
+        node_port["nodePort"] = NODE_PORT.into();
+    }
     vec![
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": SPACE } }),
+        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space } }),
         service("near", "ClusterIP", port()),
         service("far", "ClusterIP", port()),
         service("alone", "ClusterIP", port()),
-        service(
-            "far-node",
-            "NodePort",
-            json!({ "port": 80, "targetPort": 8080, "nodePort": NODE_PORT }),
-        ),
+        service("far-node", "NodePort", node_port),
     ]
 }
 
-fn pod(name: &str, node: &str) -> Value {
+fn pod(space: &str, name: &str, node: &str) -> Value {
     json!({ "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": name, "namespace": SPACE, "labels": { "app": name } },
+        "metadata": { "name": name, "namespace": space, "labels": { "app": name } },
         "spec": {
             "nodeName": node,
             "terminationGracePeriodSeconds": 0,

@@ -17,7 +17,7 @@ use outcome::Outcome;
 use std::time::{Duration, Instant};
 
 /// Run every test: formatting, lints, house rules, pure tests, kernel programs, namespaces, whole
-/// nodes, a real container runtime. As root; what is missing on the machine is set up first.
+/// nodes, a real container runtime, a real Kubernetes. As root; what is missing on the machine is set up first.
 #[derive(clap::Args)]
 pub(crate) struct Args {
     /// Only this ring; may be given again.
@@ -45,7 +45,7 @@ enum Work {
 }
 
 #[rustfmt::skip] // one ring, one line
-const RINGS: [Ring; 10] = [
+const RINGS: [Ring; 11] = [
     Ring { name: "fmt", what: "formatting", prepare: checkers, work: Work::Check(&["fmt", "--all", "--check"]) },
     Ring { name: "tidy", what: "rules of the house", prepare: checkers, work: Work::Verb(&["tidy"]) },
     Ring { name: "clippy", what: "lints", prepare: clippy, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
@@ -55,6 +55,7 @@ const RINGS: [Ring; 10] = [
     // One after another: they watch running transfers and count what a node holds.
     Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
     Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
+    Ring { name: "cluster", what: "a real Kubernetes of two nodes", prepare: cluster, work: Work::Verb(&["cluster", "--name", "check", "check"]) },
     Ring { name: "demo", what: "the demo, all pairs", prepare: kernel, work: Work::Verb(&["demo", "--seconds", "1"]) },
     Ring { name: "bench", what: "the bench runs; nothing is judged", prepare: kernel, work: Work::Verb(&["bench", "--quick"]) },
 ];
@@ -94,6 +95,11 @@ fn binaries() -> Result<()> {
 
 fn runtime() -> Result<()> {
     setup::ensure(Group::Test)?;
+    binaries()
+}
+
+fn cluster() -> Result<()> {
+    setup::ensure(Group::Cluster)?;
     binaries()
 }
 

@@ -1,5 +1,5 @@
 //! A node dressed with what Calico leaves, in a namespace and a folder of the test's own. Run as root:
-//! `cargo test -p cni-agent --test migrate_netns -- --ignored`.
+//! `cargo test -p cni-agent --test netns_migrate -- --ignored`.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it fails")]
 
