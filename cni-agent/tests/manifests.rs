@@ -13,7 +13,6 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
-    process::Command,
 };
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -9,6 +9,7 @@ mod attach;
 mod counters;
 mod error;
 mod fill;
+mod flows;
 mod grace;
 mod intact;
 mod kernel;
@@ -334,6 +335,23 @@ impl Datapath {
     /// A map can't be read or written.
     pub fn sync_services(&self, desired: &[Frontend]) -> Result<ServicesChange, DatapathError> {
         self.lock().maps.services.sync(desired)
+    }
+
+    /// Forgets flows that are over, and UDP flows whose backend is none any more; returns how many rows
+    /// went. For a periodic call.
+    ///
+    /// # Errors
+    /// A map can't be read or written.
+    pub fn sweep_flows(&self) -> Result<usize, DatapathError> {
+        let present = {
+            let loaded = self.lock();
+            let addresses = loaded.maps.addresses()?;
+            flows::Present {
+                pods: addresses.iter().map(|(ip, _)| rows::addr_of(*ip)).collect(),
+                frontends: loaded.maps.services.present(),
+            }
+        };
+        flows::sweep(&self.pins, &present)
     }
 
     /// Drops by interface and reason.

@@ -4,6 +4,7 @@
 
 use super::{
     DatapathError,
+    flows::answers,
     maps::{all, gone, typed, write},
     rows,
 };
@@ -135,6 +136,16 @@ impl Services {
         }
         self.written = Some(written);
         Ok(change)
+    }
+
+    /// Frontends with their backends, as they were written last.
+    pub(super) fn present(&self) -> Option<BTreeMap<FrontendKey, BTreeSet<Backend>>> {
+        let written = self.written.as_ref()?.iter();
+        let backends = written.map(|(key, (_, entry))| {
+            let backends = entry.backends.iter().copied().collect();
+            (*key, backends)
+        });
+        Some(backends.collect())
     }
 
     /// Writes a frontend; whether it was there before. Without room nothing changes.
@@ -290,20 +301,8 @@ impl Services {
             if !lost.contains(&(frontend, backend)) {
                 continue;
             }
-            let client = if flow.addr == key.src {
-                key.dst
-            } else {
-                key.src
-            };
-            let answers = FlowKey {
-                src: flow.addr,
-                dst: client,
-                sport_be: flow.port_be,
-                dport_be: key.sport_be,
-                ..key
-            };
             gone(self.flows.remove(&key), FLOWS)?;
-            gone(self.flows.remove(&answers), FLOWS)?;
+            gone(self.flows.remove(&answers(&key, &flow)), FLOWS)?;
             removed += 1;
         }
         Ok(removed)

@@ -77,8 +77,11 @@ impl Chain {
                 Some((_, answer)) => answer.clone(),
                 None => {
                     let answer = ask(&path);
-                    self.answers
-                        .insert(path.clone(), (identity, answer.clone()));
+                    // A failure may be of the moment: another installer still writes, the node starts.
+                    if answer.is_ok() {
+                        self.answers
+                            .insert(path.clone(), (identity, answer.clone()));
+                    }
                     answer
                 }
             };

@@ -39,6 +39,15 @@ pub struct Choice {
     pub keep_pods: bool,
 }
 
+/// What the agent keeps in its state folder.
+const STATE: [&str; 5] = [
+    "cluster.json",
+    "cluster.tmp",
+    "manifests",
+    "spool",
+    "state.redb",
+];
+
 /// Removes everything, goes on after a failure, and tells what became of each. Running it again is
 /// harmless.
 pub async fn uninstall(places: &Places, choice: Choice) -> Vec<Removal> {
@@ -51,7 +60,7 @@ pub async fn uninstall(places: &Places, choice: Choice) -> Vec<Removal> {
         done.push(routes(choice).await);
         done.push(table(choice).await);
         done.push(tree(&places.bpf_dir, is_layout, choice));
-        let state = |name: &str| ["state.redb", "spool", "manifests"].contains(&name);
+        let state = |name: &str| STATE.contains(&name);
         done.push(tree(&places.state_dir, state, choice));
     }
     done.push(socket(&places.socket, choice));
@@ -82,13 +91,18 @@ fn file(folder: &Path, name: &str, choice: Choice) -> Removal {
 async fn links(choice: Choice) -> Removal {
     let work = async {
         let found = link::list_host_links().await?;
-        let mut count = 0;
+        let (mut count, mut first_error) = (0, None);
         for own in &found {
-            if choice.dry_run || link::delete_link(&own.name, &own.alias).await? {
+            if choice.dry_run {
                 count += 1;
+                continue;
+            }
+            match link::delete_link(&own.name, &own.alias).await {
+                Ok(there) => count += usize::from(there),
+                Err(error) => first_error = first_error.or(Some(error)),
             }
         }
-        Ok::<_, crate::netlink::NetlinkError>(count)
+        first_error.map_or(Ok(count), Err)
     };
     removal("links of pods (fl…, alias fairlead:)", work.await)
 }

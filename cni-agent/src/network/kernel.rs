@@ -143,6 +143,12 @@ pub trait Kernel: Send + Sync + 'static {
     /// addresses, and their neighbours. Goes on after a failure and returns every one.
     fn mend(&self, endpoints: &[Endpoint]) -> impl Future<Output = Vec<KernelError>> + Send;
 
+    /// Forgets what is over, as nothing tells of it; called now and then. What fails is tried the next
+    /// time.
+    fn tidy(&self) -> impl Future<Output = ()> + Send {
+        async {}
+    }
+
     /// Returns when links, addresses or routes changed, so that `uplinks` may answer differently.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 }

@@ -269,6 +269,14 @@ impl Kernel for Linux {
         }
     }
 
+    async fn tidy(&self) {
+        let datapath = self.datapath.clone();
+        match blocking(move || datapath.sweep_flows()).await {
+            Ok(rows) => tracing::debug!(rows, "forgot flows that are over"),
+            Err(error) => tracing::warn!(%error, "flows that are over are forgotten later"),
+        }
+    }
+
     async fn changed(&self) {
         let mut changes = self.changes.lock().await;
         loop {

@@ -160,6 +160,8 @@ async fn run_until(
         () = network.reconcile_forever(shutdown.clone()) => Ok(()),
         () = network.replay_forever(&spool_folder, shutdown.clone()) => Ok(()),
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
+        () = running.source.ended() => Err("reading the cluster has broken off".to_owned()),
+        Some(_) = tasks.join_next() => Err("keeping the Node object has broken off".to_owned()),
     }?;
     network.book.flush().await.map_err(|e| e.to_string())
 }

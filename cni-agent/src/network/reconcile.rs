@@ -30,6 +30,7 @@ impl<K: Kernel> Network<K> {
             // By the clock, so that a node with news all the time is looked at, too.
             if next_look <= Instant::now() {
                 self.look_after_endpoints().await;
+                self.kernel.tidy().await;
                 next_look = Instant::now() + LOOK;
             }
             tokio::select! {

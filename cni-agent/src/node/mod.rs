@@ -24,6 +24,16 @@ const SOON: Duration = Duration::from_millis(250);
 const LATER: Duration = Duration::from_secs(10);
 /// Shortest time between two Events of one reason.
 const BETWEEN_EVENTS: Duration = Duration::from_secs(600);
+/// A write that takes longer has failed: the connection may have died in silence.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Gives up after [`PATIENCE`].
+async fn within<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+    let late = |error| Err(kube::Error::Service(Box::new(error)));
+    tokio::time::timeout(PATIENCE, write)
+        .await
+        .unwrap_or_else(late)
+}
 
 type Conflicts = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 
@@ -86,7 +96,7 @@ impl Life {
         // One at a time: the next is based on what this one makes of the Node.
         if let Some(write) = plan(own, facts).first() {
             tracing::info!(node = own.name, ?write, "writing to the Node object");
-            self.writer.write(own, write).await?;
+            within(self.writer.write(own, write)).await?;
         }
         for Trouble { reason, note } in troubles(own, &(self.conflicts)()) {
             let told = self.told.get(reason);
@@ -95,7 +105,7 @@ impl Life {
             }
             // Before it is sent: a server that refuses it is not asked again at once.
             self.told.insert(reason, Instant::now());
-            if let Err(error) = self.writer.event(own, reason, note).await {
+            if let Err(error) = within(self.writer.event(own, reason, note)).await {
                 tracing::warn!(%error, reason, "the Event could not be written");
             }
         }

@@ -20,7 +20,7 @@ mod tests;
 pub use problem::{Severity, SourceProblem};
 
 use crate::state::Cluster;
-use std::sync::Arc;
+use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::sync::watch;
 
 /// A stream of desired state.
@@ -28,6 +28,11 @@ pub trait Source: Send + Sync + 'static {
     /// The present snapshot and every later one. Level-triggered: a slow reader gets the newest.
     /// The channel closes when the source is dropped.
     fn subscribe(&self) -> watch::Receiver<Arc<Cluster>>;
+
+    /// Returns when the source has broken down and tells nothing new any more.
+    fn ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(std::future::pending())
+    }
 
     /// What is wrong with the input at present, each with its place and remedy; empty if nothing.
     fn problems(&self) -> Vec<SourceProblem>;

@@ -8,7 +8,11 @@ use std::net::IpAddr;
 /// `sessionAffinityConfig.clientIP.timeoutSeconds` when it is left out: Kubernetes' own.
 const AFFINITY_SECS: u32 = 10_800;
 
-/// Converts a Service. Headless ones and those of type ExternalName have no address.
+/// Label of Services that another proxy serves; kube-proxy leaves them alone, too.
+const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
+
+/// Converts a Service. Headless ones, those of type ExternalName and those of another proxy have no
+/// address.
 ///
 /// # Errors
 /// Every field that can't be used.
@@ -26,7 +30,11 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     );
     let empty = v1::ServiceSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
-    let cluster_ips = cluster_ips(spec, &mut errors);
+    let mut cluster_ips = cluster_ips(spec, &mut errors);
+    let labels = object.metadata.labels.as_ref();
+    if labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
+        cluster_ips.clear();
+    }
     let ports = ports(spec, &mut errors);
     let affinity_secs = affinity(spec, &mut errors);
     if !errors.is_empty() {

@@ -51,6 +51,16 @@ fn a_service_has_the_addresses_that_it_was_given() {
 }
 
 #[test]
+fn a_service_of_another_proxy_is_left_to_it() {
+    let object = json!({
+        "metadata": {"name": "web", "labels": {"service.kubernetes.io/service-proxy-name": "mesh"}},
+        "spec": {"clusterIP": "10.96.0.10"}
+    });
+    let read = service(&serde_json::from_value(object).unwrap()).unwrap();
+    assert!(read.cluster_ips.is_empty());
+}
+
+#[test]
 fn ports_policy_and_affinity_of_a_service_are_read_with_kubernetes_defaults() {
     let read = read_service(json!({
         "clusterIP": "10.96.0.10", "internalTrafficPolicy": "Local", "sessionAffinity": "ClientIP",

@@ -22,7 +22,9 @@ use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
 use kube::{Api, Client, runtime::watcher::Config};
 use own::OwnNode;
 use std::{
+    future::Future,
     path::Path,
+    pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -42,6 +44,8 @@ pub struct Kubernetes {
     own: watch::Sender<Option<Arc<OwnNode>>>,
     shared: Arc<Shared>,
     _tasks: JoinSet<()>,
+    /// One of them has ended, which none does by itself.
+    ended: Arc<Notify>,
 }
 
 /// What the tasks work on together.
@@ -65,6 +69,18 @@ impl Shared {
     }
 }
 
+/// Runs a task, and tells when it ends, also by a panic.
+async fn told(ended: Arc<Notify>, task: impl Future<Output = ()>) {
+    struct Ended(Arc<Notify>);
+    impl Drop for Ended {
+        fn drop(&mut self) {
+            self.0.notify_one();
+        }
+    }
+    let _ended = Ended(ended);
+    task.await;
+}
+
 impl Kubernetes {
     /// Begins to watch for the node of that name, and returns when there is a state: that of the API
     /// server, or after `patience` the last one from `state_dir`, or none if there is none either. Must be
@@ -83,12 +99,14 @@ impl Kubernetes {
         let cluster = watch::Sender::new(Arc::new(Cluster::default()));
         let own = watch::Sender::new(None);
         let mut tasks = JoinSet::new();
+        let ended = Arc::new(Notify::new());
         let everything = Config::default();
         let here = Config::default().fields(&format!("spec.nodeName={node_name}"));
         macro_rules! watch {
             ($kind:ty, $config:expr) => {
                 let api = Api::all(client.clone());
-                tasks.spawn(watch_kind::run::<$kind>(api, $config, shared.clone()));
+                let watching = watch_kind::run::<$kind>(api, $config, shared.clone());
+                tasks.spawn(told(ended.clone(), watching));
             };
         }
         watch!(core::Node, everything.clone());
@@ -101,8 +119,9 @@ impl Kubernetes {
             cluster: cluster.clone(),
             own: own.clone(),
         };
-        tasks.spawn(publisher.run());
-        tasks.spawn(saved.clone().keep(cluster.subscribe(), shared.clone()));
+        tasks.spawn(told(ended.clone(), publisher.run()));
+        let keeping = saved.clone().keep(cluster.subscribe(), shared.clone());
+        tasks.spawn(told(ended.clone(), keeping));
         let mut first = cluster.subscribe();
         let answered = timeout(patience, first.wait_for(|cluster| cluster.revision > 0))
             .await
@@ -115,6 +134,7 @@ impl Kubernetes {
             own,
             shared,
             _tasks: tasks,
+            ended,
         }
     }
 
@@ -137,9 +157,26 @@ impl Source for Kubernetes {
         self.cluster.subscribe()
     }
 
+    fn ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {
+        Box::pin(self.ended.notified())
+    }
+
     fn problems(&self) -> Vec<SourceProblem> {
         let mut problems = self.shared.health().problems();
         problems.extend(self.shared.collected().problems());
         problems
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_task_that_panics_is_told() {
+        let ended = Arc::new(Notify::new());
+        let broken = tokio::spawn(told(ended.clone(), async { panic!("broken") }));
+        ended.notified().await;
+        assert!(broken.await.is_err());
     }
 }

@@ -33,6 +33,8 @@ impl Publisher {
         if !collected.is_whole() {
             return;
         }
+        // Before it is published: what is kept on disk is kept of the live state.
+        self.shared.health().serve_live();
         self.cluster.send_if_modified(|current| {
             let mut cluster = collected.cluster(current);
             if current.revision > 0 && current.same_objects(&cluster) {
@@ -50,7 +52,6 @@ impl Publisher {
             *current = Arc::new(cluster);
             true
         });
-        self.shared.health().serve_live();
     }
 }
 

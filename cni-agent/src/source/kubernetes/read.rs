@@ -110,7 +110,7 @@ impl Kind for core::Service {
         let used = part(
             object,
             &[
-                ("metadata", &["name", "namespace"]),
+                ("metadata", &["name", "namespace", "labels"]),
                 (
                     "spec",
                     &[
@@ -167,9 +167,11 @@ pub(super) struct Read<K: Kind> {
 
 impl<'de, K: Kind> Deserialize<'de> for Read<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let mut object = Value::deserialize(deserializer)?;
-        let metadata = &mut object["metadata"];
-        let text = |name: &str| metadata[name].as_str().map(ToOwned::to_owned);
+        let object = Value::deserialize(deserializer)?;
+        let text = |name: &str| {
+            let field = object.get("metadata")?.get(name)?;
+            field.as_str().map(ToOwned::to_owned)
+        };
         let metadata = ObjectMeta {
             name: text("name"),
             namespace: text("namespace"),

@@ -80,17 +80,24 @@ impl Saved {
         mut cluster: watch::Receiver<Arc<Cluster>>,
         shared: Arc<Shared>,
     ) {
-        while cluster.changed().await.is_ok() {
+        let mut failed = false;
+        // After a failure without waiting for news: the cluster may be quiet for hours.
+        while failed || cluster.changed().await.is_ok() {
             let newest = cluster.borrow_and_update().clone();
             if shared.health().is_from_disk() {
+                failed = false;
                 continue;
             }
             let outcome = self.write(newest).await;
+            failed = outcome.is_err();
             if let Err(fault) = &outcome {
                 tracing::warn!(fault, "the state of the cluster is not kept on disk");
             }
             shared.health().disk(outcome.err());
             sleep(BETWEEN_WRITES).await;
+            if cluster.has_changed().is_err() {
+                return;
+            }
         }
     }
 
