@@ -83,3 +83,13 @@ pub(super) fn mend() {
         drop(Expedited::begin());
     }
 }
+
+/// As `mend`, and removes the note; for an end for good.
+pub(super) fn forget() -> io::Result<bool> {
+    mend();
+    match fs::remove_file(MARKER) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -110,6 +110,15 @@ impl fmt::Debug for Datapath {
     }
 }
 
+/// Ends what a killed agent left of shortened grace periods (`docs/adr/0005`), and its note; whether there
+/// was one.
+///
+/// # Errors
+/// The note can't be removed.
+pub fn forget_grace_periods() -> std::io::Result<bool> {
+    grace::forget()
+}
+
 impl Datapath {
     /// Loads the embedded programs. Maps that are pinned are used again with what they hold; links
     /// go on with the programs they have until they are attached anew. Mounts /sys/fs/bpf if the

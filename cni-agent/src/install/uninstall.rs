@@ -4,7 +4,10 @@
 //! alias, routes by protocol number, files by name.
 
 use super::{CONFLIST, PLUGIN, folder::Folder};
-use crate::netlink::{link, masquerade, route};
+use crate::{
+    datapath,
+    netlink::{link, masquerade, route},
+};
 use std::{
     fmt::Display,
     fs, io,
@@ -62,6 +65,10 @@ pub async fn uninstall(places: &Places, choice: Choice) -> Vec<Removal> {
         done.push(tree(&places.bpf_dir, is_layout, choice));
         let state = |name: &str| STATE.contains(&name);
         done.push(tree(&places.state_dir, state, choice));
+    }
+    if !choice.dry_run {
+        let note = datapath::forget_grace_periods().map(usize::from);
+        done.push(removal("the note of shortened grace periods", note));
     }
     done.push(socket(&places.socket, choice));
     done
