@@ -1,6 +1,6 @@
 //! EndpointSlice: some endpoints of a Service.
 
-use super::{FieldError, address, name, namespace, port, protocol};
+use super::{FieldError, address, names, port, protocol};
 use crate::model::{EndpointSlice, SliceEndpoint, SlicePort};
 use k8s_openapi::api::discovery::v1;
 
@@ -26,16 +26,7 @@ pub fn endpoint_slice(
         return Ok(None);
     };
     let mut errors = Vec::new();
-    let mut text = |result: Result<String, FieldError>| {
-        result.unwrap_or_else(|e| {
-            errors.push(e);
-            String::new()
-        })
-    };
-    let (name, namespace) = (
-        text(name(&object.metadata)),
-        text(namespace(&object.metadata)),
-    );
+    let (name, namespace) = names(&object.metadata, &mut errors);
     let ports = ports(object, &mut errors);
     let mut endpoints = Vec::with_capacity(object.endpoints.len());
     for (n, entry) in object.endpoints.iter().enumerate() {

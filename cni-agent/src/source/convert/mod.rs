@@ -68,6 +68,41 @@ pub fn namespace(metadata: &ObjectMeta) -> Result<String, FieldError> {
     Ok(namespace.to_owned())
 }
 
+/// Name and namespace of an object; what is wrong with either joins the other faults.
+fn names(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) -> (String, String) {
+    let mut text = |result: Result<String, FieldError>| {
+        result.unwrap_or_else(|e| {
+            errors.push(e);
+            String::new()
+        })
+    };
+    (text(name(metadata)), text(namespace(metadata)))
+}
+
+/// Addresses of an object, each with its field, of which `whose` has at most one of each family.
+fn one_of_each_family<'a>(
+    written: impl IntoIterator<Item = (String, &'a str)>,
+    whose: &str,
+    errors: &mut Vec<FieldError>,
+) -> Vec<IpAddr> {
+    let mut found: Vec<IpAddr> = Vec::new();
+    for (field, text) in written {
+        match address(&field, text) {
+            Err(error) => errors.push(error),
+            Ok(ip) => match found.iter().find(|other| other.is_ipv4() == ip.is_ipv4()) {
+                Some(other) => {
+                    let message = format!(
+                        "{ip} is of the same family as {other}; {whose} has at most one address of each, remove one"
+                    );
+                    errors.push(FieldError::new(field, message));
+                }
+                None => found.push(ip),
+            },
+        }
+    }
+    found
+}
+
 fn check_name(field: &str, name: &str, longest: usize) -> Result<(), FieldError> {
     if name.len() > longest {
         let message = format!(

@@ -1,6 +1,6 @@
 //! Pod: what names and selects it, where it runs, and its addresses.
 
-use super::{FieldError, address, name, namespace};
+use super::{FieldError, names, one_of_each_family};
 use crate::model::Pod;
 use k8s_openapi::api::core::v1;
 use std::net::IpAddr;
@@ -11,16 +11,7 @@ use std::net::IpAddr;
 /// Every field that can't be used.
 pub fn pod(object: &v1::Pod) -> Result<Pod, Vec<FieldError>> {
     let mut errors = Vec::new();
-    let mut text = |result: Result<String, FieldError>| {
-        result.unwrap_or_else(|e| {
-            errors.push(e);
-            String::new()
-        })
-    };
-    let (name, namespace) = (
-        text(name(&object.metadata)),
-        text(namespace(&object.metadata)),
-    );
+    let (name, namespace) = names(&object.metadata, &mut errors);
     let spec = object.spec.as_ref();
     let ips = ips(object, &mut errors);
     if !errors.is_empty() {
@@ -53,20 +44,5 @@ fn ips(object: &v1::Pod, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
             .map(|(n, entry)| (format!("status.podIPs[{n}].ip"), entry.ip.as_str()))
             .collect(),
     };
-    let mut found: Vec<IpAddr> = Vec::new();
-    for (field, text) in written {
-        match address(&field, text) {
-            Err(error) => errors.push(error),
-            Ok(ip) => match found.iter().find(|other| other.is_ipv4() == ip.is_ipv4()) {
-                Some(other) => {
-                    let message = format!(
-                        "{ip} is of the same family as {other}; a pod has at most one address of each, remove one"
-                    );
-                    errors.push(FieldError::new(field, message));
-                }
-                None => found.push(ip),
-            },
-        }
-    }
-    found
+    one_of_each_family(written, "a pod", errors)
 }

@@ -1,6 +1,6 @@
 //! Service: its addresses and ports.
 
-use super::{FieldError, address, name, namespace, port, protocol};
+use super::{FieldError, names, one_of_each_family, port, protocol};
 use crate::model::{Service, ServicePort};
 use k8s_openapi::api::core::v1;
 use std::net::IpAddr;
@@ -18,16 +18,7 @@ const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 /// Every field that can't be used.
 pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     let mut errors = Vec::new();
-    let mut text = |result: Result<String, FieldError>| {
-        result.unwrap_or_else(|e| {
-            errors.push(e);
-            String::new()
-        })
-    };
-    let (name, namespace) = (
-        text(name(&object.metadata)),
-        text(namespace(&object.metadata)),
-    );
+    let (name, namespace) = names(&object.metadata, &mut errors);
     let empty = v1::ServiceSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
     let mut cluster_ips = cluster_ips(spec, &mut errors);
@@ -62,26 +53,11 @@ fn cluster_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAd
             .map(|(n, ip)| (format!("spec.clusterIPs[{n}]"), ip.as_str()))
             .collect(),
     };
-    let mut found: Vec<IpAddr> = Vec::new();
-    for (field, text) in written {
-        // Without an address, and not given one yet.
-        if matches!(text, "None" | "") {
-            continue;
-        }
-        match address(&field, text) {
-            Err(error) => errors.push(error),
-            Ok(ip) => match found.iter().find(|other| other.is_ipv4() == ip.is_ipv4()) {
-                Some(other) => {
-                    let message = format!(
-                        "{ip} is of the same family as {other}; a Service has at most one address of each, remove one"
-                    );
-                    errors.push(FieldError::new(field, message));
-                }
-                None => found.push(ip),
-            },
-        }
-    }
-    found
+    // Without an address, and not given one yet.
+    let given = written
+        .into_iter()
+        .filter(|(_, text)| !matches!(*text, "None" | ""));
+    one_of_each_family(given, "a Service", errors)
 }
 
 fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePort> {
