@@ -34,7 +34,9 @@ fn vip(v4: bool) -> IpAddr {
 
 fn serve(cluster: &Cluster, frontends: &[Frontend]) {
     for node in &cluster.nodes {
-        node.datapath.sync_services(frontends).unwrap();
+        if node.datapath.sync_services(frontends).unwrap().unswept {
+            node.datapath.sweep_flows().unwrap();
+        }
     }
 }
 

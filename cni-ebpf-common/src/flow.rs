@@ -29,9 +29,14 @@ pub struct Flow {
     /// `TO_BACKEND`: the backend. `ANSWER`: the frontend, from which the answer shall come.
     pub addr: Addr,
     pub port_be: u16,
-    /// Bits of [`Flow`].
+    /// Bits of [`Flow`], for the life of the row.
     pub flags: u16,
-    pub pad: u32,
+    /// Not 0: one side has ended it, its ports may be used anew. This and the next change while the row
+    /// lives: bytes of their own, since CPUs that write bits of one word would undo each other's.
+    pub closing: u8,
+    /// Not 0: its other direction came by the host's stack from a pod: the stack has to see this one, too.
+    pub by_stack: u8,
+    pub pad: u16,
 }
 
 impl Flow {
@@ -41,10 +46,6 @@ impl Flow {
     pub const ANSWER: u16 = 2;
     /// The client is its own backend: both of its addresses are exchanged.
     pub const HAIRPIN: u16 = 4;
-    /// Its other direction came by the host's stack from a pod: the stack has to see this one, too.
-    pub const BY_STACK: u16 = 8;
-    /// One side has ended it: its ports may be used anew.
-    pub const CLOSING: u16 = 16;
 }
 
 /// Value of the array `endpoint_flows`, by the endpoint's number modulo the size. The programs set
@@ -118,14 +119,14 @@ pub const fn keeps_affinity(affinity_secs: u32, seen_ns: u64, now_ns: u64) -> bo
     idle_ns(seen_ns, now_ns) <= affinity_secs as u64 * SECOND
 }
 
-/// Whether a new flow of another frontend may have the row of this one for its answers. `flags` and
-/// `seen_ns` are the row's.
+/// Whether a new flow of another frontend may have the row of this one for its answers. `flags`,
+/// `closing` and `seen_ns` are the row's.
 #[inline(always)]
-pub const fn is_free(protocol: u8, flags: u16, seen_ns: u64, now_ns: u64) -> bool {
+pub const fn is_free(protocol: u8, flags: u16, closing: bool, seen_ns: u64, now_ns: u64) -> bool {
     let idle = idle_ns(seen_ns, now_ns);
     // Of a direct connection that the host's stack carried nothing is to be turned back.
     flags & (Flow::ANSWER | Flow::TO_BACKEND) == 0
-        || flags & Flow::CLOSING != 0
+        || closing
         || idle
             > if protocol == UDP {
                 UDP_IDLE_NS
@@ -138,12 +139,25 @@ pub const fn is_free(protocol: u8, flags: u16, seen_ns: u64, now_ns: u64) -> boo
 /// accepts a connection (TCP's SYN with ACK, SCTP's INIT ACK). If not, the client uses its port for
 /// the backend directly by now.
 #[inline(always)]
-pub const fn is_answer(protocol: u8, flags: u16, accepts: bool, seen_ns: u64, now_ns: u64) -> bool {
+pub const fn is_answer(
+    protocol: u8,
+    closing: bool,
+    accepts: bool,
+    seen_ns: u64,
+    now_ns: u64,
+) -> bool {
     if protocol == UDP {
         idle_ns(seen_ns, now_ns) <= UDP_IDLE_NS
     } else {
-        !accepts || flags & Flow::CLOSING == 0
+        !accepts || !closing
     }
+}
+
+/// Whether packets of a flow are still the host's stack's, which carried their other direction last at
+/// `seen_ns`. UDP says nowhere that a new flow begins by another way.
+#[inline(always)]
+pub const fn is_by_stack(protocol: u8, seen_ns: u64, now_ns: u64) -> bool {
+    protocol != UDP || idle_ns(seen_ns, now_ns) <= UDP_IDLE_NS
 }
 
 /// A number for a flow, the same for each of its packets: a retransmitted SYN must not choose
@@ -250,14 +264,13 @@ mod tests {
     #[test]
     fn ports_are_free_when_their_flow_ended_or_was_idle_for_long() {
         let now = 100_000 * SECOND;
-        let free = |protocol, flags, idle| is_free(protocol, flags, now - idle, now);
+        let free = |protocol, flags, idle| is_free(protocol, flags, false, now - idle, now);
         assert!(!free(TCP, Flow::ANSWER, TAKEN_IDLE_NS));
         assert!(free(TCP, Flow::ANSWER, TAKEN_IDLE_NS + 1));
-        assert!(free(TCP, Flow::ANSWER | Flow::CLOSING, 0));
+        assert!(is_free(TCP, Flow::ANSWER, true, now, now), "ended");
         assert!(!free(UDP, Flow::ANSWER, UDP_IDLE_NS));
         assert!(free(UDP, Flow::ANSWER, UDP_IDLE_NS + 1));
-        assert!(free(TCP, Flow::BY_STACK, 0));
-        assert!(!free(TCP, Flow::BY_STACK | Flow::ANSWER, 0));
+        assert!(free(TCP, 0, 0), "of the host's stack");
         assert!(!free(TCP, Flow::TO_BACKEND, 0));
     }
 
@@ -270,16 +283,24 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_go_by_the_stack_until_it_has_carried_none_for_long() {
+        let now = 1000 * SECOND;
+        assert!(is_by_stack(UDP, now - UDP_IDLE_NS, now));
+        assert!(!is_by_stack(UDP, now - UDP_IDLE_NS - 1, now));
+        assert!(is_by_stack(TCP, 0, now), "its SYN tells");
+    }
+
+    #[test]
     fn an_ended_flow_answers_no_new_connection() {
         let now = 1000 * SECOND;
         assert!(
-            is_answer(TCP, Flow::CLOSING, false, now, now),
+            is_answer(TCP, true, false, now, now),
             "the last segments"
         );
-        assert!(is_answer(TCP, 0, true, 0, now), "its own beginning");
-        assert!(!is_answer(TCP, Flow::CLOSING, true, now, now));
-        assert!(is_answer(UDP, 0, false, now - UDP_IDLE_NS, now));
-        assert!(!is_answer(UDP, 0, false, now - UDP_IDLE_NS - 1, now));
+        assert!(is_answer(TCP, false, true, 0, now), "its own beginning");
+        assert!(!is_answer(TCP, true, true, now, now));
+        assert!(is_answer(UDP, false, false, now - UDP_IDLE_NS, now));
+        assert!(!is_answer(UDP, false, false, now - UDP_IDLE_NS - 1, now));
     }
 
     #[test]

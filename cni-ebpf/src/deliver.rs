@@ -26,6 +26,7 @@ pub(crate) fn to_endpoint(
             _ => forward::PASS,
         });
     }
+    flow::begins_directly(ctx, packet, to.id)?;
     flow::answer(ctx, packet, to.id)?;
     rewrite::decrement_ttl(ctx, packet)?;
     rewrite::macs(ctx, to)?;

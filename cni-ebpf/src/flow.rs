@@ -12,7 +12,7 @@ use crate::{
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
-    flow::{Flow, REFRESH_NS, idle_ns, is_answer},
+    flow::{Flow, REFRESH_NS, idle_ns, is_answer, is_by_stack},
     verdict::DropReason,
 };
 
@@ -78,8 +78,8 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
         return Ok(UNTOUCHED);
     }
     let (protocol, accepts) = (search.transport.protocol as u8, search.transport.accepts());
-    let (seen, now) = (flow.seen_ns, kernel::now_ns());
-    if !is_answer(protocol, flow.flags, accepts, seen, now) {
+    let (closing, seen, now) = (flow.closing != 0, flow.seen_ns, kernel::now_ns());
+    if !is_answer(protocol, closing, accepts, seen, now) {
         maps::forget_flow(&search.tuple);
         return Ok(UNTOUCHED);
     }
@@ -98,8 +98,8 @@ pub(crate) fn touch(row: FlowRow, flow: &FlowWords, ends: bool, now: u64) {
     if idle_ns(flow.seen_ns, now) >= REFRESH_NS {
         row.set_seen(now);
     }
-    if ends && !flow.is(Flow::CLOSING) {
-        row.set_flags(flow.flags | Flow::CLOSING);
+    if ends && flow.closing == 0 {
+        row.set_closing();
     }
 }
 
@@ -136,11 +136,60 @@ fn try_came_by_stack(ctx: &TcContext, search: &mut Search) -> Result<u32, DropRe
     let Some(row) = maps::flow(&search.tuple) else {
         return Ok(UNTOUCHED);
     };
-    if !row.get().is(Flow::BY_STACK) {
+    let flow = row.get();
+    let (protocol, now) = (search.transport.protocol as u8, kernel::now_ns());
+    if flow.by_stack == 0 || !is_by_stack(protocol, flow.seen_ns, now) {
         return Ok(UNTOUCHED);
     }
     transport::remember_fragment(search);
     Ok(TRANSLATED)
+}
+
+/// A connection that begins by the short cut is answered by it, whatever was remembered of a former
+/// one with the same ports: conntrack may still have that one, and would translate the answer.
+///
+/// # Errors
+/// [`DropReason::Malformed`].
+#[inline(always)]
+pub(crate) fn begins_directly(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    id: u32,
+) -> Result<(), DropReason> {
+    if maps::endpoint_flows(id).by_stack == 0 || !transport::may_begin(ctx, packet) {
+        return Ok(());
+    }
+    let search = maps::scratch()?;
+    search.packet = *packet;
+    let packed = forget_stack(ctx, search);
+    *packet = search.packet;
+    unpack(packed).map(|_| ())
+}
+
+#[inline(never)]
+fn forget_stack(ctx: &TcContext, search: &mut Search) -> u32 {
+    pack(try_forget_stack(ctx, search))
+}
+
+#[inline(always)]
+fn try_forget_stack(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    if !transport::find(ctx, search)? || !search.transport.begins() {
+        return Ok(UNTOUCHED);
+    }
+    if !transport::complete(search) {
+        return Ok(UNTOUCHED);
+    }
+    search.tuple = search.tuple.reversed();
+    let Some(row) = maps::flow(&search.tuple) else {
+        return Ok(UNTOUCHED);
+    };
+    let flow = row.get();
+    if flow.is(Flow::ANSWER | Flow::TO_BACKEND) {
+        row.set_by_stack(false);
+    } else {
+        maps::forget_flow(&search.tuple);
+    }
+    Ok(UNTOUCHED)
 }
 
 /// Remembers that a pod's packet to this endpoint came by the host's stack.
@@ -180,8 +229,8 @@ fn try_remember_stack(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u
     let now = kernel::now_ns();
     if let Some(row) = maps::flow(&search.tuple) {
         let flow = row.get();
-        if !flow.is(Flow::BY_STACK) {
-            row.set_flags(flow.flags | Flow::BY_STACK);
+        if flow.by_stack == 0 {
+            row.set_by_stack(true);
         }
         if idle_ns(flow.seen_ns, now) >= REFRESH_NS {
             row.set_seen(now);
@@ -191,7 +240,9 @@ fn try_remember_stack(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u
             seen_ns: now,
             addr: Ip::UNSPECIFIED,
             port: 0,
-            flags: Flow::BY_STACK,
+            flags: 0,
+            closing: 0,
+            by_stack: 1,
             pad: 0,
         };
         maps::remember_flow(&search.tuple, &search.row)?;

@@ -285,13 +285,17 @@ pub(crate) struct FlowWords {
     /// As it lies in memory.
     pub(crate) port: u16,
     pub(crate) flags: u16,
-    pub(crate) pad: u32,
+    pub(crate) closing: u8,
+    pub(crate) by_stack: u8,
+    pub(crate) pad: u16,
 }
 
 const _: () = assert!(
     size_of::<FlowWords>() == size_of::<Flow>()
         && offset_of!(FlowWords, addr) == offset_of!(Flow, addr)
         && offset_of!(FlowWords, flags) == offset_of!(Flow, flags)
+        && offset_of!(FlowWords, closing) == offset_of!(Flow, closing)
+        && offset_of!(FlowWords, by_stack) == offset_of!(Flow, by_stack)
 );
 
 impl FlowWords {
@@ -340,11 +344,18 @@ impl FlowRow {
         unsafe { (*self.0).seen_ns = now_ns };
     }
 
-    /// Writes the bits.
+    /// Writes that one side has ended it.
     #[inline(always)]
-    pub(crate) fn set_flags(self, flags: u16) {
-        // SAFETY: as in `get`; one aligned word.
-        unsafe { (*self.0).flags = flags };
+    pub(crate) fn set_closing(self) {
+        // SAFETY: as in `get`; one byte.
+        unsafe { (*self.0).closing = 1 };
+    }
+
+    /// Writes whether its other direction comes by the host's stack.
+    #[inline(always)]
+    pub(crate) fn set_by_stack(self, by_stack: bool) {
+        // SAFETY: as in `get`; one byte.
+        unsafe { (*self.0).by_stack = by_stack.into() };
     }
 }
 
@@ -405,8 +416,10 @@ pub(crate) fn remember_fragment(of: &Tuple, ports: u32) {
 #[inline(always)]
 pub(crate) fn scratch() -> Result<&'static mut Search, DropReason> {
     let room = SCRATCH.get_ptr_mut(0).ok_or(DropReason::Redirect)?;
-    // SAFETY: this CPU's own copy; hooks of the network run to their end before another does on the
-    // same CPU, and each takes it in one place. Any bits are a value.
+    // SAFETY: this CPU's own copy, and no two programs on one CPU have it at a time: tcx programs run
+    // with bottom halves off, at ingress (softirq) as at egress (`rcu_read_lock_bh` of
+    // `__dev_queue_xmit`), no interrupt sends packets, and a redirect is carried out after its program.
+    // XDP doesn't use it. Within a program each use ends before the next begins. Any bits are a value.
     Ok(unsafe { &mut *room })
 }
 

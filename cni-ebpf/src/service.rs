@@ -84,9 +84,16 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
         KNOWN => {}
         CHOSEN => maps::mark_client(id),
         TO_ITSELF => {}
-        CLASH => return Err(DropReason::TranslationClash),
+        CLASH | CHANGED => return Err(DropReason::TranslationClash),
         NO_MEMORY => return Err(DropReason::Redirect),
-        _ => return Ok(UNTOUCHED),
+        _ => {
+            // An address that isn't all a Service's, such as a node's: later fragments to its other ports
+            // are told by their first one.
+            if search.transport.is_fragment() && maps::frontend(dst, 0, 0).is_some() {
+                transport::remember_fragment(search);
+            }
+            return Ok(UNTOUCHED);
+        }
     }
     if step == TO_ITSELF {
         search.change.src = found;
@@ -114,7 +121,7 @@ const CHOSEN: u32 = 3;
 const CLASH: u32 = 4;
 /// The kernel could not remember it.
 const NO_MEMORY: u32 = 5;
-/// The list is not the frontend's any more.
+/// The list is not the frontend's any more; at the last attempt as good as no backend that is free.
 const CHANGED: u32 = 6;
 
 /// The key of a backend's answers. A pod that is its own backend hears the frontend.
@@ -171,7 +178,7 @@ fn follow(search: &mut Search) -> u32 {
         }
         answers.set_seen(search.now);
         if ends {
-            answers.set_flags(answer.flags | Flow::CLOSING);
+            answers.set_closing();
         }
     }
     touch(row, &flow, ends, search.now);
@@ -230,7 +237,13 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     if let Some(row) = maps::flow(&search.other) {
         let row = row.get();
         let own = is_of(&row, &search.tuple);
-        if !own && !flow::is_free(protocol, row.flags, row.seen_ns, search.now) {
+        if !own && !flow::is_free(
+                protocol,
+                row.flags,
+                row.closing != 0,
+                row.seen_ns,
+                search.now,
+            ) {
             return CLASH;
         }
     }
@@ -244,6 +257,8 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
         addr: search.tuple.dst,
         port,
         flags: Flow::ANSWER | hairpin,
+        closing: 0,
+        by_stack: 0,
         pad: 0,
     };
     if maps::remember_flow(&search.other, &search.row).is_err() {

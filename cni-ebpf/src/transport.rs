@@ -4,6 +4,7 @@ use crate::{
     address::Ip,
     flow::{TRANSLATED, UNTOUCHED, pack, unpack},
     maps,
+    packet::{self, Packet},
     service::Search,
     upper::{self, Extension, Upper},
 };
@@ -61,6 +62,19 @@ impl Transport {
     #[inline(always)]
     pub(crate) fn is_fragment(&self) -> bool {
         self.flags & Self::FRAGMENT != 0
+    }
+}
+
+/// Whether a packet may begin a connection: a quick look, [`find`] tells.
+#[inline(always)]
+pub(crate) fn may_begin(ctx: &TcContext, packet: &Packet) -> bool {
+    let byte = |at| packet::load::<u8>(ctx, packet.payload_at + at);
+    match packet.next {
+        TCP => byte(13).is_some_and(|bits| bits & 0x12 == 0x02),
+        SCTP => byte(12) == Some(1),
+        UDP => false,
+        // Behind headers of IPv6.
+        _ => !packet.v4,
     }
 }
 

@@ -1,21 +1,25 @@
-//! Forgets flows that are over. The kernel would only do it when the map is full, and then by age: an idle
-//! connection would go before one that has just ended.
+//! Forgets flows that are over, and what is bound to backends that are gone. The kernel would only do it
+//! when the map is full, and then by age: an idle connection would go before one that has just ended.
 
 use super::{
     DatapathError,
     maps::{all, gone},
     pins::Pins,
 };
-use aya::maps::{HashMap as Rows, Map, MapData};
+use aya::{
+    Pod,
+    maps::{HashMap as Rows, Map, MapData},
+};
 use cni_ebpf_common::{
     addr::Addr,
     flow::{Flow, FlowKey, MAX_FLOWS, TAKEN_IDLE_NS, UDP, UDP_IDLE_NS, idle_ns},
-    service::{Backend, FrontendKey},
+    service::{Affinity, AffinityKey, Backend, FrontendKey, MAX_AFFINITY},
 };
 use rustix::time::{ClockId, clock_gettime};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 const FLOWS: &str = "flows";
+const AFFINITY: &str = "affinity";
 /// How long an ended connection is remembered: its last packets may still be under way, as long as in
 /// TIME_WAIT.
 const ENDED_NS: u64 = 120_000_000_000;
@@ -32,22 +36,18 @@ pub(super) struct Present {
 /// Removes the rows of flows that are over; returns how many. By a descriptor of its own: walking
 /// thousands of rows must not hold up an ADD.
 pub(super) fn sweep(pins: &Pins, present: &Present) -> Result<usize, DatapathError> {
-    let fault = |source| DatapathError::Map {
-        action: "open",
-        map: FLOWS,
-        source,
-    };
-    let open = MapData::from_pin(pins.map(FLOWS)).and_then(Map::from_map_data);
-    let mut flows = open
-        .and_then(Rows::<MapData, FlowKey, Flow>::try_from)
-        .map_err(fault)?;
+    let mut removed = 0;
+    if let Some(frontends) = &present.frontends {
+        // First, or a flow that chooses anew would find its old backend here.
+        removed += sweep_affinity(pins, frontends)?;
+    }
+    let mut flows = open::<FlowKey, Flow>(pins, FLOWS)?;
     // The programs add and evict meanwhile, which may lead the iteration back to its start.
     let most = 2 * MAX_FLOWS as usize;
     let rows: HashMap<_, _> = all(flows.iter().take(most), FLOWS)?.into_iter().collect();
     let now = clock_gettime(ClockId::Monotonic);
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let now_ns = seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default();
-    let mut removed = 0;
     for key in over(&rows, present, now_ns) {
         // Seen again in between: it stays.
         if flows.get(&key, 0).ok() == rows.get(&key).copied() {
@@ -56,6 +56,46 @@ pub(super) fn sweep(pins: &Pins, present: &Present) -> Result<usize, DatapathErr
         }
     }
     Ok(removed)
+}
+
+/// Clients keep no backend that is none any more.
+fn sweep_affinity(
+    pins: &Pins,
+    frontends: &BTreeMap<FrontendKey, BTreeSet<Backend>>,
+) -> Result<usize, DatapathError> {
+    let mut clients = open::<AffinityKey, Affinity>(pins, AFFINITY)?;
+    let most = 2 * MAX_AFFINITY as usize;
+    let mut removed = 0;
+    for (key, row) in all(clients.iter().take(most), AFFINITY)? {
+        if !answers_for(frontends, &key.frontend, &row.backend) {
+            gone(clients.remove(&key), AFFINITY)?;
+            removed += 1;
+        }
+    }
+    Ok(removed)
+}
+
+fn open<K: Pod, V: Pod>(
+    pins: &Pins,
+    map: &'static str,
+) -> Result<Rows<MapData, K, V>, DatapathError> {
+    let open = MapData::from_pin(pins.map(map)).and_then(Map::from_map_data);
+    open.and_then(Rows::try_from)
+        .map_err(|source| DatapathError::Map {
+            action: "open",
+            map,
+            source,
+        })
+}
+
+/// PURE: whether a backend is one of a frontend's.
+fn answers_for(
+    frontends: &BTreeMap<FrontendKey, BTreeSet<Backend>>,
+    frontend: &FrontendKey,
+    backend: &Backend,
+) -> bool {
+    let backends = frontends.get(frontend);
+    backends.is_some_and(|backends| backends.contains(backend))
 }
 
 /// PURE: the rows that nobody needs any more, both of a flow together.
@@ -74,12 +114,12 @@ fn over(rows: &HashMap<FlowKey, Flow>, present: &Present, now_ns: u64) -> Vec<Fl
         if answer.is_some() {
             paired.insert(answers);
         }
-        let both = |flags: u16, seen: u64| Flow {
-            flags: row.flags | flags,
-            seen_ns: row.seen_ns.max(seen),
+        let both = |answer: &Flow| Flow {
+            closing: row.closing | answer.closing,
+            seen_ns: row.seen_ns.max(answer.seen_ns),
             ..*row
         };
-        let whole = answer.map_or(*row, |answer| both(answer.flags, answer.seen_ns));
+        let whole = answer.map_or(*row, both);
         if is_over(key.protocol, &whole, key.src, present, now_ns) || lost(key, row, present) {
             over.push(*key);
             over.extend(answer.map(|_| answers));
@@ -106,7 +146,7 @@ fn is_over(protocol: u8, row: &Flow, pod: Addr, present: &Present, now_ns: u64) 
     let idle = idle_ns(row.seen_ns, now_ns);
     // A pod that is its own client has the frontend's address in one of the rows.
     let gone = row.flags & Flow::HAIRPIN == 0 && !present.pods.contains(&pod);
-    let ended = gone || row.flags & Flow::CLOSING != 0;
+    let ended = gone || row.closing != 0;
     ended && idle > ENDED_NS || protocol == UDP && idle > UDP_IDLE_NS || idle > TAKEN_IDLE_NS
 }
 
@@ -126,14 +166,11 @@ fn lost(key: &FlowKey, row: &Flow, present: &Present) -> bool {
         port_be: row.port_be,
         pad: 0,
     };
-    let there = frontends
-        .get(&frontend)
-        .is_some_and(|backends| backends.contains(&backend));
-    key.protocol == UDP && !there
+    key.protocol == UDP && !answers_for(frontends, &frontend, &backend)
 }
 
 /// The key of the answers to a client's flow. A pod that is its own backend hears the frontend.
-pub(super) fn answers(key: &FlowKey, row: &Flow) -> FlowKey {
+fn answers(key: &FlowKey, row: &Flow) -> FlowKey {
     let client = if row.addr == key.src {
         key.dst
     } else {
@@ -170,20 +207,22 @@ mod tests {
         }
     }
 
-    fn row(flags: u16, addr: Addr, port_be: u16, idle_secs: u64) -> Flow {
+    fn row(flags: u16, closing: u8, addr: Addr, port_be: u16, idle_secs: u64) -> Flow {
         Flow {
             seen_ns: NOW - idle_secs * SECOND,
             addr,
             port_be,
             flags,
+            closing,
+            by_stack: 0,
             pad: 0,
         }
     }
 
     /// A flow of the client, both rows, idle for so many seconds in each direction.
-    fn flow(protocol: u8, flags: u16, there: u64, back: u64) -> HashMap<FlowKey, Flow> {
-        let to = row(Flow::TO_BACKEND | flags, BACKEND, 8080, there);
-        let from = row(Flow::ANSWER | flags, SERVICE, 80, back);
+    fn flow(protocol: u8, closing: u8, there: u64, back: u64) -> HashMap<FlowKey, Flow> {
+        let to = row(Flow::TO_BACKEND, closing, BACKEND, 8080, there);
+        let from = row(Flow::ANSWER, closing, SERVICE, 80, back);
         let key = key(protocol);
         HashMap::from([(key, to), (answers(&key, &to), from)])
     }
@@ -208,7 +247,7 @@ mod tests {
 
     #[test]
     fn a_flow_goes_with_both_rows_once_it_is_over_and_not_before() {
-        let closing = Flow::CLOSING;
+        let closing = 1;
         for (what, rows, gone) in [
             ("an idle connection", flow(TCP, 0, 7200, 7200), false),
             ("one that has ended", flow(TCP, closing, 121, 121), true),

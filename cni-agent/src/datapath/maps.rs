@@ -8,13 +8,14 @@ use super::{
 };
 use aya::{
     Ebpf, Pod,
-    maps::{HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
 };
 use cni_ebpf_common::{
     addr::Addr,
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
+    flow::{ENDPOINT_FLOWS, EndpointFlows},
     node::{MAX_NODES, Node, NodeKey},
     verdict::{Counter, DropKey},
 };
@@ -24,12 +25,14 @@ use std::{collections::BTreeSet, net::IpAddr};
 const ENDPOINTS: &str = "endpoints";
 const ENDPOINT_ADDRS: &str = "endpoint_addrs";
 const NODES: &str = "nodes";
+const FLOWS_OF_ENDPOINTS: &str = "endpoint_flows";
 
 /// The typed maps.
 pub(super) struct Maps {
     endpoints: HashMap<MapData, EndpointKey, Endpoint>,
     endpoint_addrs: HashMap<MapData, EndpointAddrKey, EndpointAddr>,
     nodes: LpmTrie<MapData, Addr, Node>,
+    endpoint_flows: Array<MapData, EndpointFlows>,
     pub(super) services: Services,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) drop_totals: PerCpuArray<MapData, Counter>,
@@ -53,6 +56,7 @@ impl Maps {
             endpoints: typed(ebpf, ENDPOINTS)?,
             endpoint_addrs: typed(ebpf, ENDPOINT_ADDRS)?,
             nodes: typed(ebpf, NODES)?,
+            endpoint_flows: typed(ebpf, FLOWS_OF_ENDPOINTS)?,
             services: Services::take(ebpf)?,
             drops: typed(ebpf, "drops")?,
             drop_totals: typed(ebpf, "drop_totals")?,
@@ -64,6 +68,9 @@ impl Maps {
     /// room, what was written is taken back.
     pub(super) fn upsert_endpoint(&mut self, new: &EndpointRows) -> Result<(), DatapathError> {
         let before = get(self.endpoints.get(&new.key, 0), ENDPOINTS)?;
+        if before.is_none_or(|row| row.id != new.row.id) {
+            self.begin_flows(new)?;
+        }
         write(
             self.endpoints.insert(new.key, new.row, 0),
             ENDPOINTS,
@@ -90,6 +97,32 @@ impl Maps {
         }
         for ifindex in old_interfaces {
             self.remove_interface(ifindex, new.row.id)?;
+        }
+        Ok(())
+    }
+
+    /// A new endpoint has no flows, whatever one of the same number, or of one with the same place, had
+    /// before: its packets would be looked up for nothing.
+    fn begin_flows(&mut self, new: &EndpointRows) -> Result<(), DatapathError> {
+        let place = new.row.id % ENDPOINT_FLOWS;
+        let flows = get(self.endpoint_flows.get(&place, 0), FLOWS_OF_ENDPOINTS)?;
+        if flows.is_none_or(|flows| flows == EndpointFlows::default()) {
+            return Ok(());
+        }
+        for (key, _) in &new.addrs {
+            // One of its rows was removed by others: it lives.
+            if self.address(key)?.is_some_and(|row| row.id == new.row.id) {
+                return Ok(());
+            }
+        }
+        let others = self.endpoints()?;
+        if others
+            .iter()
+            .all(|(_, row)| row.id % ENDPOINT_FLOWS != place)
+        {
+            let none = EndpointFlows::default();
+            let result = self.endpoint_flows.set(place, none, 0);
+            write(result, FLOWS_OF_ENDPOINTS, ENDPOINT_FLOWS)?;
         }
         Ok(())
     }

@@ -336,9 +336,9 @@ impl Datapath {
     }
 
     /// Makes the tables of Services hold these frontends and no others; each keeps its list where
-    /// nothing changed, also over a restart. Connections keep the backend that they have; UDP flows
-    /// of a backend that is gone are forgotten. Frontends without room are left out and named in the
-    /// answer.
+    /// nothing changed, also over a restart. Connections keep the backend that they have. Frontends
+    /// without room are left out and named in the answer, which also says whether
+    /// [`Self::sweep_flows`] is due at once.
     ///
     /// # Errors
     /// A map can't be read or written.
@@ -346,21 +346,26 @@ impl Datapath {
         self.lock().maps.services.sync(desired)
     }
 
-    /// Forgets flows that are over, and UDP flows whose backend is none any more; returns how many rows
-    /// went. For a periodic call.
+    /// Forgets flows that are over, and UDP flows and clients with affinity whose backend is none any
+    /// more; returns how many rows went. For a periodic call, and one after a change of Services.
+    /// Walks tens of thousands of rows; others wait for it only to read the frontends.
     ///
     /// # Errors
     /// A map can't be read or written.
     pub fn sweep_flows(&self) -> Result<usize, DatapathError> {
         let present = {
-            let loaded = self.lock();
+            let mut loaded = self.lock();
             let addresses = loaded.maps.addresses()?;
+            let frontends = loaded.maps.services.present();
+            if frontends.is_some() {
+                loaded.maps.services.unswept = false;
+            }
             flows::Present {
                 pods: addresses.iter().map(|(ip, _)| rows::addr_of(*ip)).collect(),
-                frontends: loaded.maps.services.present(),
+                frontends,
             }
         };
-        flows::sweep(&self.pins, &present)
+        flows::sweep(&self.pins, &present).inspect_err(|_| self.lock().maps.services.unswept = true)
     }
 
     /// Drops by interface and reason.

@@ -4,7 +4,6 @@
 
 use super::{
     DatapathError,
-    flows::answers,
     maps::{all, gone, typed, write},
     rows,
 };
@@ -14,11 +13,8 @@ use aya::{
     maps::{HashMap, MapData},
 };
 use cni_ebpf_common::{
-    flow::{Flow, FlowKey, MAX_FLOWS, SCTP, TCP, UDP},
-    service::{
-        Affinity, AffinityKey, Backend, BackendKey, Frontend as Row, FrontendKey, MAX_AFFINITY,
-        MAX_BACKENDS, MAX_FRONTENDS,
-    },
+    flow::{SCTP, TCP, UDP},
+    service::{Backend, BackendKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -27,8 +23,6 @@ use std::{
 
 const FRONTENDS: &str = "frontends";
 const BACKENDS: &str = "backends";
-const FLOWS: &str = "flows";
-const AFFINITY: &str = "affinity";
 
 /// What a call of `sync_services` did. An address counts as a frontend of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,8 +30,8 @@ pub struct ServicesChange {
     pub added: usize,
     pub changed: usize,
     pub removed: usize,
-    /// UDP flows that lost their backend.
-    pub flows_removed: usize,
+    /// Somebody may still be bound to a backend that is gone: `Datapath::sweep_flows` frees them.
+    pub unswept: bool,
     /// Frontends that found no room: packets to them are left to the host's stack.
     pub refused: Vec<Frontend>,
 }
@@ -55,13 +49,13 @@ type Table = BTreeMap<FrontendKey, Entry>;
 pub(super) struct Services {
     frontends: HashMap<MapData, FrontendKey, Row>,
     backends: HashMap<MapData, BackendKey, Backend>,
-    flows: HashMap<MapData, FlowKey, Flow>,
-    affinity: HashMap<MapData, AffinityKey, Affinity>,
     /// What the maps hold, with the number of each list; read back after a start or a failure: a
     /// change of one frontend shall not cost a reading of all.
     written: Option<BTreeMap<FrontendKey, (u32, Entry)>>,
     /// Number of the next list.
     next: u32,
+    /// Backends went since flows were swept last; also over a call that failed.
+    pub(super) unswept: bool,
 }
 
 impl Services {
@@ -69,10 +63,9 @@ impl Services {
         Ok(Self {
             frontends: typed(ebpf, FRONTENDS)?,
             backends: typed(ebpf, BACKENDS)?,
-            flows: typed(ebpf, FLOWS)?,
-            affinity: typed(ebpf, AFFINITY)?,
             written: None,
             next: 1,
+            unswept: false,
         })
     }
 
@@ -84,7 +77,6 @@ impl Services {
         };
         let wanted = table(desired);
         let mut change = ServicesChange::default();
-        let mut lost = BTreeSet::new();
         let gone_keys: Vec<_> = written
             .keys()
             .filter(|key| !wanted.contains_key(*key))
@@ -97,7 +89,7 @@ impl Services {
                 continue;
             }
             if let Some((_, old)) = before {
-                note_lost(*key, old, Some(entry), &mut lost);
+                self.unswept |= binds(*key, old, Some(entry));
             }
             match self.write(*key, entry, &mut written) {
                 Ok(true) => change.changed += 1,
@@ -108,7 +100,7 @@ impl Services {
         }
         for key in gone_keys {
             if let Some((_, old)) = written.get(&key) {
-                note_lost(key, old, None, &mut lost);
+                self.unswept |= binds(key, old, None);
             }
             self.remove(key, &mut written)?;
             change.removed += 1;
@@ -119,7 +111,8 @@ impl Services {
                 Ok(false) => change.added += 1,
                 Err(DatapathError::MapFull { .. }) => {
                     // Backends that are no more would be worse than the host's stack.
-                    if written.contains_key(&key) {
+                    if let Some((_, old)) = written.get(&key) {
+                        self.unswept |= binds(key, old, None);
                         self.remove(key, &mut written)?;
                         change.removed += 1;
                     }
@@ -129,11 +122,7 @@ impl Services {
                 Err(other) => return Err(other),
             }
         }
-        if !lost.is_empty() {
-            // First, or a flow that chooses anew would find its old backend here.
-            self.forget_affinity(&lost)?;
-            change.flows_removed = self.forget_flows(&lost)?;
-        }
+        change.unswept = self.unswept;
         self.written = Some(written);
         Ok(change)
     }
@@ -259,69 +248,13 @@ impl Services {
             .map(|(key, row)| (key, (row.list, entry(row))))
             .collect())
     }
-
-    /// Clients keep none of these backends.
-    fn forget_affinity(
-        &mut self,
-        lost: &BTreeSet<(FrontendKey, Backend)>,
-    ) -> Result<(), DatapathError> {
-        let most = 2 * MAX_AFFINITY as usize;
-        for (key, row) in all(self.affinity.iter().take(most), AFFINITY)? {
-            if lost.contains(&(key.frontend, row.backend)) {
-                gone(self.affinity.remove(&key), AFFINITY)?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Forgets UDP flows of these backends: nobody would tell their clients to begin anew.
-    fn forget_flows(
-        &mut self,
-        lost: &BTreeSet<(FrontendKey, Backend)>,
-    ) -> Result<usize, DatapathError> {
-        // The programs add and evict meanwhile, which may lead the iteration back to its start.
-        let most = 2 * MAX_FLOWS as usize;
-        let rows = all(self.flows.iter().take(most), FLOWS)?;
-        let mut removed = 0;
-        for (key, flow) in rows {
-            if key.protocol != UDP || flow.flags & Flow::TO_BACKEND == 0 {
-                continue;
-            }
-            let frontend = FrontendKey {
-                addr: key.dst,
-                port_be: key.dport_be,
-                protocol: key.protocol,
-                pad: 0,
-            };
-            let backend = Backend {
-                addr: flow.addr,
-                port_be: flow.port_be,
-                pad: 0,
-            };
-            if !lost.contains(&(frontend, backend)) {
-                continue;
-            }
-            gone(self.flows.remove(&key), FLOWS)?;
-            gone(self.flows.remove(&answers(&key, &flow)), FLOWS)?;
-            removed += 1;
-        }
-        Ok(removed)
-    }
 }
 
-/// Backends that a frontend has no more and somebody may still be bound to: flows of UDP, clients by
-/// affinity.
-fn note_lost(
-    key: FrontendKey,
-    old: &Entry,
-    new: Option<&Entry>,
-    lost: &mut BTreeSet<(FrontendKey, Backend)>,
-) {
-    if key.protocol != UDP && old.affinity_secs == 0 {
-        return;
-    }
-    let stays = |backend: &&Backend| new.is_some_and(|new| new.backends.contains(backend));
-    lost.extend(old.backends.iter().filter(|b| !stays(b)).map(|b| (key, *b)));
+/// Whether somebody may still be bound to a backend that the frontend has no more: flows of UDP, clients
+/// by affinity.
+fn binds(key: FrontendKey, old: &Entry, new: Option<&Entry>) -> bool {
+    let stays = |backend: &Backend| new.is_some_and(|new| new.backends.contains(backend));
+    (key.protocol == UDP || old.affinity_secs != 0) && !old.backends.iter().all(stays)
 }
 
 /// Frontends with backends as rows, and a row for each of their addresses: it tells a later

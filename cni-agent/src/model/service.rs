@@ -1,5 +1,6 @@
 //! Services and where their packets go.
 
+use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::net::IpAddr;
 
@@ -25,6 +26,16 @@ pub struct Service {
     /// `spec.sessionAffinity` is `ClientIP`: seconds that a client keeps its endpoint.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity_secs: Option<u32>,
+    /// `spec.externalIPs`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub external_ips: Vec<IpAddr>,
+    /// `status.loadBalancer.ingress`, without those whose load balancer wants to see the packets
+    /// (`ipMode` is `Proxy`).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub load_balancer_ips: Vec<IpAddr>,
+    /// `spec.loadBalancerSourceRanges`: who may use those; empty: everybody.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub source_ranges: Vec<IpNetwork>,
 }
 
 /// An entry of `spec.ports`.
@@ -34,6 +45,9 @@ pub struct ServicePort {
     pub name: String,
     pub protocol: Protocol,
     pub port: u16,
+    /// The port of every node that leads to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node_port: Option<u16>,
 }
 
 /// An EndpointSlice: some of a Service's endpoints, of one family.

@@ -261,9 +261,13 @@ async fn the_kernel_is_told_of_services_and_the_status_of_what_is_not_served() {
             name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,
+            node_port: None,
         }],
         internal_local: false,
         affinity_secs: None,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
     };
     bench.cluster.send_modify(|cluster| {
         let cluster = Arc::make_mut(cluster);

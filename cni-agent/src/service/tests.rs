@@ -13,9 +13,13 @@ fn service(name: &str, ips: &[&str]) -> Service {
             name: "http".into(),
             protocol: Protocol::Tcp,
             port: 80,
+            node_port: None,
         }],
         internal_local: false,
         affinity_secs: None,
+        external_ips: Vec::new(),
+        load_balancer_ips: Vec::new(),
+        source_ranges: Vec::new(),
     }
 }
 
@@ -150,11 +154,13 @@ fn a_port_has_the_target_of_its_own_name_and_protocol() {
         name: "http".into(),
         protocol: Protocol::Udp,
         port: 80,
+        node_port: None,
     });
     web.ports.push(ServicePort {
         name: "admin".into(),
         protocol: Protocol::Tcp,
         port: 81,
+        node_port: None,
     });
     let mut one = slice("a", "web", vec![endpoint("10.1.0.2", "n1")]);
     one.ports.push(SlicePort {
@@ -175,6 +181,93 @@ fn of_two_services_with_one_address_the_first_is_served_and_the_other_named() {
     assert!(
         compiled.problems[0].contains("default/b") && compiled.problems[0].contains("default/a")
     );
+}
+
+/// The places where a Service is served, and by whom.
+fn served(compiled: &Compiled) -> Vec<String> {
+    let text = |f: &Frontend| {
+        let backends: Vec<_> = f.backends.iter().map(ToString::to_string).collect();
+        format!(
+            "{} by {}",
+            SocketAddr::new(f.address, f.port),
+            backends.join(" ")
+        )
+    };
+    compiled.frontends.iter().map(text).collect()
+}
+
+fn node(name: &str, addresses: &[&str], cidrs: &[&str]) -> Node {
+    Node {
+        name: name.into(),
+        addresses: addresses.iter().map(|ip| ip.parse().unwrap()).collect(),
+        pod_cidrs: cidrs.iter().map(|cidr| cidr.parse().unwrap()).collect(),
+    }
+}
+
+#[test]
+fn pods_reach_a_service_by_its_outside_addresses_at_all_its_endpoints() {
+    let mut web = service("web", &["10.96.0.1"]);
+    web.internal_local = true;
+    web.ports[0].node_port = Some(30_080);
+    web.external_ips = vec!["192.0.2.1".parse().unwrap()];
+    web.load_balancer_ips = vec!["192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap()];
+    let endpoints = vec![endpoint("10.1.0.2", "n1"), endpoint("10.2.0.3", "n2")];
+    let mut cluster = cluster(vec![web], vec![slice("a", "web", endpoints)]);
+    let nodes = [
+        // Without a ClusterIP of its family the Service has no IPv6.
+        node("n1", &["172.16.0.1", "fd10::1"], &["10.1.0.0/24"]),
+        node("n2", &["172.16.0.2"], &["10.2.0.0/24"]),
+    ];
+    for node in nodes {
+        cluster.nodes.insert(node.name.clone(), node);
+    }
+    let compiled = compile(&cluster, "n1");
+    assert_eq!(compiled.problems, Vec::<String>::new());
+    let expected = [
+        "10.96.0.1:80 by 10.1.0.2:8080",
+        "172.16.0.1:30080 by 10.1.0.2:8080 10.2.0.3:8080",
+        "192.0.2.1:80 by 10.1.0.2:8080 10.2.0.3:8080",
+        "192.0.2.2:80 by 10.1.0.2:8080 10.2.0.3:8080",
+    ];
+    assert_eq!(served(&compiled), expected);
+}
+
+#[test]
+fn a_load_balancers_address_is_left_to_others_where_not_every_pod_may_use_it() {
+    for (ranges, expected) in [
+        (vec![], true),
+        (vec!["10.1.0.0/16"], true),
+        (vec!["192.0.2.0/24", "10.1.0.0/24"], true),
+        (vec!["10.1.0.0/25"], false),
+        (vec!["192.0.2.0/24"], false),
+        // None of the family: nobody is kept out in it.
+        (vec!["2001:db8::/32"], true),
+    ] {
+        let mut web = service("web", &["10.96.0.1"]);
+        web.external_ips = vec!["192.0.2.1".parse().unwrap()];
+        web.load_balancer_ips = vec!["192.0.2.2".parse().unwrap()];
+        web.source_ranges = ranges.iter().map(|range| range.parse().unwrap()).collect();
+        let mut cluster = cluster(vec![web], vec![]);
+        let own = node("n1", &[], &["10.1.0.0/24", "fd00::/64"]);
+        cluster.nodes.insert("n1".into(), own);
+        let places: Vec<_> = compile(&cluster, "n1").frontends;
+        let places: Vec<_> = places.iter().map(|f| f.address.to_string()).collect();
+        let all = ["10.96.0.1", "192.0.2.1", "192.0.2.2"];
+        assert_eq!(places, all[..if expected { 3 } else { 2 }], "{ranges:?}");
+    }
+}
+
+#[test]
+fn nobody_takes_a_cluster_ip_by_naming_it_as_an_external_one() {
+    let mut thief = service("a", &["10.96.0.9"]);
+    thief.external_ips = vec!["10.96.0.1".parse().unwrap()];
+    let compiled = compile(
+        &cluster(vec![thief, service("b", &["10.96.0.1"])], vec![]),
+        "n1",
+    );
+    assert_eq!(compiled.frontends[0].service, "default/b");
+    assert!(compiled.problems[0].contains("default/a is not served at 10.96.0.1"));
+    assert!(compiled.problems[0].contains("another external address"));
 }
 
 fn any_cluster() -> impl Strategy<Value = Cluster> {

@@ -139,6 +139,11 @@ impl Linux {
     async fn sync_services(&self, desired: &Desired) -> Result<Option<KernelError>, KernelError> {
         let (datapath, frontends) = (self.datapath.clone(), desired.frontends.clone());
         let change = blocking(move || datapath.sync_services(&frontends)).await?;
+        if change.unswept {
+            // Beside this pass, which others wait for; a failure is mended by the next periodic one.
+            let datapath = self.datapath.clone();
+            tokio::task::spawn_blocking(move || datapath.sweep_flows());
+        }
         let count = change.refused.len();
         Ok(change.refused.first().map(|first| {
             KernelError::Refused(format!(

@@ -2,6 +2,7 @@
 
 use super::{FieldError, names, one_of_each_family, port, protocol};
 use crate::model::{Service, ServicePort};
+use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1;
 use std::net::IpAddr;
 
@@ -28,6 +29,13 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     }
     let ports = ports(spec, &mut errors);
     let affinity_secs = affinity(spec, &mut errors);
+    let mut external_ips = external_ips(spec, &mut errors);
+    let mut load_balancer_ips = load_balancer_ips(object, &mut errors);
+    let source_ranges = source_ranges(spec, &mut errors);
+    // Without a ClusterIP of its family an address leads nowhere.
+    for addresses in [&mut external_ips, &mut load_balancer_ips] {
+        addresses.retain(|ip| cluster_ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4()));
+    }
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -38,6 +46,9 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
         ports,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
         affinity_secs,
+        external_ips,
+        load_balancer_ips,
+        source_ranges,
     })
 }
 
@@ -60,6 +71,55 @@ fn cluster_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAd
     one_of_each_family(given, "a Service", errors)
 }
 
+fn external_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
+    let written = spec.external_ips.iter().flatten().enumerate();
+    let read = written.map(|(n, text)| ip(format!("spec.externalIPs[{n}]"), text));
+    good(read, errors)
+}
+
+fn load_balancer_ips(object: &v1::Service, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
+    let status = object.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let written = balancer.and_then(|balancer| balancer.ingress.as_deref());
+    let read = (written.unwrap_or_default().iter().enumerate())
+        .filter(|(_, entry)| entry.ip_mode.as_deref() != Some("Proxy"))
+        .filter_map(|(n, entry)| Some((n, entry.ip.as_deref()?)))
+        .map(|(n, text)| ip(format!("status.loadBalancer.ingress[{n}].ip"), text));
+    good(read, errors)
+}
+
+fn source_ranges(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpNetwork> {
+    let written = spec
+        .load_balancer_source_ranges
+        .iter()
+        .flatten()
+        .enumerate();
+    let read = written.map(|(n, text)| {
+        // The API has always taken blanks around it.
+        text.trim().parse::<IpNetwork>().map_err(|_| {
+            let message = format!("{text:?} is no range; write one like 10.0.0.0/8");
+            FieldError::new(format!("spec.loadBalancerSourceRanges[{n}]"), message)
+        })
+    });
+    good(read, errors)
+}
+
+fn ip(field: String, text: &str) -> Result<IpAddr, FieldError> {
+    text.parse().map_err(|_| {
+        let message = format!("{text:?} is not an IP address; write one like 192.0.2.1");
+        FieldError::new(field, message)
+    })
+}
+
+/// What could be read; the rest are errors.
+fn good<T>(
+    read: impl Iterator<Item = Result<T, FieldError>>,
+    errors: &mut Vec<FieldError>,
+) -> Vec<T> {
+    read.filter_map(|result| result.map_err(|error| errors.push(error)).ok())
+        .collect()
+}
+
 fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePort> {
     let mut found: Vec<ServicePort> = Vec::new();
     for (n, entry) in spec.ports.iter().flatten().enumerate() {
@@ -68,8 +128,12 @@ fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePor
             &format!("spec.ports[{n}].protocol"),
             entry.protocol.as_deref(),
         );
-        match (number, protocol) {
-            (Ok(port), Ok(protocol)) => {
+        // 0: none is given yet.
+        let node_port = (entry.node_port.filter(|number| *number != 0))
+            .map(|number| port(&format!("spec.ports[{n}].nodePort"), number))
+            .transpose();
+        match (number, protocol, node_port) {
+            (Ok(port), Ok(protocol), Ok(node_port)) => {
                 let name = entry.name.clone().unwrap_or_default();
                 if found
                     .iter()
@@ -85,10 +149,12 @@ fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePor
                     name,
                     protocol,
                     port,
+                    node_port,
                 });
             }
-            (number, protocol) => {
-                errors.extend(number.err().into_iter().chain(protocol.err()));
+            (number, protocol, node_port) => {
+                let faults = [number.err(), protocol.err(), node_port.err()];
+                errors.extend(faults.into_iter().flatten());
             }
         }
     }

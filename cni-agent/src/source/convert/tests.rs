@@ -88,6 +88,38 @@ fn ports_policy_and_affinity_of_a_service_are_read_with_kubernetes_defaults() {
 }
 
 #[test]
+fn outside_addresses_of_a_service_are_read_where_it_has_the_family() {
+    let object = json!({"metadata": {"name": "web", "namespace": "default"},
+        "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "ports": [
+                {"port": 80, "name": "a", "nodePort": 30080}, {"port": 81, "name": "b", "nodePort": 0}],
+            "externalIPs": ["192.0.2.1", "2001:db8::1"],
+            "loadBalancerSourceRanges": [" 10.0.0.0/8 ", "2001:db8::/32"]},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"hostname": "x.example"},
+            {"ip": "192.0.2.3", "ipMode": "VIP"}, {"ip": "192.0.2.4", "ipMode": "Proxy"}]}}});
+    let read = service(&serde_json::from_value(object).unwrap()).unwrap();
+    let texts = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(texts(&read.external_ips), ["192.0.2.1"]);
+    assert_eq!(texts(&read.load_balancer_ips), ["192.0.2.2", "192.0.2.3"]);
+    let ranges: Vec<_> = read.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "2001:db8::/32"]);
+    let ports: Vec<_> = read.ports.iter().map(|p| p.node_port).collect();
+    assert_eq!(ports, [Some(30_080), None]);
+    let headless = read_service(json!({"clusterIP": "None", "externalIPs": ["192.0.2.1"]}));
+    assert!(headless.unwrap().external_ips.is_empty());
+    for (field, value) in [
+        ("externalIPs", json!(["x"])),
+        ("loadBalancerSourceRanges", json!(["10.0.0.0/33"])),
+    ] {
+        let result = read_service(json!({"clusterIP": "10.96.0.1", field: value}));
+        refused(result, &[&format!("spec.{field}[0]: "), "write one like"]);
+    }
+    refused(
+        read_service(json!({"ports": [{"port": 1, "nodePort": 70000}]})),
+        &["spec.ports[0].nodePort"],
+    );
+}
+
+#[test]
 fn a_service_that_can_t_be_used_is_refused_by_field_and_remedy() {
     let port = |port: Value| json!({"ports": [port]});
     refused(
