@@ -176,3 +176,29 @@ fn a_connection_outlives_changes_of_its_service_and_restarts() {
         }
     }
 }
+
+/// Nobody listens: the client hears of it, as from a server that it asked itself.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_closed_port_of_a_backend_is_refused_at_once() {
+    let cluster = Cluster::new(XdpMode::Off, 1500);
+    let client = &cluster.pods[0];
+    for v4 in [true, false] {
+        for server in &cluster.pods[1..] {
+            let to = at(vip(v4), 53);
+            serve(
+                &cluster,
+                &[frontend(to, UDP, &[at(address(server, v4), 5353)])],
+            );
+            let ours = client.netns.within(|| {
+                let socket = UdpSocket::bind((address(client, v4), 0)).unwrap();
+                socket.connect(to).unwrap();
+                socket
+            });
+            ours.set_read_timeout(Some(PATIENCE)).unwrap();
+            ours.send(b"anybody?").unwrap();
+            let fault = ours.recv(&mut [0; 16]).unwrap_err();
+            assert_eq!(fault.kind(), std::io::ErrorKind::ConnectionRefused, "{v4}");
+        }
+    }
+}

@@ -111,6 +111,18 @@ pub(crate) const fn sum_change(old: [Ip; 2], new: [Ip; 2]) -> u32 {
     fold(plus as u64 + !minus as u64)
 }
 
+/// What they change by when a word, as it lies in memory, takes another's place.
+#[inline(always)]
+pub(crate) const fn word_change(old: u32, new: u32) -> u32 {
+    add_changes(new, !old)
+}
+
+/// What they change by in all.
+#[inline(always)]
+pub(crate) const fn add_changes(a: u32, b: u32) -> u32 {
+    fold(a as u64 + b as u64)
+}
+
 /// Folds to 32 bits.
 #[inline(always)]
 const fn fold(sum: u64) -> u32 {

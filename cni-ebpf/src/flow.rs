@@ -3,7 +3,7 @@
 
 use crate::{
     address::Ip,
-    kernel, maps,
+    icmp_error, kernel, maps,
     maps::{FlowRow, FlowWords},
     packet::Packet,
     rewrite,
@@ -66,8 +66,16 @@ fn answer_known(ctx: &TcContext, search: &mut Search) -> u32 {
 
 #[inline(always)]
 fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    if !transport::find(ctx, search)? {
+        let done = icmp_error::answer(ctx, search);
+        if done == icmp_error::FROM_BACKEND {
+            rewrite::endpoints(ctx, search)?;
+            return Ok(TRANSLATED);
+        }
+        return unpack(done).map(u32::from);
+    }
     // A fragment without a first one may as well be of a flow that is not translated.
-    if !transport::find(ctx, search)? || !transport::complete(search) {
+    if !transport::complete(search) {
         return Ok(UNTOUCHED);
     }
     let Some(row) = maps::flow(&search.tuple) else {

@@ -126,6 +126,7 @@ pub(crate) trait Plain {}
 impl Plain for u8 {}
 impl Plain for u32 {}
 impl Plain for [u32; 2] {}
+impl Plain for [u64; 2] {}
 impl Plain for [u64; 4] {}
 
 #[inline(always)]
@@ -143,7 +144,8 @@ fn store<T: Plain>(ctx: &TcContext, at: u32, value: &T, flags: u64) -> Result<()
     done(result)
 }
 
-/// Corrects the checksum of an IPv4 header by a ones' complement difference.
+/// Corrects the checksum of an IPv4 header, or one without a pseudo header that changes, by a ones'
+/// complement difference of what it covers.
 #[inline(always)]
 pub(crate) fn correct_header(ctx: &TcContext, at: u32, change: u32) -> Result<(), DropReason> {
     // SAFETY: takes integers; the kernel checks the offset.

@@ -10,6 +10,7 @@ mod flow;
 mod forward;
 mod from_pod;
 mod from_uplink;
+mod icmp_error;
 mod kernel;
 mod maps;
 mod neighbor;

@@ -237,13 +237,15 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     if let Some(row) = maps::flow(&search.other) {
         let row = row.get();
         let own = is_of(&row, &search.tuple);
-        if !own && !flow::is_free(
+        if !own
+            && !flow::is_free(
                 protocol,
                 row.flags,
                 row.closing != 0,
                 row.seen_ns,
                 search.now,
-            ) {
+            )
+        {
             return CLASH;
         }
     }

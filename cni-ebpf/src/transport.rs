@@ -261,6 +261,12 @@ impl Tuple {
         }
     }
 
+    /// Protocol number.
+    #[inline(always)]
+    pub(crate) const fn protocol(&self) -> u8 {
+        self.protocol.to_ne_bytes()[0]
+    }
+
     /// The other direction.
     #[inline(always)]
     pub(crate) const fn reversed(self) -> Self {
