@@ -41,6 +41,7 @@ use cni_ebpf_common::LAYOUT_VERSION;
 use loader::Loaded;
 use pins::Pins;
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     fmt,
     net::IpAddr,
@@ -335,14 +336,17 @@ impl Datapath {
         self.lock().maps.nodes()
     }
 
-    /// Makes the tables of Services hold these frontends and no others; each keeps its list where
+    /// Makes the tables of Services hold the ClusterIPs among these frontends and no others; each keeps its list where
     /// nothing changed, also over a restart. Connections keep the backend that they have; UDP flows
     /// of a backend that is gone are forgotten. Frontends without room are left out and named in the
     /// answer.
     ///
     /// # Errors
     /// A map can't be read or written.
-    pub fn sync_services(&self, desired: &[Frontend]) -> Result<ServicesChange, DatapathError> {
+    pub fn sync_services<F: Borrow<Frontend>>(
+        &self,
+        desired: &[F],
+    ) -> Result<ServicesChange, DatapathError> {
         self.lock().maps.services.sync(desired)
     }
 
