@@ -4,6 +4,7 @@
 use crate::model::{EndpointSlice, Node, Pod, Service};
 use std::{
     borrow::Borrow,
+    cmp::Ordering,
     collections::{BTreeMap, btree_map},
     ops::Index,
     sync::Arc,
@@ -110,6 +111,34 @@ impl<K, V> Objects<K, V> {
         self.0.iter().map(|(key, object)| (key, object.as_ref()))
     }
 
+    /// Keys of what is here or there and not the same in both, in order. Quick where most objects are
+    /// shared.
+    pub fn differing<'a>(&'a self, before: &'a Self) -> Vec<&'a K>
+    where
+        K: Ord,
+        V: PartialEq,
+    {
+        let mut found = Vec::new();
+        if self.is_copy_of(before) {
+            return found;
+        }
+        let (mut new, mut old) = (self.0.iter().peekable(), before.0.iter().peekable());
+        loop {
+            let order = match (new.peek(), old.peek()) {
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+                (Some(_), None) => Ordering::Less,
+                (None, Some(_)) => Ordering::Greater,
+                (None, None) => return found,
+            };
+            let a = new.next_if(|_| order.is_le());
+            let b = old.next_if(|_| order.is_ge());
+            match (a, b) {
+                (Some((_, a)), Some((_, b))) if Arc::ptr_eq(a, b) || a == b => {}
+                (a, b) => found.extend(a.or(b).map(|(key, _)| key)),
+            }
+        }
+    }
+
     /// Whether both are copies of one and neither was changed since.
     pub fn is_copy_of(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
@@ -176,7 +205,14 @@ mod tests {
             &copy.shared(&0).unwrap()
         ));
         assert!(objects != copy);
+        assert_eq!(objects.differing(&copy), [&1, &2]);
+        objects.insert(7, "new".to_owned());
+        assert_eq!(copy.differing(&objects), [&1, &2, &7]);
         objects = (0..3).map(|n| (n, n.to_string())).collect();
+        assert!(
+            objects.differing(&copy).is_empty(),
+            "equal, though not shared"
+        );
         assert!(objects == copy && !objects.is_copy_of(&copy));
     }
 }

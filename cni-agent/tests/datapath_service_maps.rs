@@ -93,7 +93,7 @@ fn a_restart_renumbers_nothing_and_only_differences_are_written() {
     let change = datapath.sync_services(&[more]).unwrap();
     assert_eq!((change.added, change.changed, change.removed), (0, 0, 2));
     assert_eq!(tables(&datapath).1, 4);
-    datapath.sync_services(&[]).unwrap();
+    datapath.sync_services::<Frontend>(&[]).unwrap();
     assert_eq!(tables(&datapath), (BTreeMap::new(), 0));
 }
 

@@ -168,7 +168,7 @@ fn a_connection_outlives_changes_of_its_service_and_restarts() {
         transfer(&new, &at_second, 1000);
         for node in &cluster.nodes {
             let again = node.restart();
-            again.sync_services(&[]).unwrap();
+            again.sync_services::<Frontend>(&[]).unwrap();
         }
         for (a, b) in [(&ours, &theirs), (&new, &at_second)] {
             transfer(a, b, 100_000);

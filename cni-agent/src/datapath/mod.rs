@@ -41,6 +41,7 @@ use cni_ebpf_common::LAYOUT_VERSION;
 use loader::Loaded;
 use pins::Pins;
 use std::{
+    borrow::Borrow,
     collections::BTreeSet,
     fmt,
     net::IpAddr,
@@ -342,7 +343,10 @@ impl Datapath {
     ///
     /// # Errors
     /// A map can't be read or written.
-    pub fn sync_services(&self, desired: &[Frontend]) -> Result<ServicesChange, DatapathError> {
+    pub fn sync_services<F: Borrow<Frontend>>(
+        &self,
+        desired: &[F],
+    ) -> Result<ServicesChange, DatapathError> {
         self.lock().maps.services.sync(desired)
     }
 

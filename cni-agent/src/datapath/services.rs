@@ -17,6 +17,7 @@ use cni_ebpf_common::{
     service::{Backend, BackendKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
 };
 use std::{
+    borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
 };
@@ -70,12 +71,16 @@ impl Services {
     }
 
     /// Makes the maps hold these frontends and no others.
-    pub(super) fn sync(&mut self, desired: &[Frontend]) -> Result<ServicesChange, DatapathError> {
+    pub(super) fn sync<F: Borrow<Frontend>>(
+        &mut self,
+        desired: &[F],
+    ) -> Result<ServicesChange, DatapathError> {
+        let desired: Vec<&Frontend> = desired.iter().map(Borrow::borrow).collect();
         let mut written = match self.written.take() {
             Some(written) => written,
             None => self.read()?,
         };
-        let wanted = table(desired);
+        let wanted = table(&desired);
         let mut change = ServicesChange::default();
         let gone_keys: Vec<_> = written
             .keys()
@@ -116,8 +121,9 @@ impl Services {
                         self.remove(key, &mut written)?;
                         change.removed += 1;
                     }
-                    let same = |f: &&Frontend| key_of(f) == key;
-                    change.refused.extend(desired.iter().find(same).cloned());
+                    let mut all = desired.iter().copied();
+                    let refused = all.find(|f| key_of(f) == key);
+                    change.refused.extend(refused.cloned());
                 }
                 Err(other) => return Err(other),
             }
@@ -259,9 +265,10 @@ fn binds(key: FrontendKey, old: &Entry, new: Option<&Entry>) -> bool {
 
 /// Frontends with backends as rows, and a row for each of their addresses: it tells a later
 /// fragment to a Service from one to anywhere else.
-fn table(frontends: &[Frontend]) -> Table {
+fn table(frontends: &[&Frontend]) -> Table {
     let mut table = Table::new();
-    for frontend in frontends.iter().filter(|f| !f.backends.is_empty()) {
+    let served = |f: &&&Frontend| !f.internal.is_empty();
+    for frontend in frontends.iter().filter(served) {
         let key = key_of(frontend);
         let address = FrontendKey {
             port_be: 0,
@@ -274,7 +281,7 @@ fn table(frontends: &[Frontend]) -> Table {
         });
         let entry = Entry {
             affinity_secs: frontend.affinity_secs,
-            backends: frontend.backends.iter().map(backend_of).collect(),
+            backends: frontend.internal.iter().map(backend_of).collect(),
         };
         table.insert(key, entry);
     }

@@ -10,4 +10,7 @@ pub use attachment::{AttachmentId, InvalidAttachment};
 pub use endpoint::{Addresses, Endpoint, Mac, PodRef};
 pub use node::Node;
 pub use pod::Pod;
-pub use service::{EndpointSlice, Protocol, Service, ServicePort, SliceEndpoint, SlicePort};
+pub use service::{
+    EndpointSlice, Hints, Ingress, Protocol, Service, ServicePort, ServiceType, SliceEndpoint,
+    SlicePort,
+};

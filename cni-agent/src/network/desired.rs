@@ -2,8 +2,8 @@
 
 use crate::{model::Node, service::Frontend, state::Cluster};
 use ipnetwork::IpNetwork;
-use serde::Serialize;
-use std::{collections::BTreeMap, net::IpAddr};
+use serde::{Serialize, Serializer};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// A device towards the other nodes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -61,8 +61,13 @@ pub struct Desired {
     pub masquerade: Option<Masquerade>,
     /// MTU of pods made from now on.
     pub pod_mtu: u32,
-    /// Services and who answers this node's pods.
-    pub frontends: Vec<Frontend>,
+    /// Services and who answers their clients.
+    #[serde(serialize_with = "shared")]
+    pub frontends: Vec<Arc<Frontend>>,
+}
+
+fn shared<S: Serializer>(frontends: &[Arc<Frontend>], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_seq(frontends.iter().map(AsRef::as_ref))
 }
 
 /// Why the node can't serve yet, with the remedy.

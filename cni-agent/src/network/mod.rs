@@ -26,8 +26,14 @@ mod tests;
 mod upkeep;
 
 use crate::{
-    clock::Clock, config::NetworkConfig, metrics::Passes, model::AttachmentId, query::Adoption,
-    state::Cluster, store::Book,
+    clock::Clock,
+    config::NetworkConfig,
+    metrics::Passes,
+    model::AttachmentId,
+    query::Adoption,
+    service::{Compiled, Compiler},
+    state::Cluster,
+    store::Book,
 };
 use desired::Desired;
 use kernel::Kernel;
@@ -47,6 +53,7 @@ pub struct Network<K> {
     /// The cluster as it should be.
     pub cluster: watch::Receiver<Arc<Cluster>>,
     view: Mutex<View>,
+    services: Mutex<Compiler>,
     locks: AttachmentLocks,
     /// Counts the reconciler's passes.
     pub passes: Passes,
@@ -97,6 +104,7 @@ impl<K: Kernel> Network<K> {
             clock,
             cluster,
             view,
+            services: Mutex::default(),
             locks,
             passes: Passes::default(),
         }
@@ -108,6 +116,11 @@ impl<K: Kernel> Network<K> {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
+    }
+
+    fn compile_services(&self, cluster: &Cluster, node: &str) -> Compiled {
+        let mut services = self.services.lock().unwrap_or_else(PoisonError::into_inner);
+        services.compile(cluster, node)
     }
 
     fn change_view(&self, change: impl FnOnce(&mut View)) {

@@ -6,7 +6,7 @@ use super::{
     desired::{Desired, NotReady, Surroundings, compile, next_hops, own_node, unreachable},
     kernel::Kernel,
 };
-use crate::{parts::Shutdown, service};
+use crate::{parts::Shutdown, service::for_pods};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -81,9 +81,9 @@ impl<K: Kernel> Network<K> {
                 self.config.masquerade,
             )
             .map_err(|e| vec![e.to_string()])?;
-            let services = service::compile(&cluster, &own.name);
+            let services = self.compile_services(&cluster, &own.name);
             problems.extend(services.problems);
-            desired.frontends = services.frontends;
+            desired.frontends = for_pods(&services.frontends, own);
             Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
         };
         match compiled.await {

@@ -19,6 +19,7 @@ fn node(name: &str, number: u8) -> Node {
         name: name.to_owned(),
         addresses: vec![format!("172.31.250.{number}").parse().unwrap()],
         pod_cidrs: vec![format!("100.11.{number}.0/29").parse().unwrap()],
+        zone: None,
     }
 }
 
@@ -258,16 +259,11 @@ async fn the_kernel_is_told_of_services_and_the_status_of_what_is_not_served() {
         name: name.into(),
         cluster_ips: vec!["10.96.0.1".parse().unwrap()],
         ports: vec![ServicePort {
-            name: String::new(),
             protocol: Protocol::Tcp,
             port: 80,
-            node_port: None,
+            ..ServicePort::default()
         }],
-        internal_local: false,
-        affinity_secs: None,
-        external_ips: Vec::new(),
-        load_balancer_ips: Vec::new(),
-        source_ranges: Vec::new(),
+        ..Service::default()
     };
     bench.cluster.send_modify(|cluster| {
         let cluster = Arc::make_mut(cluster);

@@ -233,6 +233,7 @@ items:
             "100.11.1.0/24".parse().unwrap(),
             "fd00:11:1::/64".parse().unwrap(),
         ],
+        zone: None,
     };
     assert_eq!(worker.object, Object::Node(expected));
     let expected = Pod {

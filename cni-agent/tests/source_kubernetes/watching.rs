@@ -235,3 +235,50 @@ async fn a_state_of_another_node_or_without_sense_is_not_taken() {
         );
     }
 }
+
+/// Only parts of an object are read: none that Services need may be left out.
+#[tokio::test]
+async fn what_services_are_compiled_from_reaches_the_cluster() {
+    let fake = Fake::start(true).await;
+    let mut own = node("n1", 1);
+    own["metadata"]["labels"] = json!({"topology.kubernetes.io/zone": "a"});
+    let mut web = service("web", 1);
+    for (field, value) in [
+        ("type", json!("LoadBalancer")),
+        ("externalIPs", json!(["198.51.100.1"])),
+        ("externalTrafficPolicy", json!("Local")),
+        ("loadBalancerSourceRanges", json!(["192.0.2.0/24"])),
+        ("loadBalancerClass", json!("example.org/lb")),
+        ("allocateLoadBalancerNodePorts", json!(false)),
+        ("healthCheckNodePort", json!(31000)),
+        ("trafficDistribution", json!("PreferSameZone")),
+        ("publishNotReadyAddresses", json!(true)),
+    ] {
+        web["spec"][field] = value;
+    }
+    web["spec"]["ports"][0]["nodePort"] = json!(30080);
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}});
+    let mut part = slice("web-1", "web", "10.0.1.5");
+    part["endpoints"][0]["zone"] = json!("a");
+    part["endpoints"][0]["hints"] = json!({"forZones": [{"name": "a"}]});
+    for object in [own, web, part] {
+        fake.put(object);
+    }
+    let state = tempfile::tempdir().unwrap();
+    let source = fake.source(state.path(), LONG).await;
+    let (cluster, _) = until(&source, |cluster| cluster.revision > 0).await;
+    assert_eq!(cluster.nodes["n1"].zone.as_deref(), Some("a"));
+    let web = &cluster.services[&("shop".to_owned(), "web".to_owned())];
+    assert_eq!(web.ports[0].node_port, Some(30080));
+    assert_eq!((web.external_ips.len(), web.ingress.len()), (1, 1));
+    assert_eq!(
+        (web.source_ranges.len(), web.health_check_port),
+        (1, Some(31000))
+    );
+    assert!(web.external_local && web.publish_not_ready && web.without_node_ports);
+    assert_eq!(web.load_balancer_class.as_deref(), Some("example.org/lb"));
+    assert_eq!(web.traffic_distribution.as_deref(), Some("PreferSameZone"));
+    let part = &cluster.slices[&("shop".to_owned(), "web-1".to_owned())];
+    assert_eq!(part.endpoints[0].zone.as_deref(), Some("a"));
+    assert_eq!(part.endpoints[0].zone_hints(), ["a"]);
+}

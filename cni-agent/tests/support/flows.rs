@@ -5,7 +5,10 @@ use super::{
     frames::{self, IPV4, IPV6, TCP, UDP},
     lab::{HOST_MAC, Lab, Pod},
 };
-use cni_agent::{model::Protocol, service::Frontend};
+use cni_agent::{
+    model::Protocol,
+    service::{Frontend, FrontendKind, WhenEmpty},
+};
 use std::net::{IpAddr, SocketAddr};
 
 pub const SCTP: u8 = 132;
@@ -33,7 +36,12 @@ pub fn frontend(place: SocketAddr, protocol: u8, backends: &[SocketAddr]) -> Fro
         service: "default/test".into(),
         port_name: String::new(),
         affinity_secs: 0,
-        backends,
+        kind: FrontendKind::ClusterIp,
+        internal: backends.clone(),
+        internal_empty: WhenEmpty::Pass,
+        external: backends,
+        external_empty: WhenEmpty::Pass,
+        source_ranges: None,
     }
 }
 

@@ -1,7 +1,7 @@
 //! EndpointSlice: some endpoints of a Service.
 
 use super::{FieldError, address, names, port, protocol};
-use crate::model::{EndpointSlice, SliceEndpoint, SlicePort};
+use crate::model::{EndpointSlice, Hints, SliceEndpoint, SlicePort};
 use k8s_openapi::api::discovery::v1;
 
 /// Converts an EndpointSlice. None for one that says nothing to a node's network: of names instead of
@@ -86,5 +86,17 @@ fn endpoint(n: usize, entry: &v1::Endpoint, v4: bool) -> Result<SliceEndpoint, F
         serving: conditions.and_then(|c| c.serving).unwrap_or(ready),
         terminating: conditions.and_then(|c| c.terminating).unwrap_or(false),
         node: entry.node_name.clone().filter(|node| !node.is_empty()),
+        zone: entry.zone.clone().filter(|zone| !zone.is_empty()),
+        hints: hints(entry),
     })
+}
+
+fn hints(entry: &v1::Endpoint) -> Option<Box<Hints>> {
+    let hints = entry.hints.as_ref()?;
+    let (zones, nodes) = (hints.for_zones.iter(), hints.for_nodes.iter());
+    let hints = Hints {
+        zones: zones.flatten().map(|zone| zone.name.clone()).collect(),
+        nodes: nodes.flatten().map(|node| node.name.clone()).collect(),
+    };
+    (hints != Hints::default()).then(|| Box::new(hints))
 }

@@ -1,10 +1,13 @@
-//! Node: its addresses and its podCIDRs.
+//! Node: its addresses, its podCIDRs and its zone.
 
 use super::{FieldError, address, name};
 use crate::model::Node;
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1;
 use std::net::IpAddr;
+
+/// Label that says in which zone a node is.
+const ZONE: &str = "topology.kubernetes.io/zone";
 
 /// Converts a Node. One that has no podCIDR or no address yet is fine: a controller may add them.
 ///
@@ -18,11 +21,14 @@ pub fn node(object: &v1::Node) -> Result<Node, Vec<FieldError>> {
     });
     let pod_cidrs = pod_cidrs(object, &mut errors);
     let addresses = internal_ips(object, &mut errors);
+    let labels = object.metadata.labels.as_ref();
+    let zone = labels.and_then(|labels| labels.get(ZONE));
     if errors.is_empty() {
         Ok(Node {
             name,
             addresses,
             pod_cidrs,
+            zone: zone.filter(|zone| !zone.is_empty()).cloned(),
         })
     } else {
         Err(errors)

@@ -1,7 +1,7 @@
-//! Service: its addresses and ports.
+//! Service: its addresses, its ports and who may use them.
 
-use super::{FieldError, names, one_of_each_family, port, protocol};
-use crate::model::{Service, ServicePort};
+use super::{FieldError, address, names, one_of_each_family, port, protocol};
+use crate::model::{Ingress, Service, ServicePort, ServiceType};
 use ipnetwork::IpNetwork;
 use k8s_openapi::api::core::v1;
 use std::net::IpAddr;
@@ -13,43 +13,77 @@ const AFFINITY_SECS: u32 = 10_800;
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
 /// Converts a Service. Headless ones, those of type ExternalName and those of another proxy have no
-/// address.
+/// address. What a controller or the administrator of a load balancer wrote wrong (`status`, source
+/// ranges) costs that entry only, and is told as a fault of the model.
 ///
 /// # Errors
-/// Every field that can't be used.
+/// Every other field that can't be used.
 pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     let mut errors = Vec::new();
+    let mut faults = Vec::new();
     let (name, namespace) = names(&object.metadata, &mut errors);
     let empty = v1::ServiceSpec::default();
     let spec = object.spec.as_ref().unwrap_or(&empty);
-    let mut cluster_ips = cluster_ips(spec, &mut errors);
-    let labels = object.metadata.labels.as_ref();
-    if labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY)) {
-        cluster_ips.clear();
-    }
+    let service_type = service_type(spec, &mut errors);
+    let cluster_ips = cluster_ips(spec, &mut errors);
     let ports = ports(spec, &mut errors);
+    let external_ips = external_ips(spec, &mut errors);
+    let health_check_port = health_check_port(spec, &mut errors);
     let affinity_secs = affinity(spec, &mut errors);
-    let mut external_ips = external_ips(spec, &mut errors);
-    let mut load_balancer_ips = load_balancer_ips(object, &mut errors);
-    let source_ranges = source_ranges(spec, &mut errors);
-    // Without a ClusterIP of its family an address leads nowhere.
-    for addresses in [&mut external_ips, &mut load_balancer_ips] {
-        addresses.retain(|ip| cluster_ips.iter().any(|own| own.is_ipv4() == ip.is_ipv4()));
-    }
+    let (source_ranges, source_ranges_faulty) = source_ranges(spec, &mut faults);
+    let ingress = ingress(object, &mut faults);
     if !errors.is_empty() {
         return Err(errors);
     }
-    Ok(Service {
+    let mut service = Service {
         namespace,
         name,
+        service_type,
         cluster_ips,
         ports,
-        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
-        affinity_secs,
         external_ips,
-        load_balancer_ips,
+        ingress,
         source_ranges,
-    })
+        source_ranges_faulty,
+        internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
+        external_local: spec.external_traffic_policy.as_deref() == Some("Local"),
+        health_check_port,
+        affinity_secs,
+        traffic_distribution: spec.traffic_distribution.clone(),
+        publish_not_ready: spec.publish_not_ready_addresses == Some(true),
+        load_balancer_class: spec.load_balancer_class.clone(),
+        without_node_ports: spec.allocate_load_balancer_node_ports == Some(false),
+        faults: faults.iter().map(ToString::to_string).collect(),
+    };
+    let labels = object.metadata.labels.as_ref();
+    let of_another = labels.is_some_and(|labels| labels.contains_key(OTHER_PROXY));
+    if of_another || service_type == ServiceType::ExternalName {
+        service.cluster_ips.clear();
+        service.external_ips.clear();
+        service.ingress.clear();
+        service.health_check_port = None;
+        service.faults.clear();
+        for port in &mut service.ports {
+            port.node_port = None;
+        }
+    }
+    Ok(service)
+}
+
+fn service_type(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> ServiceType {
+    match spec.type_.as_deref() {
+        None | Some("" | "ClusterIP") => ServiceType::ClusterIp,
+        Some("NodePort") => ServiceType::NodePort,
+        Some("LoadBalancer") => ServiceType::LoadBalancer,
+        Some("ExternalName") => ServiceType::ExternalName,
+        Some(other) => {
+            let message = format!(
+                "{other:?} is not known; write ClusterIP, NodePort, LoadBalancer or ExternalName"
+            );
+            errors.push(FieldError::new("spec.type", message));
+            ServiceType::ClusterIp
+        }
+    }
 }
 
 fn cluster_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
@@ -71,55 +105,6 @@ fn cluster_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAd
     one_of_each_family(given, "a Service", errors)
 }
 
-fn external_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
-    let written = spec.external_ips.iter().flatten().enumerate();
-    let read = written.map(|(n, text)| ip(format!("spec.externalIPs[{n}]"), text));
-    good(read, errors)
-}
-
-fn load_balancer_ips(object: &v1::Service, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
-    let status = object.status.as_ref();
-    let balancer = status.and_then(|status| status.load_balancer.as_ref());
-    let written = balancer.and_then(|balancer| balancer.ingress.as_deref());
-    let read = (written.unwrap_or_default().iter().enumerate())
-        .filter(|(_, entry)| entry.ip_mode.as_deref() != Some("Proxy"))
-        .filter_map(|(n, entry)| Some((n, entry.ip.as_deref()?)))
-        .map(|(n, text)| ip(format!("status.loadBalancer.ingress[{n}].ip"), text));
-    good(read, errors)
-}
-
-fn source_ranges(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpNetwork> {
-    let written = spec
-        .load_balancer_source_ranges
-        .iter()
-        .flatten()
-        .enumerate();
-    let read = written.map(|(n, text)| {
-        // The API has always taken blanks around it.
-        text.trim().parse::<IpNetwork>().map_err(|_| {
-            let message = format!("{text:?} is no range; write one like 10.0.0.0/8");
-            FieldError::new(format!("spec.loadBalancerSourceRanges[{n}]"), message)
-        })
-    });
-    good(read, errors)
-}
-
-fn ip(field: String, text: &str) -> Result<IpAddr, FieldError> {
-    text.parse().map_err(|_| {
-        let message = format!("{text:?} is not an IP address; write one like 192.0.2.1");
-        FieldError::new(field, message)
-    })
-}
-
-/// What could be read; the rest are errors.
-fn good<T>(
-    read: impl Iterator<Item = Result<T, FieldError>>,
-    errors: &mut Vec<FieldError>,
-) -> Vec<T> {
-    read.filter_map(|result| result.map_err(|error| errors.push(error)).ok())
-        .collect()
-}
-
 fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePort> {
     let mut found: Vec<ServicePort> = Vec::new();
     for (n, entry) in spec.ports.iter().flatten().enumerate() {
@@ -128,12 +113,8 @@ fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePor
             &format!("spec.ports[{n}].protocol"),
             entry.protocol.as_deref(),
         );
-        // 0: none is given yet.
-        let node_port = (entry.node_port.filter(|number| *number != 0))
-            .map(|number| port(&format!("spec.ports[{n}].nodePort"), number))
-            .transpose();
-        match (number, protocol, node_port) {
-            (Ok(port), Ok(protocol), Ok(node_port)) => {
+        match (number, protocol) {
+            (Ok(port), Ok(protocol)) => {
                 let name = entry.name.clone().unwrap_or_default();
                 if found
                     .iter()
@@ -145,6 +126,15 @@ fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePor
                     errors.push(FieldError::new(format!("spec.ports[{n}].port"), message));
                     continue;
                 }
+                let field = format!("spec.ports[{n}].nodePort");
+                let node_port = optional_port(&field, entry.node_port, errors);
+                let twice = |p: &ServicePort| p.node_port == node_port && p.protocol == protocol;
+                if node_port.is_some() && found.iter().any(twice) {
+                    let message =
+                        "is there twice for one protocol; give one of the entries another";
+                    errors.push(FieldError::new(field, message));
+                    continue;
+                }
                 found.push(ServicePort {
                     name,
                     protocol,
@@ -152,10 +142,94 @@ fn ports(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<ServicePor
                     node_port,
                 });
             }
-            (number, protocol, node_port) => {
-                let faults = [number.err(), protocol.err(), node_port.err()];
-                errors.extend(faults.into_iter().flatten());
+            (number, protocol) => {
+                errors.extend(number.err().into_iter().chain(protocol.err()));
             }
+        }
+    }
+    found
+}
+
+/// A port that may be left out, also by a zero.
+fn optional_port(field: &str, number: Option<i32>, errors: &mut Vec<FieldError>) -> Option<u16> {
+    let found = port(field, number.filter(|number| *number != 0)?);
+    found.map_err(|error| errors.push(error)).ok()
+}
+
+fn health_check_port(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Option<u16> {
+    optional_port(
+        "spec.healthCheckNodePort",
+        spec.health_check_node_port,
+        errors,
+    )
+}
+
+fn external_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
+    let mut found = Vec::new();
+    for (n, text) in spec.external_ips.iter().flatten().enumerate() {
+        match address(&format!("spec.externalIPs[{n}]"), text) {
+            Ok(ip) if found.contains(&ip) => {}
+            Ok(ip) => found.push(ip),
+            Err(error) => errors.push(error),
+        }
+    }
+    found
+}
+
+/// The ranges, and whether there are some that can't be read.
+fn source_ranges(spec: &v1::ServiceSpec, faults: &mut Vec<FieldError>) -> (Vec<IpNetwork>, bool) {
+    let (mut found, mut faulty) = (Vec::new(), false);
+    let written = spec.load_balancer_source_ranges.iter().flatten();
+    for (n, text) in written.enumerate() {
+        let mut fault = |message| {
+            let field = format!("spec.loadBalancerSourceRanges[{n}]");
+            faults.push(FieldError::new(field, message));
+        };
+        let trimmed = text.trim();
+        // The parser also takes a bare address and a netmask, which Kubernetes does not.
+        let length = trimmed.split_once('/').map_or("", |(_, length)| length);
+        let digits = !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit());
+        let range = trimmed.parse::<IpNetwork>().ok().filter(|_| digits);
+        match range.and_then(|range| IpNetwork::new(range.network(), range.prefix()).ok()) {
+            Some(range) => {
+                if trimmed != text {
+                    fault(format!(
+                        "{text:?} has spaces around it and is read without them; write {trimmed:?}"
+                    ));
+                }
+                if !found.contains(&range) {
+                    found.push(range);
+                }
+            }
+            None => {
+                faulty = true;
+                fault(format!(
+                    "{text:?} is not a prefix and lets nobody in; write one like 192.0.2.0/24 or 2001:db8::/64"
+                ));
+            }
+        }
+    }
+    (found, faulty)
+}
+
+fn ingress(object: &v1::Service, faults: &mut Vec<FieldError>) -> Vec<Ingress> {
+    let status = object.status.as_ref();
+    let balancer = status.and_then(|status| status.load_balancer.as_ref());
+    let list = balancer.and_then(|balancer| balancer.ingress.as_deref());
+    let mut found: Vec<Ingress> = Vec::new();
+    for (n, entry) in list.unwrap_or_default().iter().enumerate() {
+        // By name only: nothing that a packet could be sent to.
+        let Some(text) = entry.ip.as_deref().filter(|ip| !ip.is_empty()) else {
+            continue;
+        };
+        let field = format!("status.loadBalancer.ingress[{n}].ip");
+        match address(&field, text) {
+            Ok(ip) if found.iter().any(|other| other.ip == ip) => {}
+            Ok(ip) => found.push(Ingress {
+                ip,
+                proxy: !matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP")),
+            }),
+            Err(error) => faults.push(error),
         }
     }
     found

@@ -1,7 +1,7 @@
 //! Services and EndpointSlices as tables: what is written, what is understood.
 
-use super::{FieldError, endpoint_slice, service};
-use crate::model::{Protocol, SliceEndpoint};
+use super::{FieldError, endpoint_slice, node, service};
+use crate::model::{Hints, Ingress, Protocol, Service, ServiceType, SliceEndpoint};
 use serde_json::{Value, json};
 
 fn read_service(spec: Value) -> Result<crate::model::Service, Vec<FieldError>> {
@@ -88,38 +88,6 @@ fn ports_policy_and_affinity_of_a_service_are_read_with_kubernetes_defaults() {
 }
 
 #[test]
-fn outside_addresses_of_a_service_are_read_where_it_has_the_family() {
-    let object = json!({"metadata": {"name": "web", "namespace": "default"},
-        "spec": {"type": "LoadBalancer", "clusterIPs": ["10.96.0.10"], "ports": [
-                {"port": 80, "name": "a", "nodePort": 30080}, {"port": 81, "name": "b", "nodePort": 0}],
-            "externalIPs": ["192.0.2.1", "2001:db8::1"],
-            "loadBalancerSourceRanges": [" 10.0.0.0/8 ", "2001:db8::/32"]},
-        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.2"}, {"hostname": "x.example"},
-            {"ip": "192.0.2.3", "ipMode": "VIP"}, {"ip": "192.0.2.4", "ipMode": "Proxy"}]}}});
-    let read = service(&serde_json::from_value(object).unwrap()).unwrap();
-    let texts = |ips: &[std::net::IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>();
-    assert_eq!(texts(&read.external_ips), ["192.0.2.1"]);
-    assert_eq!(texts(&read.load_balancer_ips), ["192.0.2.2", "192.0.2.3"]);
-    let ranges: Vec<_> = read.source_ranges.iter().map(ToString::to_string).collect();
-    assert_eq!(ranges, ["10.0.0.0/8", "2001:db8::/32"]);
-    let ports: Vec<_> = read.ports.iter().map(|p| p.node_port).collect();
-    assert_eq!(ports, [Some(30_080), None]);
-    let headless = read_service(json!({"clusterIP": "None", "externalIPs": ["192.0.2.1"]}));
-    assert!(headless.unwrap().external_ips.is_empty());
-    for (field, value) in [
-        ("externalIPs", json!(["x"])),
-        ("loadBalancerSourceRanges", json!(["10.0.0.0/33"])),
-    ] {
-        let result = read_service(json!({"clusterIP": "10.96.0.1", field: value}));
-        refused(result, &[&format!("spec.{field}[0]: "), "write one like"]);
-    }
-    refused(
-        read_service(json!({"ports": [{"port": 1, "nodePort": 70000}]})),
-        &["spec.ports[0].nodePort"],
-    );
-}
-
-#[test]
 fn a_service_that_can_t_be_used_is_refused_by_field_and_remedy() {
     let port = |port: Value| json!({"ports": [port]});
     refused(
@@ -173,6 +141,8 @@ fn conditions_left_out_mean_what_kubernetes_says() {
             serving,
             terminating,
             node: Some("n1".to_owned()),
+            zone: None,
+            hints: None,
         };
         assert_eq!(read.endpoints, [expected], "{conditions}");
         assert_eq!(read.service, "web");
@@ -219,5 +189,225 @@ fn a_slice_that_can_t_be_used_is_refused_by_field_and_remedy() {
     refused(
         read_slice(json!({"ports": [{"port": 70000}]})),
         &["ports[0].port", "1 to 65535"],
+    );
+}
+
+#[test]
+fn addresses_from_outside_and_their_policies_are_read() {
+    let read = service(
+        &serde_json::from_value(json!({
+            "metadata": {"name": "web", "namespace": "shop"},
+            "spec": {
+                "type": "LoadBalancer", "clusterIP": "10.96.0.10",
+                "ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "name": "x", "nodePort": 0}],
+                "externalIPs": ["198.51.100.1", "2001:db8::1", "198.51.100.1"],
+                "externalTrafficPolicy": "Local", "healthCheckNodePort": 31000,
+                "trafficDistribution": "PreferClose", "publishNotReadyAddresses": true,
+                "loadBalancerClass": "example.org/lb", "allocateLoadBalancerNodePorts": false
+            },
+            "status": {"loadBalancer": {"ingress": [
+                {"ip": "203.0.113.1"}, {"ip": "203.0.113.2", "ipMode": "VIP"},
+                {"ip": "203.0.113.3", "ipMode": "Proxy"}, {"hostname": "lb.example.org"}
+            ]}}
+        }))
+        .unwrap(),
+    )
+    .unwrap();
+    let ports: Vec<_> = read.ports.iter().map(|p| p.node_port).collect();
+    assert_eq!(ports, [Some(30080), None]);
+    let ingress = |ip: &str, proxy| Ingress {
+        ip: ip.parse().unwrap(),
+        proxy,
+    };
+    let expected = Service {
+        namespace: "shop".into(),
+        name: "web".into(),
+        service_type: ServiceType::LoadBalancer,
+        cluster_ips: vec!["10.96.0.10".parse().unwrap()],
+        ports: read.ports.clone(),
+        external_ips: ["198.51.100.1", "2001:db8::1"]
+            .map(|ip| ip.parse().unwrap())
+            .to_vec(),
+        ingress: vec![
+            ingress("203.0.113.1", false),
+            ingress("203.0.113.2", false),
+            ingress("203.0.113.3", true),
+        ],
+        external_local: true,
+        health_check_port: Some(31000),
+        traffic_distribution: Some("PreferClose".into()),
+        publish_not_ready: true,
+        load_balancer_class: Some("example.org/lb".into()),
+        without_node_ports: true,
+        ..Service::default()
+    };
+    assert_eq!(read, expected);
+}
+
+#[test]
+fn source_ranges_are_read_one_by_one_and_what_is_wrong_with_one_costs_that_one_only() {
+    let read = |ranges: Value| read_service(json!({"loadBalancerSourceRanges": ranges})).unwrap();
+    let good = read(json!(["10.1.2.3/8", "2001:db8::/32", "10.0.0.0/8"]));
+    let texts: Vec<_> = good.source_ranges.iter().map(ToString::to_string).collect();
+    assert_eq!(
+        texts,
+        ["10.0.0.0/8", "2001:db8::/32"],
+        "the network, each once"
+    );
+    assert!(!good.source_ranges_faulty && good.faults.is_empty());
+    let padded = read(json!([" 192.0.2.0/24 "]));
+    assert_eq!(
+        (padded.source_ranges.len(), padded.source_ranges_faulty),
+        (1, false)
+    );
+    assert!(
+        padded.faults[0].contains("loadBalancerSourceRanges[0]")
+            && padded.faults[0].contains("write \"192.0.2.0/24\"")
+    );
+    for wrong in [
+        "192.0.2.1",
+        "192.0.2.0/255.255.255.0",
+        "192.0.2.0/33",
+        "",
+        "x/8",
+    ] {
+        let read = read(json!(["192.0.2.0/24", wrong]));
+        assert_eq!(
+            (read.source_ranges.len(), read.source_ranges_faulty),
+            (1, true),
+            "{wrong}"
+        );
+        assert!(
+            read.faults[0].contains("loadBalancerSourceRanges[1]")
+                && read.faults[0].contains("write one like")
+        );
+    }
+}
+
+#[test]
+fn a_status_that_can_t_be_used_costs_that_address_only() {
+    let object = json!({"metadata": {"name": "web"}, "spec": {"clusterIP": "10.96.0.10"},
+        "status": {"loadBalancer": {"ingress": [{"ip": "lb"}, {"ip": "203.0.113.1"}]}}});
+    let read = service(&serde_json::from_value(object).unwrap()).unwrap();
+    assert_eq!((read.ingress.len(), read.cluster_ips.len()), (1, 1));
+    assert!(
+        read.faults[0].starts_with("status.loadBalancer.ingress[0].ip: "),
+        "{:?}",
+        read.faults
+    );
+}
+
+#[test]
+fn a_service_of_another_proxy_or_by_name_has_no_outer_address_either() {
+    let label = "service.kubernetes.io/service-proxy-name";
+    for (labels, kind) in [
+        (json!({label: "mesh"}), "LoadBalancer"),
+        (json!({}), "ExternalName"),
+    ] {
+        let object = json!({"metadata": {"name": "web", "labels": labels},
+            "spec": {"type": kind, "externalIPs": ["198.51.100.1"], "healthCheckNodePort": 31000,
+                "ports": [{"port": 80, "nodePort": 30080}]},
+            "status": {"loadBalancer": {"ingress": [{"ip": "203.0.113.1"}]}}});
+        let read = service(&serde_json::from_value(object).unwrap()).unwrap();
+        assert!(
+            read.external_ips.is_empty() && read.ingress.is_empty(),
+            "{kind}"
+        );
+        assert_eq!(
+            (read.ports[0].node_port, read.health_check_port),
+            (None, None),
+            "{kind}"
+        );
+    }
+}
+
+#[test]
+fn what_of_outer_addresses_can_t_be_used_is_refused_by_field_and_remedy() {
+    for (spec, parts) in [
+        (
+            json!({"type": "Balancer"}),
+            ["spec.type", "write ClusterIP, NodePort"],
+        ),
+        (
+            json!({"externalIPs": ["127.0.0.1"]}),
+            ["spec.externalIPs[0]", "loopback"],
+        ),
+        (
+            json!({"healthCheckNodePort": 70000}),
+            ["spec.healthCheckNodePort", "1 to 65535"],
+        ),
+        (
+            json!({"ports": [{"port": 80, "nodePort": -1}]}),
+            ["spec.ports[0].nodePort", "1 to 65535"],
+        ),
+        (
+            json!({"ports": [{"port": 80, "nodePort": 30080}, {"port": 81, "nodePort": 30080}]}),
+            ["spec.ports[1].nodePort", "give one of the entries another"],
+        ),
+    ] {
+        refused(read_service(spec), &parts);
+    }
+}
+
+#[test]
+fn hints_and_zones_are_read() {
+    let endpoint = |hints: Value| {
+        let endpoint = json!({"addresses": ["10.1.0.5"], "zone": "a", "hints": hints});
+        let read = read_slice(json!({"endpoints": [endpoint]}))
+            .unwrap()
+            .unwrap();
+        read.endpoints[0].clone()
+    };
+    let read =
+        endpoint(json!({"forZones": [{"name": "a"}, {"name": "b"}], "forNodes": [{"name": "n1"}]}));
+    let expected = Hints {
+        zones: vec!["a".into(), "b".into()],
+        nodes: vec!["n1".into()],
+    };
+    assert_eq!(
+        (read.zone.as_deref(), read.hints.as_deref()),
+        (Some("a"), Some(&expected))
+    );
+    for none in [json!(null), json!({}), json!({"forZones": []})] {
+        assert_eq!(endpoint(none).hints, None);
+    }
+    let zone = |labels: Value| {
+        let object = json!({"metadata": {"name": "n1", "labels": labels}});
+        node(&serde_json::from_value(object).unwrap()).unwrap().zone
+    };
+    assert_eq!(
+        zone(json!({"topology.kubernetes.io/zone": "a"})).as_deref(),
+        Some("a")
+    );
+    assert_eq!(zone(json!({"topology.kubernetes.io/zone": ""})), None);
+}
+
+#[test]
+fn what_an_older_version_saved_is_read() {
+    let saved = json!({"namespace": "shop", "name": "web", "cluster_ips": ["10.96.0.10"], "internal_local": true,
+        "ports": [{"name": "", "protocol": "TCP", "port": 80}]});
+    let read: Service = serde_json::from_value(saved).unwrap();
+    assert_eq!(
+        (
+            read.internal_local,
+            read.external_local,
+            read.ports[0].node_port
+        ),
+        (true, false, None)
+    );
+    let saved =
+        json!({"address": "10.1.0.5", "ready": true, "serving": true, "terminating": false});
+    assert_eq!(
+        serde_json::from_value::<SliceEndpoint>(saved)
+            .unwrap()
+            .hints,
+        None
+    );
+    let saved = json!({"name": "n1", "addresses": [], "pod_cidrs": []});
+    assert_eq!(
+        serde_json::from_value::<crate::model::Node>(saved)
+            .unwrap()
+            .zone,
+        None
     );
 }

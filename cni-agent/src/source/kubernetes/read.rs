@@ -45,7 +45,7 @@ impl Kind for core::Node {
         let used = part(
             object,
             &[
-                ("metadata", &["name"]),
+                ("metadata", &["name", "labels"]),
                 ("spec", &["podCIDR", "podCIDRs"]),
                 ("status", &["addresses"]),
             ],
@@ -121,8 +121,17 @@ impl Kind for core::Service {
                         "internalTrafficPolicy",
                         "sessionAffinity",
                         "sessionAffinityConfig",
+                        "externalIPs",
+                        "externalTrafficPolicy",
+                        "loadBalancerSourceRanges",
+                        "loadBalancerClass",
+                        "allocateLoadBalancerNodePorts",
+                        "healthCheckNodePort",
+                        "trafficDistribution",
+                        "publishNotReadyAddresses",
                     ],
                 ),
+                ("status", &["loadBalancer"]),
             ],
         );
         convert::service(&understand(&used, "Service")?).map(Some)

@@ -1,0 +1,133 @@
+//! Which frontends the programs translate for this node's pods.
+
+use super::{Frontend, FrontendKind};
+use crate::model::Node;
+use ipnetwork::IpNetwork;
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+
+/// Those that the pods of a node can reach, NodePorts at each of the node's own addresses. Another node's
+/// are that node's work: what it does depends on its endpoints. A load balancer's address that not every
+/// pod may use is left to kube-proxy, which knows the ranges.
+pub fn for_pods(frontends: &[Arc<Frontend>], own: &Node) -> Vec<Arc<Frontend>> {
+    let (ports, others): (Vec<_>, Vec<_>) = frontends
+        .iter()
+        .partition(|frontend| frontend.kind == FrontendKind::NodePort);
+    let served = others.into_iter().filter(|frontend| may_use(frontend, own));
+    let mut reached: Vec<Arc<Frontend>> = served.cloned().collect();
+    let place = |f: &Frontend| (SocketAddr::new(f.address, f.port), f.protocol);
+    let taken: BTreeSet<_> = if ports.is_empty() {
+        BTreeSet::new()
+    } else {
+        reached.iter().map(|frontend| place(frontend)).collect()
+    };
+    for port in ports {
+        let same_family = |address: &&IpAddr| address.is_ipv4() == port.address.is_ipv4();
+        for address in own.addresses.iter().filter(same_family) {
+            let at = Frontend {
+                address: *address,
+                ..Frontend::clone(port)
+            };
+            if !taken.contains(&place(&at)) {
+                reached.push(Arc::new(at));
+            }
+        }
+    }
+    reached
+}
+
+fn may_use(frontend: &Frontend, own: &Node) -> bool {
+    let Some(ranges) = &frontend.source_ranges else {
+        return true;
+    };
+    let inside = |cidr: &IpNetwork| {
+        let holds =
+            |range: &IpNetwork| range.prefix() <= cidr.prefix() && range.contains(cidr.network());
+        ranges.iter().any(holds)
+    };
+    let same_family = |cidr: &&IpNetwork| cidr.is_ipv4() == frontend.address.is_ipv4();
+    own.pod_cidrs.iter().filter(same_family).all(inside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{model::Protocol, service::WhenEmpty};
+
+    fn frontend(kind: FrontendKind, address: &str, port: u16) -> Arc<Frontend> {
+        Arc::new(Frontend {
+            address: address.parse().unwrap(),
+            port,
+            protocol: Protocol::Tcp,
+            kind,
+            service: "default/web".into(),
+            port_name: String::new(),
+            affinity_secs: 0,
+            internal: Vec::new(),
+            internal_empty: WhenEmpty::Pass,
+            external: Vec::new(),
+            external_empty: WhenEmpty::Pass,
+            source_ranges: None,
+        })
+    }
+
+    fn node() -> Node {
+        let texts = |texts: &[&str]| texts.iter().map(|ip| ip.parse().unwrap()).collect();
+        Node {
+            name: "n1".into(),
+            addresses: texts(&["172.16.0.1", "fd10::1"]),
+            pod_cidrs: ["10.1.0.0/24", "fd00::/64"]
+                .map(|c| c.parse().unwrap())
+                .into(),
+            zone: None,
+        }
+    }
+
+    fn places(reached: &[Arc<Frontend>]) -> Vec<String> {
+        let text = |f: &Arc<Frontend>| SocketAddr::new(f.address, f.port).to_string();
+        reached.iter().map(text).collect()
+    }
+
+    #[test]
+    fn node_ports_are_those_of_the_nodes_own_addresses() {
+        use FrontendKind::{ClusterIp, ExternalIp, NodePort};
+        let compiled = [
+            frontend(NodePort, "0.0.0.0", 30_080),
+            frontend(ClusterIp, "10.96.0.1", 80),
+            frontend(ExternalIp, "172.16.0.1", 30_081),
+            frontend(NodePort, "0.0.0.0", 30_081),
+            frontend(NodePort, "::", 30_080),
+        ];
+        let expected = [
+            "10.96.0.1:80",
+            "172.16.0.1:30081",
+            "172.16.0.1:30080",
+            "[fd10::1]:30080",
+        ];
+        let reached = for_pods(&compiled, &node());
+        assert_eq!(places(&reached), expected);
+        assert_eq!(reached[1].kind, ExternalIp, "who names the address has it");
+    }
+
+    #[test]
+    fn a_load_balancers_address_is_left_to_others_where_not_every_pod_may_use_it() {
+        for (ranges, expected) in [
+            (None, true),
+            (Some(vec!["10.1.0.0/16"]), true),
+            (Some(vec!["192.0.2.0/24", "10.1.0.0/24"]), true),
+            (Some(vec!["10.1.0.0/25"]), false),
+            (Some(vec![]), false),
+        ] {
+            let ranges = ranges.map(|r| r.iter().map(|r| r.parse().unwrap()).collect());
+            let balanced = Arc::new(Frontend {
+                source_ranges: ranges.clone(),
+                ..Frontend::clone(&frontend(FrontendKind::LoadBalancer, "192.0.2.2", 80))
+            });
+            let reached = for_pods(&[balanced], &node());
+            assert_eq!(!reached.is_empty(), expected, "{ranges:?}");
+        }
+    }
+}
