@@ -10,6 +10,7 @@ mod endpoints;
 mod explain;
 pub mod maglev;
 #[cfg(test)]
+#[path = "tests/oracle.rs"]
 mod oracle;
 mod reach;
 mod table;

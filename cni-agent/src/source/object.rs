@@ -78,7 +78,7 @@ const FOREIGN: [&str; 17] = [
 /// What an object is to us.
 #[derive(Debug)]
 pub(super) enum Reading {
-    Ours(Read),
+    Ours(Box<Read>),
     /// Valid for all we know, and without effect: told, but no fault.
     Foreign(FieldError),
 }
@@ -86,7 +86,7 @@ pub(super) enum Reading {
 /// Reads one object from its JSON form.
 pub(super) fn read(value: Value) -> Result<Reading, Vec<FieldError>> {
     match expected(&value).map_err(|e| vec![e])? {
-        Expected::Ours(kind) => read_ours(value, kind).map(Reading::Ours),
+        Expected::Ours(kind) => read_ours(value, kind).map(|read| Reading::Ours(Box::new(read))),
         Expected::Foreign(kind) => {
             let message = format!(
                 "kind {kind} is not used by Fairlead, the rest of the file is; nothing to do, or keep it elsewhere"

@@ -81,7 +81,7 @@ fn any_service() -> impl Strategy<Value = Service> {
             let [internal_local, external_local, faulty, balancer, dns] = flags;
             // Of one range: addresses of all kinds clash.
             let ip = |n: u8| -> IpAddr {
-                let text = if n % 2 == 0 {
+                let text = if n.is_multiple_of(2) {
                     format!("10.96.0.{n}")
                 } else {
                     format!("fd96::{n}")
