@@ -293,10 +293,7 @@ mod tests {
     #[test]
     fn an_ended_flow_answers_no_new_connection() {
         let now = 1000 * SECOND;
-        assert!(
-            is_answer(TCP, true, false, now, now),
-            "the last segments"
-        );
+        assert!(is_answer(TCP, true, false, now, now), "the last segments");
         assert!(is_answer(TCP, false, true, 0, now), "its own beginning");
         assert!(!is_answer(TCP, true, true, now, now));
         assert!(is_answer(UDP, false, false, now - UDP_IDLE_NS, now));
