@@ -142,7 +142,7 @@ fn may_use(service: &Service, own: Option<&Node>, address: IpAddr) -> bool {
     let inside = |cidr: &IpNetwork| {
         let holds =
             |range: &&IpNetwork| range.prefix() <= cidr.prefix() && range.contains(cidr.network());
-        ranges.iter().any(|range| holds(range))
+        ranges.iter().any(holds)
     };
     let mut pods = own.into_iter().flat_map(|node| &node.pod_cidrs);
     ranges.is_empty() || pods.by_ref().filter(of_family).all(inside)

@@ -77,6 +77,10 @@ const FOREIGN: [&str; 17] = [
 
 /// What an object is to us.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "one at a time, on its way into the snapshot"
+)]
 pub(super) enum Reading {
     Ours(Read),
     /// Valid for all we know, and without effect: told, but no fault.
