@@ -64,26 +64,24 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
         tokio::spawn(install::run(install, slot, problems, shutdown.clone()))
     });
     let (health_problem, health_told) = watch::channel(None);
+    let running = tokio::spawn(supervise(parts, states.clone(), shutdown.clone()));
     let agent = Arc::new(Agent {
         config: config.network,
         slot,
+        has_network,
         installation,
-        states: states.clone(),
+        states,
+        supervision: running.abort_handle(),
         started: Instant::now(),
         recorder,
         log,
         health_problem: health_told,
     });
     let serving = tokio::spawn(server::serve(listener, agent.clone(), shutdown.clone()));
-    let running = tokio::spawn(supervise(parts, states, shutdown.clone()));
     let watched = Arc::new(Watched {
         agent,
-        has_network,
         per_endpoint: config.metrics_per_endpoint,
-        tasks: [
-            ("the socket's server", serving.abort_handle()),
-            ("the supervision of the parts", running.abort_handle()),
-        ],
+        serving: serving.abort_handle(),
     });
     let mut tasks = vec![serving, running];
     if let Some(address) = config.health {
@@ -126,8 +124,11 @@ const MOST_PROBLEMS: usize = 100;
 struct Agent {
     config: NetworkConfig,
     slot: NetworkSlot,
+    has_network: bool,
     installation: InstallProblems,
     states: PartStates,
+    /// Ends only with the agent.
+    supervision: AbortHandle,
     started: Instant,
     recorder: Recorder,
     log: LogLevel,
@@ -152,6 +153,9 @@ impl Handler for Agent {
     async fn query(self: Arc<Self>, query: Query) -> Result<Value, CniError> {
         let value = match query {
             Query::Status => serde_json::to_value(self.status().await),
+            // Who gets an answer has shown that the socket is served.
+            Query::Dead => serde_json::to_value(self.dead()),
+            Query::Unready => serde_json::to_value(self.unready().await),
             Query::LogLevel { set } => serde_json::to_value(self.log.ask(set.as_deref())?),
             other => return part::query(&self.slot, other).await,
         };
@@ -160,6 +164,20 @@ impl Handler for Agent {
 }
 
 impl Agent {
+    /// A part that failed is started again by its supervision, so it makes the node unready, not dead.
+    fn dead(&self) -> Vec<String> {
+        ended("the supervision of the parts", &self.supervision)
+            .into_iter()
+            .collect()
+    }
+
+    async fn unready(&self) -> Vec<String> {
+        match self.has_network {
+            true => part::unready(&self.slot).await,
+            false => Vec::new(),
+        }
+    }
+
     /// Answers even while the network part is down: that is when people ask.
     async fn status(&self) -> Status {
         let mut status = Status {
@@ -194,27 +212,26 @@ impl Agent {
 /// The agent as probes and Prometheus see it.
 struct Watched {
     agent: Arc<Agent>,
-    has_network: bool,
     per_endpoint: bool,
-    /// Those that end only with the agent.
-    tasks: [(&'static str, AbortHandle); 2],
+    /// The socket's server: it ends only with the agent.
+    serving: AbortHandle,
+}
+
+/// That a task has ended which ends only with the agent.
+fn ended(name: &str, task: &AbortHandle) -> Option<String> {
+    task.is_finished()
+        .then(|| format!("{name} has ended: restart the agent"))
 }
 
 impl Probed for Watched {
-    /// A part that failed is started again by its supervision, so it makes the node unready, not dead.
     fn dead(&self) -> Vec<String> {
-        let ended = self.tasks.iter().filter(|(_, task)| task.is_finished());
-        ended
-            .map(|(name, _)| format!("{name} has ended: restart the agent"))
-            .collect()
+        let mut dead = self.agent.dead();
+        dead.extend(ended("the socket's server", &self.serving));
+        dead
     }
 
     async fn unready(&self) -> Vec<String> {
-        if self.has_network {
-            part::unready(&self.agent.slot).await
-        } else {
-            Vec::new()
-        }
+        self.agent.unready().await
     }
 
     async fn metrics(&self) -> Result<String, String> {

@@ -148,10 +148,6 @@ fn the_charts_values_are_those_of_the_manifest() {
         values["maxUnavailable"],
         set["updateStrategy"]["rollingUpdate"]["maxUnavailable"]
     );
-    assert_eq!(
-        values["healthPort"],
-        container["livenessProbe"]["httpGet"]["port"]
-    );
     assert_eq!(values["image"]["pullPolicy"], container["imagePullPolicy"]);
     let name = format!(
         "{}:{VERSION}",
@@ -193,20 +189,12 @@ fn the_templates_say_what_the_manifest_says() {
         "namespace: kube-system",
         "path: /etc/cni/net.d",
         "path: /opt/cni/bin",
-        "port: 9470",
         "requests:",
     ];
     assert_eq!(missing, from_values);
     let more = templates.difference(&manifest);
     let more: Vec<_> = more.filter(|line| !line.contains("{{")).collect();
-    assert_eq!(
-        more,
-        [
-            "- name: FAIRLEAD_HEALTH_ADDRESS",
-            "annotations:",
-            "imagePullSecrets:"
-        ]
-    );
+    assert_eq!(more, ["annotations:", "imagePullSecrets:"]);
 }
 
 #[test]
@@ -226,4 +214,29 @@ fn each_option_of_the_manifests_is_one_of_the_agent() {
         assert!(known.contains(name), "{name} is no option of the agent");
     }
     assert_eq!(container["args"], json!(["agent"]));
+}
+
+/// By HTTP they would end an agent whose port another process holds, or that was given another address.
+#[test]
+fn probes_ask_by_the_agent_s_socket() {
+    let all = objects(&text("fairlead.yaml"));
+    let container = &all["DaemonSet"]["spec"]["template"]["spec"]["containers"][0];
+    for (probe, asked) in [
+        ("startupProbe", "--live"),
+        ("livenessProbe", "--live"),
+        ("readinessProbe", "--ready"),
+    ] {
+        let probe = &container[probe];
+        let command = json!(["fairlead", "health", asked]);
+        assert_eq!(probe["exec"]["command"], command);
+        assert!(probe["httpGet"].is_null());
+        // The usual second is short for a start of a process on a busy node.
+        assert!(probe["timeoutSeconds"].as_u64() > Some(1), "{probe}");
+    }
+    // An agent that is killed for no good reason is an outage for new pods: a minute is waited.
+    let live = &container["livenessProbe"];
+    let patience = live["periodSeconds"]
+        .as_u64()
+        .zip(live["failureThreshold"].as_u64());
+    assert!(patience.is_some_and(|(period, times)| period * times >= 60));
 }

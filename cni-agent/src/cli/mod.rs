@@ -38,6 +38,11 @@ enum Verb {
     Agent(Box<AgentArgs>),
     /// Whether this node can serve, and what is in the way; exits with 1 while it can't.
     Status(Print),
+    /// For probes: exits with 0 if it is so, with 1 and the reasons if not, with 2 if no agent answers.
+    Health {
+        #[command(flatten)]
+        asked: Asked,
+    },
     /// The pods' interfaces on this node.
     #[command(subcommand, visible_alias = "ep")]
     Endpoint(EndpointVerb),
@@ -94,6 +99,17 @@ enum DebugVerb {
 }
 
 #[derive(clap::Args, Clone, Copy)]
+#[group(required = true, multiple = false)]
+struct Asked {
+    /// The agent works; if not, only another start of it helps.
+    #[arg(long)]
+    live: bool,
+    /// This node can give pods their network.
+    #[arg(long)]
+    ready: bool,
+}
+
+#[derive(clap::Args, Clone, Copy)]
 struct Print {
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
@@ -117,6 +133,13 @@ pub fn main() -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Verb::Status(p) => ask(&cli.socket, Query::Status).and_then(|s| rows::status(&s, p.output)),
+        Verb::Health { asked } => {
+            let query = match asked.live {
+                true => Query::Dead,
+                false => Query::Unready,
+            };
+            ask(&cli.socket, query).map(|reasons: Vec<String>| rows::health(&reasons))
+        }
         Verb::Endpoint(EndpointVerb::List(p)) => ask(&cli.socket, Query::Endpoints)
             .and_then(|list: Vec<_>| rows::endpoints(&list, p.output)),
         Verb::Endpoint(EndpointVerb::Get { endpoint, print }) => ask(&cli.socket, Query::Endpoints)
@@ -154,6 +177,15 @@ mod tests {
     #[test]
     fn the_command_line_is_sound() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_probe_says_what_it_asks() {
+        for line in ["fairlead health", "fairlead health --live --ready"] {
+            assert!(Cli::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+        let line = "fairlead health --ready";
+        assert!(Cli::try_parse_from(line.split(' ')).is_ok());
     }
 
     #[test]

@@ -16,6 +16,20 @@ pub(super) struct Answer {
     pub(super) code: u8,
 }
 
+/// `ok`, or one reason a line, as `/readyz` says it.
+pub(super) fn health(reasons: &[String]) -> Answer {
+    match reasons {
+        [] => Answer {
+            text: "ok\n".to_owned(),
+            code: 0,
+        },
+        reasons => Answer {
+            text: reasons.join("\n") + "\n",
+            code: 1,
+        },
+    }
+}
+
 pub(super) fn status(status: &Status, output: Output) -> Result<Answer, String> {
     let text = render(status, output, || {
         let mut rows = Vec::new();

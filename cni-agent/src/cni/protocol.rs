@@ -63,6 +63,10 @@ pub enum Command {
 #[serde(rename_all = "lowercase")]
 pub enum Query {
     Status,
+    /// What keeps the agent from doing its work at all, so that only another start helps.
+    Dead,
+    /// What keeps the node from serving pods.
+    Unready,
     Endpoints,
     Nodes,
     Ipam,

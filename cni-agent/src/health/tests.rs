@@ -1,10 +1,11 @@
 //! Probes over real sockets of the loopback, on a clock that stands still where time counts.
 
 use super::{
-    listener::{LONGEST_LIFE, MAX_CONNECTIONS},
+    listener::{Connection, LONGEST_LIFE, LONGEST_SILENCE, MAX_CONNECTIONS},
     *,
 };
-use std::sync::Mutex;
+use axum::serve::Listener;
+use std::{io::ErrorKind, sync::Mutex};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -64,20 +65,73 @@ async fn a_node_that_cannot_serve_says_why_and_stays_alive() {
     assert!(ask(address, "/pods").await.starts_with("HTTP/1.1 404"));
 }
 
-#[tokio::test(start_paused = true)]
-async fn peers_that_say_nothing_lose_their_place() {
-    let address = served(Arc::default()).await;
-    let mut silent = Vec::new();
+async fn bounded() -> (Bounded, SocketAddr) {
+    let socket = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = socket.local_addr().unwrap();
+    (Bounded::new(socket), address)
+}
+
+async fn fault(mut connection: Connection) -> ErrorKind {
+    connection.read(&mut [0; 16]).await.unwrap_err().kind()
+}
+
+#[tokio::test]
+async fn where_all_places_are_taken_the_oldest_makes_way() {
+    let (mut bounded, address) = bounded().await;
+    let mut peers = Vec::new();
+    let mut held = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
-        silent.push(TcpStream::connect(address).await.unwrap());
+        peers.push(TcpStream::connect(address).await.unwrap());
+        held.push(tokio::spawn(fault(bounded.accept().await.0)));
     }
-    let begin = tokio::time::Instant::now();
-    // Behind them in the queue, so answered only once they are gone. Time moves when all wait.
-    let answer = ask(address, "/healthz").await;
-    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    assert!(begin.elapsed() >= LONGEST_LIFE);
-    for mut stream in silent {
-        assert_eq!(stream.read(&mut [0; 1]).await.unwrap_or(0), 0);
+    let mut scraper = TcpStream::connect(address).await.unwrap();
+    let (mut connection, _) = bounded.accept().await;
+    assert_eq!(held.remove(0).await.unwrap(), ErrorKind::ConnectionAborted);
+    assert!(held.iter().all(|held| !held.is_finished()));
+    scraper.write_all(b"GET").await.unwrap();
+    assert_eq!(connection.read(&mut [0; 16]).await.unwrap(), 3);
+}
+
+#[tokio::test]
+async fn a_place_that_is_free_again_costs_nobody_else_one() {
+    let (mut bounded, address) = bounded().await;
+    let mut peers = Vec::new();
+    let mut held = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        peers.push(TcpStream::connect(address).await.unwrap());
+        held.push(bounded.accept().await.0);
+    }
+    drop(held.pop());
+    peers.push(TcpStream::connect(address).await.unwrap());
+    held.push(bounded.accept().await.0);
+    tokio::time::pause();
+    for connection in held {
+        assert_eq!(fault(connection).await, ErrorKind::TimedOut);
+    }
+}
+
+#[tokio::test]
+async fn a_connection_ends_that_is_silent_or_slow() {
+    let (mut bounded, address) = bounded().await;
+    let cases = [
+        ("", Duration::ZERO, LONGEST_SILENCE),
+        ("GET /heal", LONGEST_SILENCE, LONGEST_LIFE),
+    ];
+    for (said, least, most) in cases {
+        let mut peer = TcpStream::connect(address).await.unwrap();
+        let (mut connection, _) = bounded.accept().await;
+        peer.write_all(said.as_bytes()).await.unwrap();
+        if !said.is_empty() {
+            assert!(connection.read(&mut [0; 16]).await.unwrap() > 0);
+        }
+        tokio::time::pause();
+        let begin = tokio::time::Instant::now();
+        assert_eq!(fault(connection).await, ErrorKind::TimedOut);
+        let left = begin.elapsed();
+        tokio::time::resume();
+        // Some of it may have passed before the clock was stopped.
+        let most = most + Duration::from_millis(100);
+        assert!(left >= least && left <= most, "{said:?}: {left:?}");
     }
 }
 

@@ -331,7 +331,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
                 .await
                 .map_err(|e| CniError::kernel(&e))?,
         ),
-        Query::Status | Query::LogLevel { .. } => {
+        Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
             return Err(CniError::internal("this is the agent's to answer"));
         }
     };
