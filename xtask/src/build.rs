@@ -59,25 +59,8 @@ pub(crate) fn ensure_built_for(arch: &str) -> Result<PathBuf> {
         ensure_built()?;
         return Ok(workspace::binaries());
     }
-    let target = format!("{arch}-unknown-linux-gnu");
-    let linker = format!("{arch}-linux-gnu-gcc");
-    let package = arch.replace('_', "-");
-    let libraries = workspace::output(workspace::rustc().args([
-        "--print",
-        "target-libdir",
-        "--target",
-        &target,
-    ]))?;
-    ensure!(
-        Path::new(libraries.trim()).is_dir(),
-        "the compiler has no libraries for {target}: rustup target add {target}"
-    );
-    ensure!(
-        workspace::in_path(&linker),
-        "there is no linker for {arch}: apt-get install gcc-{package}-linux-gnu libc6-dev-{}-cross",
-        if arch == "aarch64" { "arm64" } else { "amd64" }
-    );
     setup::ensure(Group::Build)?;
+    let (target, linker) = setup::ensure_cross(arch)?;
     let name = target.replace('-', "_");
     let environment = [
         (

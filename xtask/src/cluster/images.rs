@@ -2,7 +2,7 @@
 //! without a registry, and kept in the cache until a program changes.
 
 use super::{
-    objects::{AGNHOST, BUSYBOX, COREDNS, PAUSE},
+    objects::{AGNHOST, BUSYBOX, COREDNS, DNS_CLIENT, PAUSE},
     place::kubernetes,
     plan::Plan,
 };
@@ -23,7 +23,7 @@ use std::{
 };
 
 /// Programs of the machine that the end-to-end tests run in agnhost.
-const TOOLS: [&str; 7] = ["bash", "curl", "nc", "ip", "ss", "ping", "dig"];
+const TOOLS: [&str; 8] = ["bash", "curl", "nc", "ip", "ss", "ping", "dig", "wget"];
 /// Serves as a sandbox's first process: it waits, buries orphans and ends when asked.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
 
@@ -90,8 +90,14 @@ pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
             AGNHOST,
             &json!({ "Entrypoint": ["/agnhost"], "Cmd": ["pause"], "Env": ["PATH=/usr/bin:/bin"] }),
             &[&busybox, &agnhost],
-            || with_tools(&busybox, &agnhost),
+            || {
+                let mut files = with_tools(&busybox)?;
+                files.copy(&agnhost, "agnhost")?;
+                certificate(&mut files)?;
+                Ok(files)
+            },
         )?,
+        cached(DNS_CLIENT, &sh, &[&busybox], || with_tools(&busybox))?,
     ];
     if plan.dns {
         let [_, _, folder] = setup::cluster_programs()?;
@@ -159,10 +165,10 @@ fn base(busybox: &Path) -> Result<Files> {
     Ok(files)
 }
 
-/// agnhost with the machine's own tools, since the tests want more than busybox has.
-fn with_tools(busybox: &Path, agnhost: &Path) -> Result<Files> {
+/// Busybox with the machine's own tools, since the tests want more than it has, and Debian's static one
+/// crashes where it asks the C library for a name (its wget).
+fn with_tools(busybox: &Path) -> Result<Files> {
     let mut files = base(busybox)?;
-    files.copy(agnhost, "agnhost")?;
     for tool in TOOLS {
         let Some(program) = workspace::find(tool) else {
             eprintln!("  (without {tool}, which is not on this machine)");
@@ -186,6 +192,24 @@ fn with_tools(busybox: &Path, agnhost: &Path) -> Result<Files> {
         files.link("bin/bash", "../usr/bin/bash");
     }
     Ok(files)
+}
+
+/// What agnhost's servers with TLS show to clients that don't look at it.
+fn certificate(files: &mut Files) -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let [key, cert] = ["localhost.key", "localhost.crt"].map(|name| folder.path().join(name));
+    workspace::output(
+        Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-nodes", "-days", "3650"])
+            .args(["-pkeyopt", "ec_paramgen_curve:prime256v1"])
+            .args(["-subj", "/CN=localhost", "-keyout"])
+            .arg(&key)
+            .arg("-out")
+            .arg(&cert),
+    )?;
+    files.file("localhost.key", fs::read(key)?, 0o644);
+    files.file("localhost.crt", fs::read(cert)?, 0o644);
+    Ok(())
 }
 
 #[cfg(test)]

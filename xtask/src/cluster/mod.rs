@@ -69,7 +69,8 @@ enum Verb {
     Trials,
     /// Start a cluster with Fairlead, kube-proxy and DNS, run smoke and trials, and remove it.
     Check,
-    /// Run Kubernetes' own end-to-end tests against the cluster that is up.
+    /// Run Kubernetes' own end-to-end tests against the cluster that is up, or with --all against one of
+    /// its own.
     E2e(e2e::Args),
 }
 
@@ -98,7 +99,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Verb::Check => check(&cluster),
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;
-            e2e::run(&cluster, &args)
+            end_to_end(&cluster, &args)
         }
     }
 }
@@ -122,6 +123,22 @@ fn check(cluster: &Cluster) -> Result<()> {
     up(cluster, &plan)?;
     let passed = smoke::run(cluster).and_then(|()| trials::run(cluster));
     passed.and(down(cluster))
+}
+
+fn end_to_end(cluster: &Cluster, args: &e2e::Args) -> Result<()> {
+    if !args.all {
+        return e2e::run(cluster, args);
+    }
+    let plan = Plan {
+        nodes: 2,
+        cni: args.cni,
+        kube_proxy: true,
+        dns: true,
+        ipv6: true,
+    };
+    up(cluster, &plan)?;
+    let ran = e2e::run(cluster, args);
+    ran.and(down(cluster))
 }
 
 fn down(cluster: &Cluster) -> Result<()> {

@@ -14,6 +14,7 @@ pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 /// What Kubernetes' end-to-end tests call their images, as of the pinned version: nothing is pulled.
 pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 pub(super) const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1";
+pub(super) const DNS_CLIENT: &str = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0";
 /// CoreDNS, packed here.
 pub(super) const COREDNS: &str = "fairlead.test/coredns:1";
 

@@ -67,6 +67,14 @@ pub(super) const END_TO_END: Programs = Programs {
     test: true,
 };
 
+/// Runs `e2e.test` in several processes; of the version that `e2e.test` is built with.
+pub(super) const GINKGO: Programs = Programs {
+    module: "go-kubernetes",
+    programs: &[("ginkgo", "github.com/onsi/ginkgo/v2/ginkgo")],
+    tags: "",
+    test: false,
+};
+
 pub(super) const COREDNS: Programs = Programs {
     module: "go-coredns",
     programs: &[("coredns", "github.com/coredns/coredns")],

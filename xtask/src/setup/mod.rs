@@ -5,6 +5,7 @@
 //! is downloaded goes into one cache folder outside the clone, under a lock, and appears there by a
 //! rename; only Debian packages are installed into the system, and only by root.
 
+mod cross;
 mod go_programs;
 mod go_tools;
 mod programs;
@@ -15,7 +16,7 @@ mod shim_target;
 pub(crate) use shim_target::shim_target;
 
 use crate::{ebpf_object, lab};
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use std::{
     fs::{self, File},
     path::{Path, PathBuf},
@@ -64,14 +65,21 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 2] = [
+const EXTRAS: [(Extra, Step); 5] = [
+    (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
+    (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
+    (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
 ];
 
-/// What only some verbs of the cluster need, and takes minutes to build.
+/// What only some verbs need, and is not small.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Extra {
+    /// Building for aarch64 on another processor.
+    Aarch64,
+    /// Building for x86_64 on another processor.
+    X86,
     /// CoreDNS.
     Dns,
     /// Kubernetes' end-to-end tests.
@@ -132,13 +140,27 @@ pub(crate) fn ensure_checkers() -> Result<()> {
     make_ready(std::iter::once(&CHECKERS)).map(|_| ())
 }
 
-/// Makes ready what one verb of the cluster needs beyond [`Group::Cluster`].
+/// Makes ready what one verb needs beyond its group.
 ///
 /// # Errors
 /// When it cannot be made, with what to do about it.
 pub(crate) fn ensure_extra(wanted: Extra) -> Result<()> {
     let steps = EXTRAS.iter().filter(|(extra, _)| *extra == wanted);
     make_ready(steps.map(|(_, step)| step)).map(|_| ())
+}
+
+/// Makes ready what building for another processor needs, and returns the target and its C compiler.
+///
+/// # Errors
+/// When nothing is known about the processor, or it cannot be made.
+pub(crate) fn ensure_cross(arch: &str) -> Result<(String, String)> {
+    let (extra, cross) = match arch {
+        "aarch64" => (Extra::Aarch64, cross::AARCH64),
+        "x86_64" => (Extra::X86, cross::X86_64),
+        other => bail!("nothing is known about building for {other}: x86_64 or aarch64"),
+    };
+    ensure_extra(extra)?;
+    Ok((cross.target(), cross.compiler()))
 }
 
 /// The folders of the cluster's programs, filled for [`Group::Cluster`]: containerd's, Kubernetes' with
@@ -153,6 +175,14 @@ pub(crate) fn cluster_programs() -> Result<[PathBuf; 3]> {
         go_programs::KUBERNETES.folder(&cache)?,
         go_programs::COREDNS.folder(&cache)?,
     ])
+}
+
+/// The runner of the end-to-end tests, there after [`Extra::EndToEnd`].
+///
+/// # Errors
+/// When a list of modules cannot be read or there is no cache folder.
+pub(crate) fn ginkgo() -> Result<PathBuf> {
+    Ok(go_programs::GINKGO.folder(&cache()?)?.join("ginkgo"))
 }
 
 /// Every step with what is there now.

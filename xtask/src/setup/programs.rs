@@ -30,12 +30,14 @@ const TEST: [Program; 4] = [
 ];
 
 #[rustfmt::skip] // one program, one line
-const CLUSTER: [Program; 6] = [
+const CLUSTER: [Program; 8] = [
     Program { name: "openssl", package: "openssl", purpose: "cluster: certificates" },
     Program { name: "mount", package: "mount", purpose: "cluster: a node's own folders" },
     Program { name: "bash", package: "bash", purpose: "cluster: what end-to-end tests run in pods" },
     Program { name: "curl", package: "curl", purpose: "the same" },
     Program { name: "nc", package: "netcat-openbsd", purpose: "the same" },
+    Program { name: "wget", package: "wget", purpose: "the same" },
+    Program { name: "dig", package: "bind9-dnsutils", purpose: "the same" },
     Program { name: "setsid", package: "util-linux", purpose: "cluster: outlives the command" },
 ];
 
@@ -102,19 +104,28 @@ fn add(programs: &[Program]) -> Result<()> {
     let mut packages: Vec<_> = missing.iter().map(|program| program.package).collect();
     packages.sort_unstable();
     packages.dedup();
+    add_packages(&packages, &list)
+}
+
+/// Installs Debian's packages, of which `list` says what they are for.
+pub(super) fn add_packages(packages: &[&str], list: &str) -> Result<()> {
     let line = format!("apt-get install {}", packages.join(" "));
     if !in_path("apt-get") {
-        bail!("programs are missing; install them as your distribution names them:\n{list}");
+        bail!(
+            "programs are missing; install what your distribution has for these of Debian:\n{list}  \
+             {}",
+            packages.join(" ")
+        );
     }
     if !rustix::process::geteuid().is_root() {
         bail!("programs are missing, and only root can install them:\n{list}  sudo {line}");
     }
     eprintln!("{list}  {line}");
-    if install(&packages).is_err() {
+    if install(packages).is_err() {
         // Its lists of packages may be empty or old.
         eprintln!("  apt-get update, and once more");
         workspace::output(apt().arg("update"))?;
-        install(&packages)?;
+        install(packages)?;
     }
     Ok(())
 }
