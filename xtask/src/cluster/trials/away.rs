@@ -1,5 +1,6 @@
 //! A minute without the API server. Agents are killed and come back; a pod whose sandbox ends gets a new
-//! one; a kubelet that is started anew runs and removes a pod of its own folder. Nothing is lost meanwhile.
+//! one; a kubelet runs and removes a pod of its own folder. One that is started anew runs such a pod too, but
+//! ends none before it has heard the API server. Nothing is lost meanwhile.
 
 use super::{
     super::{objects::STATIC_PODS, place::Cluster, place::until, pods},
@@ -16,9 +17,8 @@ use std::{
 
 /// How long the API server is away, at least.
 const AWAY: Duration = Duration::from_secs(60);
-/// A pod of n1's kubelet alone; the node's name is added to a static pod's.
+/// A pod of a kubelet's own folder; the kubelet adds its node's name.
 const STATIC: &str = "static";
-const STATIC_ON_NODE: &str = "static-n1";
 
 pub(super) fn run(cluster: &Cluster) -> Result<String> {
     let before = agents::agree(cluster, "n1")?;
@@ -35,6 +35,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
             let words: Vec<_> = words.split(' ').collect();
             Ok(cluster.ask(&words).ok().filter(|ready| ready == "2"))
         })?;
+        gone(cluster, "n1")?;
         let after = agents::agree(cluster, "n1")?;
         ensure!(before == after, "before: {before}; after: {after}");
         agents::agree(cluster, "n2").map(|_| ())
@@ -71,6 +72,22 @@ fn without_server(cluster: &Cluster) -> Result<Vec<String>> {
     step("a killed sandbox replaced", since);
 
     let since = Instant::now();
+    let before = used(cluster, "n2")?;
+    let address = come(cluster, "n2")?;
+    step("a pod of the kubelet's own folder served", since);
+    let since = Instant::now();
+    take(cluster, "n2")?;
+    gone(cluster, "n2")?;
+    until(LIMIT, "its address is free", || {
+        Ok((used(cluster, "n2")? == before).then_some(()))
+    })?;
+    ensure!(
+        name_at(cluster, "n2", &address).is_err(),
+        "{address} still answers"
+    );
+    step("and gone", since);
+
+    let since = Instant::now();
     let before = pids(cluster, "kubelet")?;
     kill(cluster, "n1", "kubelet")?;
     until(LIMIT, "n1 has a new kubelet", || {
@@ -80,29 +97,9 @@ fn without_server(cluster: &Cluster) -> Result<Vec<String>> {
             .is_some_and(|pid| before.get("n1") != Some(pid));
         Ok(new.then_some(()))
     })?;
-    let used = used(cluster)?;
-    put(cluster)?;
-    let address = until(LIMIT, "the static pod answers", || {
-        let found = agents::endpoint(cluster, "n1", SPACE, STATIC_ON_NODE);
-        let Ok(endpoint) = found else {
-            return Ok(None);
-        };
-        let named = name_at(cluster, "n1", endpoint.address());
-        Ok(named.is_ok().then(|| endpoint.address().to_owned()))
-    })?;
-    step("a static pod served by a new kubelet", since);
-
-    let since = Instant::now();
-    workspace::output(cluster.in_node("n1", "rm")?.arg(manifest()))?;
-    until(LIMIT, "the static pod is gone and its address free", || {
-        let gone = agents::endpoint(cluster, "n1", SPACE, STATIC_ON_NODE).is_err();
-        Ok((gone && self::used(cluster)? == used).then_some(()))
-    })?;
-    ensure!(
-        name_at(cluster, "n1", &address).is_err(),
-        "{address} still answers"
-    );
-    step("and gone", since);
+    come(cluster, "n1")?;
+    step("a pod of a new kubelet's own folder served", since);
+    take(cluster, "n1")?;
 
     thread::sleep(AWAY.saturating_sub(start.elapsed()));
     Ok(steps)
@@ -143,17 +140,39 @@ fn serve(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-/// Puts the static pod's manifest into n1's folder; complete when it appears.
-fn put(cluster: &Cluster) -> Result<()> {
-    let mut pod = pods::web(SPACE, STATIC, "n1");
+/// Puts the pod's manifest into a node's folder, complete when it appears, and answers the address at which it
+/// serves then.
+fn come(cluster: &Cluster, node: &str) -> Result<String> {
+    let mut pod = pods::web(SPACE, STATIC, node);
     // Nobody could give it a token.
     pod["spec"]["automountServiceAccountToken"] = false.into();
     let file = cluster.dir().join("static.json");
     std::fs::write(&file, serde_json::to_vec(&pod)?)?;
     let hidden = format!("{STATIC_PODS}/.static");
-    workspace::output(cluster.in_node("n1", "cp")?.arg(&file).arg(&hidden))?;
-    workspace::output(cluster.in_node("n1", "mv")?.args([hidden, manifest()]))?;
-    Ok(())
+    workspace::output(cluster.in_node(node, "cp")?.arg(&file).arg(&hidden))?;
+    workspace::output(cluster.in_node(node, "mv")?.args([hidden, manifest()]))?;
+    let name = format!("{STATIC}-{node}");
+    until(LIMIT, "the static pod answers", || {
+        let Ok(endpoint) = agents::endpoint(cluster, node, SPACE, &name) else {
+            return Ok(None);
+        };
+        let named = name_at(cluster, node, endpoint.address());
+        Ok(named.is_ok().then(|| endpoint.address().to_owned()))
+    })
+}
+
+/// Takes the pod's manifest away.
+fn take(cluster: &Cluster, node: &str) -> Result<()> {
+    workspace::output(cluster.in_node(node, "rm")?.arg(manifest())).map(|_| ())
+}
+
+/// Until the pod is gone.
+fn gone(cluster: &Cluster, node: &str) -> Result<()> {
+    let name = format!("{STATIC}-{node}");
+    until(LIMIT, "the static pod is gone", || {
+        let gone = agents::endpoint(cluster, node, SPACE, &name).is_err();
+        Ok(gone.then_some(()))
+    })
 }
 
 fn manifest() -> String {
@@ -170,9 +189,9 @@ fn name_at(cluster: &Cluster, node: &str, address: &str) -> Result<String> {
     )
 }
 
-/// Addresses in use on n1.
-fn used(cluster: &Cluster) -> Result<Vec<u64>> {
-    let pools: Vec<serde_json::Value> = agents::ask(cluster, "n1", &["ipam"])?;
+/// Addresses in use on a node.
+fn used(cluster: &Cluster, node: &str) -> Result<Vec<u64>> {
+    let pools: Vec<serde_json::Value> = agents::ask(cluster, node, &["ipam"])?;
     Ok(pools
         .iter()
         .filter_map(|pool| pool["used"].as_u64())
