@@ -22,6 +22,13 @@ const STATIC: &str = "static";
 
 pub(super) fn run(cluster: &Cluster) -> Result<String> {
     let before = agents::agree(cluster, "n1")?;
+    // An agent that starts without the API server goes on from its disk, which it writes every 5 seconds.
+    let far = pods::address(cluster, SPACE, "far")?;
+    until(LIMIT, "n1's agent has the pods on its disk", || {
+        let mut grep = cluster.in_node("n1", "grep")?;
+        grep.args(["-qF", &far, "/var/lib/fairlead/cluster.json"]);
+        Ok(workspace::status(&mut grep)?.success().then_some(()))
+    })?;
     let mut steps = Vec::new();
     let pings = load::under(cluster, || {
         let server = cluster.pid_of("kube-apiserver")?;
