@@ -108,8 +108,15 @@ pub(super) fn manage(cluster: &Cluster, plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// As another user, who may read root's files: a user has few inotify instances (usually 128), and root's
+/// are for the nodes.
 fn program(cluster: &Cluster, name: &str) -> Result<Command> {
-    Ok(cluster.inside(Member::ControlPlane, kubernetes(name)?))
+    let mut command = cluster.inside(Member::ControlPlane, "setpriv");
+    command
+        .args(["--reuid=65534", "--inh-caps=+dac_override"])
+        .args(["--ambient-caps=+dac_override", "--"])
+        .arg(kubernetes(name)?);
+    Ok(command)
 }
 
 fn as_client(cluster: &Cluster, command: &mut Command, file: &str) {

@@ -3,7 +3,7 @@
 
 use super::{
     objects::{AGNHOST, BUSYBOX, COREDNS, DNS_CLIENT, PAUSE},
-    place::kubernetes,
+    place::{Cluster, kubernetes},
     plan::Plan,
 };
 use crate::{
@@ -111,6 +111,31 @@ pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
         all.push(cached(COREDNS, &config, &[&program], files)?);
     }
     Ok(all)
+}
+
+/// Keeps an archive with the cluster, since nodes that join get what the others have; answers where.
+///
+/// # Errors
+/// When it cannot be read or written.
+pub(super) fn keep(cluster: &Cluster, archive: &Path) -> Result<PathBuf> {
+    let folder = cluster.dir().join("images");
+    fs::create_dir_all(&folder)?;
+    let kept = folder.join(archive.file_name().context("an archive has a name")?);
+    fs::copy(archive, &kept).with_context(|| format!("no image in {}", archive.display()))?;
+    Ok(kept)
+}
+
+/// The archives that were kept.
+///
+/// # Errors
+/// When the folder cannot be read.
+pub(super) fn kept(cluster: &Cluster) -> Result<Vec<PathBuf>> {
+    let folder = cluster.dir().join("images");
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let entries = fs::read_dir(folder)?;
+    entries.map(|entry| Ok(entry?.path())).collect()
 }
 
 /// The archive from the cache, packed first when it is not there or older than a program in it.

@@ -39,8 +39,15 @@ for at in etc opt var/lib var/log; do
     mount -t overlay node "/$at" \
         -o "lowerdir=/$at,upperdir=$DIR/over/$at/upper,workdir=$DIR/over/$at/work"
 done
-rm -rf /etc/cni /opt/cni /var/lib/cni /var/lib/fairlead /var/lib/kubelet /var/lib/containerd
-mkdir -p /etc/cni/net.d /opt/cni/bin /var/lib/cni /var/lib/fairlead /var/log/pods /var/log/containers
+# What the machine has there is not the node's; what a node had before it was started again is.
+if [ ! -e "$DIR/installed" ]; then
+    rm -rf /etc/cni /opt/cni /etc/kubernetes /var/lib/cni /var/lib/fairlead /var/lib/kubelet /var/lib/containerd
+    mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes/manifests /var/lib/cni /var/lib/fairlead
+    mkdir -p /var/log/pods /var/log/containers
+    rm -f /etc/machine-id
+    tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
+    : > "$DIR/installed"
+fi
 # An overlay's layers can't lie in an overlay.
 for at in var/lib/kubelet var/lib/containerd; do
     mkdir -p "/$at" "$DIR/own/$at"
@@ -48,11 +55,10 @@ for at in var/lib/kubelet var/lib/containerd; do
 done
 mount -t tmpfs -o mode=755 node /run
 mkdir -p /run/netns /run/lock /run/containerd
-rm -f /etc/hosts /etc/hostname /etc/resolv.conf /etc/machine-id
+rm -f /etc/hosts /etc/hostname /etc/resolv.conf
 printf '127.0.0.1 localhost\n%s %s\n' "$ADDRESS" "$NODE" > /etc/hosts
 echo "$NODE" > /etc/hostname
 : > /etc/resolv.conf
-tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
 
 # kubelet and kube-proxy set these for the whole machine: they get files that hold what they want.
 mkdir -p "$DIR/sysctl"
@@ -80,8 +86,12 @@ containerd --config "$DIR/containerd.toml" >> "$DIR/containerd.log" 2>&1 &
 : > "$DIR/mounted"
 # A kubelet ends when nobody answers it.
 until ctr version > /dev/null 2>&1; do sleep 0.1; done
-kubelet --config "$DIR/kubelet.json" --kubeconfig "$DIR/kubeconfig.json" --hostname-override "$NODE" \
-    --node-ip "$REGISTER" --root-dir /var/lib/kubelet --v 2 >> "$DIR/kubelet.log" 2>&1 &
+# One that was killed comes back, as under systemd.
+while :; do
+    kubelet --config "$DIR/kubelet.json" --kubeconfig "$DIR/kubeconfig.json" --hostname-override "$NODE" \
+        --node-ip "$REGISTER" --root-dir /var/lib/kubelet --v 2 >> "$DIR/kubelet.log" 2>&1 || true
+    sleep 1
+done &
 while :; do
     wait || true
     sleep 1

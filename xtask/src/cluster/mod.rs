@@ -7,13 +7,16 @@
 mod control_plane;
 mod e2e;
 mod images;
+mod members;
 mod node;
 mod objects;
 mod pki;
 mod place;
 mod plan;
+mod pods;
 mod smoke;
 mod trials;
+mod underlay;
 mod up;
 
 use crate::{
@@ -43,6 +46,18 @@ enum Verb {
     Down,
     /// Print the nodes, what is in them and how to enter one.
     Status,
+    /// Add a node to the cluster that is up.
+    Join,
+    /// Delete a Node and remove the node.
+    Leave {
+        /// `n3`, for example.
+        node: String,
+    },
+    /// Start a node again, as after a power cut: its disk stays.
+    Reboot {
+        /// `n2`, for example.
+        node: String,
+    },
     /// Give every node an image from an archive.
     LoadImage {
         /// As `cargo xtask image` writes it.
@@ -64,9 +79,9 @@ enum Verb {
     },
     /// Check pods, Services, NodePorts, logs and DNS of the cluster that is up.
     Smoke,
-    /// Update and kill agents and stop the API server under load, on the cluster that is up: no packet
-    /// may be lost.
-    Trials,
+    /// Update and kill agents, stop the API server, let nodes join, leave and lose their power, on the
+    /// cluster that is up: what must go on goes on, and what must come back does.
+    Trials(trials::Args),
     /// Start a cluster with Fairlead, kube-proxy and DNS, run smoke and trials, and remove it.
     Check,
     /// Run Kubernetes' own end-to-end tests against the cluster that is up, or with --all against one of
@@ -85,6 +100,12 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Verb::Down => down(&cluster),
         Verb::Status => status(&cluster),
         Verb::LoadImage { archive } => load_image(&cluster, &archive),
+        Verb::Join => {
+            println!("{} has joined", members::join(&cluster)?.name());
+            Ok(())
+        }
+        Verb::Leave { node } => members::leave(&cluster, &node),
+        Verb::Reboot { node } => members::restart(&cluster, &node),
         Verb::Kubectl { words } => {
             cluster.plan()?;
             become_program(cluster.kubectl()?.args(words))
@@ -95,7 +116,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
             become_program(cluster.in_node(&node, program)?.args(words))
         }
         Verb::Smoke => smoke::run(&cluster),
-        Verb::Trials => trials::run(&cluster),
+        Verb::Trials(args) => trials::run(&cluster, &args),
         Verb::Check => check(&cluster),
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;
@@ -114,14 +135,14 @@ fn up(cluster: &Cluster, plan: &Plan) -> Result<()> {
 
 fn check(cluster: &Cluster) -> Result<()> {
     let plan = Plan {
-        nodes: 2,
+        nodes: plan::first(2),
         cni: plan::Cni::Fairlead,
         kube_proxy: true,
         dns: true,
         ipv6: false,
     };
     up(cluster, &plan)?;
-    let passed = smoke::run(cluster).and_then(|()| trials::run(cluster));
+    let passed = smoke::run(cluster).and_then(|()| trials::run(cluster, &trials::Args::default()));
     passed.and(down(cluster))
 }
 
@@ -161,7 +182,9 @@ fn status(cluster: &Cluster) -> Result<()> {
         table.row([member.name(), address, "-".to_owned(), netns, enter]);
     }
     for node in plan.nodes() {
-        let pid = fs::read_to_string(cluster.node_dir(node).join("pid"))?;
+        // One that is just joining has none yet.
+        let pid = fs::read_to_string(cluster.node_dir(node).join("pid"));
+        let pid = pid.unwrap_or_else(|_| "-".to_owned());
         let enter = format!("cargo xtask cluster node {}", node.name());
         let address = node.v4().to_string();
         table.row([node.name(), address, pid, cluster.netns(node), enter]);
@@ -176,9 +199,8 @@ fn status(cluster: &Cluster) -> Result<()> {
 }
 
 fn load_image(cluster: &Cluster, archive: &std::path::Path) -> Result<()> {
-    // A node has folders of its own in some places: it gets the file by its path outside of them.
-    let path =
-        fs::canonicalize(archive).with_context(|| format!("no image in {}", archive.display()))?;
+    // The cluster's folder is the same on every node, which other places need not be.
+    let path = images::keep(cluster, archive)?;
     for node in cluster.plan()?.nodes() {
         node::import(cluster, node, &path)?;
         println!("{} has {}", node.name(), archive.display());

@@ -7,7 +7,7 @@ use super::{
     place::{Cluster, kubernetes, search_path, until},
     plan::{Cni, Member, Plan},
 };
-use crate::setup;
+use crate::{lab::remove_group, setup};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::{
@@ -38,6 +38,11 @@ exec unshare --cgroup sh "$script"
 pub(super) fn start(cluster: &Cluster, plan: &Plan, node: Member) -> Result<()> {
     let (name, dir) = (node.name(), cluster.node_dir(node));
     fs::create_dir_all(&dir)?;
+    let mounted = dir.join("mounted");
+    if mounted.exists() {
+        // Of the time before it was stopped.
+        fs::remove_file(mounted)?;
+    }
     let script = dir.join("init.sh");
     fs::write(&script, INIT)?;
     fs::write(dir.join("containerd.toml"), objects::containerd()?)?;
@@ -85,7 +90,31 @@ pub(super) fn start(cluster: &Cluster, plan: &Plan, node: Member) -> Result<()> 
         Ok(fs::read_to_string(&children)?.trim().parse().ok())
     })?;
     fs::write(dir.join("pid"), init.to_string())?;
+    fs::write(dir.join("outer"), outer.to_string())?;
     cluster.record(init)
+}
+
+/// Ends everything on a node, as a power cut does; its disk stays. Answers when nothing of it runs.
+///
+/// # Errors
+/// When a process does not end in time.
+pub(super) fn stop(cluster: &Cluster, node: Member) -> Result<()> {
+    let dir = cluster.node_dir(node);
+    let init = fs::read_to_string(dir.join("pid"))?;
+    cluster.kill(&init)?;
+    for file in ["pid", "outer"] {
+        let pid = fs::read_to_string(dir.join(file))?.parse()?;
+        until(PATIENCE, &format!("{} has ended", node.name()), || {
+            Ok(ended(pid).then_some(()))
+        })?;
+    }
+    // The kernel takes a moment to bury what was in them.
+    for group in control_groups(cluster, node)? {
+        until(PATIENCE, "its control groups are empty", || {
+            Ok(remove_group(&group).ok())
+        })?;
+    }
+    Ok(())
 }
 
 /// Waits until containerd answers.
@@ -125,12 +154,13 @@ pub(super) fn import(cluster: &Cluster, node: Member, archive: &Path) -> Result<
 /// # Errors
 /// When one does not in time.
 pub(super) fn pod_cidrs(cluster: &Cluster, plan: &Plan) -> Result<Vec<(Member, Vec<String>)>> {
-    until(
+    let mut missing = None;
+    let all = until(
         PATIENCE,
         "every node has registered and has podCIDRs",
         || {
             let list: Value = serde_json::from_str(&cluster.ask(&["get", "nodes", "-o", "json"])?)?;
-            let cidrs = |node: &Member| -> Option<Vec<String>> {
+            let cidrs = |node: Member| -> Option<Vec<String>> {
                 let items = list["items"].as_array()?.iter();
                 let mut same = items.filter(|item| item["metadata"]["name"] == node.name());
                 let cidrs = same.next()?["spec"]["podCIDRs"].as_array()?.iter();
@@ -140,13 +170,20 @@ pub(super) fn pod_cidrs(cluster: &Cluster, plan: &Plan) -> Result<Vec<(Member, V
                         .collect(),
                 )
             };
-            Ok(plan
-                .nodes()
-                .map(|node| Some((node, cidrs(&node)?)))
-                .collect())
+            let found = plan.nodes().map(|node| {
+                let cidrs = cidrs(node);
+                if cidrs.is_none() {
+                    missing = Some(node);
+                }
+                Some((node, cidrs?))
+            });
+            Ok(found.collect())
         },
-    )
-    .with_context(|| cluster.log_end("n1/kubelet"))
+    );
+    all.with_context(|| match missing {
+        Some(node) => cluster.log_end(&format!("{}/kubelet", node.name())),
+        None => "asking for the nodes".to_owned(),
+    })
 }
 
 /// Gives a node what a distribution's package of plugins (`kubernetes-cni`) gives it: containerd runs
@@ -246,6 +283,21 @@ fn control_groups(cluster: &Cluster, node: Member) -> Result<Vec<PathBuf>> {
         groups.push(group);
     }
     Ok(groups)
+}
+
+/// Removes the underlay's routes by way of a node.
+///
+/// # Errors
+/// Those of `ip`.
+pub(super) fn remove_routes(cluster: &Cluster, node: Member) -> Result<()> {
+    for member in [Member::Underlay, Member::ControlPlane] {
+        for (family, via) in [("-4", node.v4().to_string()), ("-6", node.v6())] {
+            let netns = cluster.netns(member);
+            let flush = ["-n", &netns, family, "route", "flush", "via", &via];
+            crate::workspace::output(Command::new("ip").args(flush))?;
+        }
+    }
+    Ok(())
 }
 
 /// `ip` commands that carry pods' packets on the underlay, as a cloud's route table does.

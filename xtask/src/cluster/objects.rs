@@ -15,6 +15,8 @@ pub(super) const PAUSE: &str = "registry.k8s.io/pause:3.10.2";
 pub(super) const AGNHOST: &str = "registry.k8s.io/e2e-test-images/agnhost:2.63.0";
 pub(super) const BUSYBOX: &str = "registry.k8s.io/e2e-test-images/busybox:1.37.0-1";
 pub(super) const DNS_CLIENT: &str = "registry.k8s.io/e2e-test-images/glibc-dns-testing:2.0.0";
+/// A node's folder of pods that its kubelet runs without being asked by the API server.
+pub(super) const STATIC_PODS: &str = "/etc/kubernetes/manifests";
 /// CoreDNS, packed here.
 pub(super) const COREDNS: &str = "fairlead.test/coredns:1";
 
@@ -61,6 +63,7 @@ pub(super) fn kubelet(cluster: &Cluster, node: Member) -> Value {
         "clusterDNS": [DNS_SERVICE],
         "clusterDomain": "cluster.local",
         "resolvConf": "/etc/resolv.conf",
+        "staticPodPath": STATIC_PODS,
         // The machine is not the cluster's alone; images that are here can't be pulled again.
         "evictionHard": { "memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%" },
         "imageGCHighThresholdPercent": 100,
@@ -85,13 +88,16 @@ pub(super) fn reference(cidrs: &[String]) -> Value {
     json!({
         "cniVersion": "1.0.0",
         "name": "reference",
-        "plugins": [{
-            "type": "bridge",
-            "bridge": "cni0",
-            "isGateway": true,
-            "hairpinMode": true,
-            "ipam": { "type": "host-local", "ranges": ranges, "routes": routes },
-        }],
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "hairpinMode": true,
+                "ipam": { "type": "host-local", "ranges": ranges, "routes": routes },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true } },
+        ],
     })
 }
 

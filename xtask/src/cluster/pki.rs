@@ -22,11 +22,11 @@ struct Subject {
 }
 
 /// Makes the cluster's authority, the key of service accounts and a certificate for each client and
-/// server, and a kubeconfig for each client.
+/// server but the nodes, and a kubeconfig for each client.
 ///
 /// # Errors
 /// When openssl fails.
-pub(super) fn make(cluster: &Cluster, nodes: impl Iterator<Item = Member>) -> Result<()> {
+pub(super) fn make(cluster: &Cluster) -> Result<()> {
     fs::create_dir_all(folder(cluster))?;
     fs::write(path(cluster, "openssl.cnf"), SETTINGS)?;
     request(
@@ -48,13 +48,7 @@ pub(super) fn make(cluster: &Cluster, nodes: impl Iterator<Item = Member>) -> Re
             .arg("-out")
             .arg(path(cluster, "accounts.pub")),
     )?;
-    let client = |file: &str, user: &str, group| Subject {
-        file: file.to_owned(),
-        user: user.to_owned(),
-        group,
-        names: String::new(),
-    };
-    let mut subjects = vec![
+    let subjects = [
         Subject {
             names: format!(
                 "IP:{},IP:127.0.0.1,IP:{API_SERVICE},DNS:kubernetes,DNS:kubernetes.default,\
@@ -70,13 +64,6 @@ pub(super) fn make(cluster: &Cluster, nodes: impl Iterator<Item = Member>) -> Re
         client("scheduler", "system:kube-scheduler", None),
         client("proxy", "system:kube-proxy", None),
     ];
-    for node in nodes {
-        let name = node.name();
-        subjects.push(Subject {
-            names: format!("IP:{},DNS:{name}", node.v4()),
-            ..client(&name, &format!("system:node:{name}"), Some("system:nodes"))
-        });
-    }
     for subject in &subjects {
         sign(cluster, subject)?;
     }
@@ -87,6 +74,28 @@ pub(super) fn make(cluster: &Cluster, nodes: impl Iterator<Item = Member>) -> Re
         )?;
     }
     Ok(())
+}
+
+/// Makes a node's certificate, by which it is client and server.
+///
+/// # Errors
+/// When openssl fails.
+pub(super) fn node(cluster: &Cluster, node: Member) -> Result<()> {
+    let name = node.name();
+    let subject = Subject {
+        names: format!("IP:{},DNS:{name}", node.v4()),
+        ..client(&name, &format!("system:node:{name}"), Some("system:nodes"))
+    };
+    sign(cluster, &subject)
+}
+
+fn client(file: &str, user: &str, group: Option<&'static str>) -> Subject {
+    Subject {
+        file: file.to_owned(),
+        user: user.to_owned(),
+        group,
+        names: String::new(),
+    }
 }
 
 /// A kubeconfig for the client of that certificate.

@@ -132,10 +132,7 @@ impl Cluster {
         *closed = true;
         // Nodes by force: all in them is to end, and no first process hands that on.
         for pid in self.node_pids() {
-            let pid = pid.to_string();
-            if self.dir.join("children").join(&pid).exists() && self.is_recorded(&pid) {
-                run("kill", &["-KILL", &pid])?;
-            }
+            self.kill(&pid)?;
         }
         // The kernel empties control groups a moment after it killed what was in them.
         let end = Instant::now() + END_LIMIT;
@@ -155,12 +152,23 @@ impl Cluster {
     }
 
     /// First processes of the nodes.
-    fn node_pids(&self) -> Vec<u32> {
+    fn node_pids(&self) -> Vec<String> {
         let entries = fs::read_dir(&self.dir).into_iter().flatten().flatten();
         let files = entries.map(|entry| entry.path().join("pid"));
         files
-            .filter_map(|file| fs::read_to_string(file).ok()?.parse().ok())
+            .filter_map(|file| fs::read_to_string(file).ok())
             .collect()
+    }
+
+    /// Ends a recorded process at once; what is another's by now is left alone.
+    ///
+    /// # Errors
+    /// When it cannot be done.
+    pub(super) fn kill(&self, pid: &str) -> Result<()> {
+        match self.is_recorded(pid) {
+            true => run("kill", &["-KILL", pid]),
+            false => Ok(()),
+        }
     }
 
     /// Whether a pid still is the process that was recorded.

@@ -2,7 +2,7 @@
 
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
-use std::net::Ipv4Addr;
+use std::{collections::BTreeSet, net::Ipv4Addr};
 
 /// All pods' addresses; each node gets a /24.
 pub(super) const PODS: &str = "100.11.0.0/16";
@@ -32,12 +32,15 @@ pub(crate) enum Cni {
     None,
 }
 
-/// A cluster as it is asked for.
+/// The most nodes of a cluster: their addresses on the underlay follow each other.
+const MOST: u8 = 20;
+
+/// A cluster as it is asked for, and as nodes join and leave.
 #[derive(Clone, Debug, clap::Args, Serialize, Deserialize)]
 pub(crate) struct Plan {
-    /// Number of nodes.
-    #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=20))]
-    pub(super) nodes: u8,
+    /// How many nodes.
+    #[arg(long, value_name = "N", default_value = "2", value_parser = count)]
+    pub(super) nodes: Numbers,
     /// What connects the pods.
     #[arg(long, value_enum, default_value_t = Cni::Fairlead)]
     pub(super) cni: Cni,
@@ -55,7 +58,18 @@ pub(crate) struct Plan {
 impl Plan {
     /// `n1`, `n2` and so on, with their numbers.
     pub(super) fn nodes(&self) -> impl Iterator<Item = Member> {
-        (1..=self.nodes).map(Member::Node)
+        self.nodes.iter().copied().map(Member::Node)
+    }
+
+    /// The first number that no node has.
+    pub(super) fn next(&self) -> Option<Member> {
+        let free = (1..=MOST).find(|number| !self.nodes.contains(number));
+        free.map(Member::Node)
+    }
+
+    /// The node of that name.
+    pub(super) fn node(&self, name: &str) -> Option<Member> {
+        self.nodes().find(|node| node.name() == name)
     }
 
     pub(super) fn pods(&self) -> String {
@@ -65,6 +79,22 @@ impl Plan {
     pub(super) fn services(&self) -> String {
         both(self.ipv6, SERVICES, SERVICES6)
     }
+}
+
+/// Numbers of nodes, from 1.
+pub(super) type Numbers = BTreeSet<u8>;
+
+/// The numbers of that many nodes.
+fn count(text: &str) -> Result<Numbers, String> {
+    let wanted = text.parse().ok().filter(|n| (1..=MOST).contains(n));
+    wanted
+        .map(first)
+        .ok_or(format!("{text:?} is no number from 1 to {MOST}"))
+}
+
+/// The first numbers.
+pub(super) fn first(nodes: u8) -> Numbers {
+    (1..=nodes).collect()
 }
 
 fn both(ipv6: bool, v4: &str, v6: &str) -> String {
@@ -122,7 +152,7 @@ mod tests {
     #[test]
     fn members_of_a_cluster_have_addresses_of_their_own() {
         let plan = Plan {
-            nodes: 20,
+            nodes: first(MOST),
             cni: Cni::None,
             kube_proxy: false,
             dns: false,
@@ -139,7 +169,7 @@ mod tests {
     #[test]
     fn the_second_family_is_added_to_the_first() {
         let mut plan = Plan {
-            nodes: 1,
+            nodes: first(1),
             cni: Cni::None,
             kube_proxy: false,
             dns: false,
@@ -148,5 +178,24 @@ mod tests {
         assert_eq!(plan.pods(), "100.11.0.0/16,fd00:11::/48");
         plan.ipv6 = false;
         assert_eq!(plan.services(), "10.96.0.0/16");
+    }
+
+    #[test]
+    fn a_node_that_joins_takes_the_first_free_number() {
+        let mut plan = Plan {
+            nodes: count("3").unwrap(),
+            cni: Cni::None,
+            kube_proxy: false,
+            dns: false,
+            ipv6: false,
+        };
+        assert_eq!(plan.next(), Some(Member::Node(4)));
+        plan.nodes.remove(&2);
+        assert_eq!(plan.next(), Some(Member::Node(2)));
+        assert_eq!(plan.node("n3"), Some(Member::Node(3)));
+        assert_eq!(plan.node("n2"), None);
+        plan.nodes = first(MOST);
+        assert_eq!(plan.next(), None);
+        assert!(count("0").is_err() && count("21").is_err() && count("x").is_err());
     }
 }

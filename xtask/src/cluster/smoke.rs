@@ -1,22 +1,24 @@
 //! What any network of a cluster has to do, looked at from inside and outside: pods and Services on two
-//! nodes, exec, logs and DNS. `cargo xtask cluster smoke` runs it against whatever is up.
+//! nodes, probes, exec, logs, forwarded ports and DNS. `cargo xtask cluster smoke` runs it against whatever is up.
 
 use super::{
-    objects::AGNHOST,
     place::{Cluster, until},
     plan::{API_SERVICE, Cni, Member, Plan},
+    pods::{self, PORT, SETTLE},
 };
 use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
-use std::{process::Command, time::Duration};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Command, Stdio},
+};
 
 /// Everything of it is in this namespace of Kubernetes.
 const SPACE: &str = "fairlead-smoke";
-const LIMIT: &str = "--timeout=120s";
-/// How long a Service may take until it leads to its pods.
-const SETTLE: Duration = Duration::from_secs(30);
 const NODE_PORT: u16 = 30080;
+/// Of the pod `far`; the plugin `portmap` leads it there.
+const HOST_PORT: u16 = 30090;
 
 /// What was looked at, and what came of it.
 struct Check {
@@ -30,9 +32,13 @@ struct Check {
 /// When the cluster has less than two nodes, pods do not start, or a check fails.
 pub(crate) fn run(cluster: &Cluster) -> Result<()> {
     let plan = cluster.plan()?;
-    ensure!(plan.nodes >= 2, "the cluster has one node; smoke needs two");
-    remove(cluster, SPACE)?;
-    start_pods(cluster, SPACE, &["client", "near", "far", "alone"])?;
+    ensure!(
+        plan.node("n1").is_some() && plan.node("n2").is_some(),
+        "smoke needs the nodes n1 and n2; add one: cargo xtask cluster join"
+    );
+    pods::remove(cluster, SPACE)?;
+    pods::start(cluster, SPACE, &services(), &servers())?;
+    cluster.apply(&[never_ready()])?;
     let checks = checks(cluster, &plan)?;
     let mut failed = 0;
     for check in &checks {
@@ -49,52 +55,15 @@ pub(crate) fn run(cluster: &Cluster) -> Result<()> {
         "{failed} of {} checks failed; the pods stay: cargo xtask cluster kubectl get pods -n {SPACE}",
         checks.len()
     );
-    remove(cluster, SPACE)?;
+    pods::remove(cluster, SPACE)?;
     println!("all {} checks passed", checks.len());
     Ok(())
 }
 
-/// Removes a namespace of Kubernetes with all that is in it.
-pub(super) fn remove(cluster: &Cluster, space: &str) -> Result<()> {
-    let words = ["delete", "namespace", space, "--ignore-not-found", LIMIT];
-    cluster.ask(&words).map(|_| ())
-}
-
-/// Makes the namespace with Services and waits until these pods are ready: `far` on the second node, the
-/// others on the first.
-pub(super) fn start_pods(cluster: &Cluster, space: &str, names: &[&str]) -> Result<()> {
-    cluster.apply(&objects(space))?;
-    until(SETTLE, "the namespace's service account is there", || {
-        let words = ["get", "serviceaccount", "default", "-n", space];
-        Ok(cluster.ask(&words).ok())
-    })?;
-    let on = |name: &&str| pod(space, name, if *name == "far" { "n2" } else { "n1" });
-    cluster.apply(&names.iter().map(on).collect::<Vec<_>>())?;
-    let ready = ["wait", "--for=condition=Ready", "pod", "--all", LIMIT];
-    cluster
-        .ask(&[&ready[..], &["-n", space]].concat())
-        .context("the pods do not get ready")
-        .map(|_| ())
-}
-
-/// A pod's address.
-pub(super) fn address(cluster: &Cluster, space: &str, pod: &str) -> Result<String> {
-    let field = "jsonpath={.status.podIP}";
-    cluster.ask(&["get", "pod", pod, "-n", space, "-o", field])
-}
-
-/// A Service's ClusterIP.
-pub(super) fn service(cluster: &Cluster, space: &str, name: &str) -> Result<String> {
-    let field = "jsonpath={.spec.clusterIP}";
-    cluster.ask(&["get", "service", name, "-n", space, "-o", field])
-}
-
 fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
-    let service = |name: &str| service(cluster, SPACE, name);
-    let (near, far) = (
-        address(cluster, SPACE, "near")?,
-        address(cluster, SPACE, "far")?,
-    );
+    let service = |name: &str| pods::cluster_ip(cluster, SPACE, name);
+    let address = |name: &str| pods::address(cluster, SPACE, name);
+    let (near, far) = (address("near")?, address("far")?);
     let mut checks = Vec::new();
     let mut check = |what: &str, outcome: Result<()>| {
         checks.push(Check {
@@ -102,10 +71,7 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
             outcome,
         });
     };
-    let from = |pod: &str, words: &[&str]| {
-        let exec = ["exec", "-n", SPACE, pod, "--"];
-        cluster.ask(&[&exec[..], words].concat())
-    };
+    let from = |pod: &str, words: &[&str]| pods::exec(cluster, SPACE, pod, words);
     // What agnhost tells of itself: the name of the pod that answers.
     let get = |pod: &str, target: &str, expected: &str| -> Result<()> {
         let url = format!("http://{target}/hostname");
@@ -131,6 +97,17 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
 
     check("exec", from("client", &["true"]).map(|_| ()));
     check("logs", logs(cluster));
+    for pod in ["near", "far"] {
+        check(&format!("port-forward to {pod}"), forward(cluster, pod));
+    }
+    check(
+        "probes pass: httpGet, tcpSocket, exec",
+        probes_pass(cluster),
+    );
+    check(
+        "a readiness probe fails: the pod runs and is not ready",
+        probe_fails(cluster),
+    );
     check("pod to pod on its node, ping", ping("client", "56", &near));
     check(
         "pod to pod on its node, HTTP",
@@ -149,10 +126,22 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
         get("client", &format!("{far}:8080"), "far"),
     );
     let node = Member::Node(1).name();
+    let curl = cluster.in_node(&node, "curl")?;
     check(
         "node to its pod, HTTP",
-        http_from_node(cluster, &node, &near, "near"),
+        ask_name(curl, &format!("{near}:{PORT}"), "near"),
     );
+    let at = format!("{}:{HOST_PORT}", Member::Node(2).v4());
+    check("pod to hostPort of another node", get("client", &at, "far"));
+    for node in ["n1", "n2"] {
+        let curl = cluster.in_node(node, "curl")?;
+        check(
+            &format!("node {node} to hostPort of n2"),
+            ask_name(curl, &at, "far"),
+        );
+    }
+    let curl = cluster.inside(Member::Underlay, "curl");
+    check("outside to hostPort of n2", ask_name(curl, &at, "far"));
     if !has_services(plan) {
         println!("Services are left out: nothing serves them (--kube-proxy)");
         return Ok(checks);
@@ -179,25 +168,26 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
         Ok(())
     });
     check("pod to the API server's ClusterIP", answer);
-    for (number, member) in plan.nodes().take(2).enumerate() {
+    for (number, member) in [1, 2].map(Member::Node).into_iter().enumerate() {
+        if !plan.kube_proxy && plan.cni == Cni::Fairlead {
+            println!("NodePorts are left out: they are kube-proxy's (--kube-proxy)");
+            break;
+        }
         let at = format!("{}:{NODE_PORT}", member.v4());
         let whose = ["its own node", "another node"][number];
         check(
             &format!("pod to NodePort of {whose}"),
             settled("client", &at, "far"),
         );
-        let url = format!("http://{at}/hostname");
-        let curl = ["-fsS", "-m", "5", &url];
-        let outside = |mut command: Command| expect(command.args(curl), "far");
         let inside = cluster.in_node(&Member::Node(1).name(), "curl")?;
         check(
             &format!("node n1 to NodePort of {}", member.name()),
-            outside(inside),
+            ask_name(inside, &at, "far"),
         );
         let beyond = cluster.inside(Member::Underlay, "curl");
         check(
             &format!("outside to NodePort of {}", member.name()),
-            outside(beyond),
+            ask_name(beyond, &at, "far"),
         );
     }
     if plan.dns {
@@ -221,14 +211,69 @@ fn logs(cluster: &Cluster) -> Result<()> {
     Ok(())
 }
 
-fn http_from_node(cluster: &Cluster, node: &str, address: &str, expected: &str) -> Result<()> {
-    let url = format!("http://{address}:8080/hostname");
-    let mut curl = cluster.in_node(node, "curl")?;
-    expect(curl.args(["-fsS", "-m", "5", &url]), expected)
+/// By a port of the control plane's loopback that kubectl chooses.
+fn forward(cluster: &Cluster, pod: &str) -> Result<()> {
+    let target = format!("pod/{pod}");
+    let ports = format!(":{PORT}");
+    let mut kubectl = cluster.kubectl()?;
+    kubectl.args(["port-forward", "-n", SPACE, &target, &ports]);
+    kubectl.stdin(Stdio::null()).stdout(Stdio::piped());
+    let mut child = kubectl.spawn()?;
+    let asked = (|| {
+        let output = child.stdout.take().context("port-forward's output")?;
+        let (mut line, mut output) = (String::new(), BufReader::new(output));
+        // It stays open: kubectl writes on.
+        output.read_line(&mut line)?;
+        // Forwarding from 127.0.0.1:40123 -> 8080
+        let at = line.split(' ').nth(2);
+        let at = at.with_context(|| format!("port-forward said {line:?}"))?;
+        ask_name(cluster.inside(Member::ControlPlane, "curl"), at, pod)
+    })();
+    child.kill()?;
+    child.wait()?;
+    asked
 }
 
-fn expect(command: &mut Command, expected: &str) -> Result<()> {
-    let answer = workspace::output(command)?;
+fn probes_pass(cluster: &Cluster) -> Result<()> {
+    let status = |path: &str| pods::field(cluster, SPACE, "probed", path);
+    let ready = status(".status.containerStatuses[0].ready")?;
+    let restarts = status(".status.containerStatuses[0].restartCount")?;
+    ensure!(
+        ready == "true" && restarts == "0",
+        "ready: {ready}, restarts: {restarts}"
+    );
+    Ok(())
+}
+
+fn probe_fails(cluster: &Cluster) -> Result<()> {
+    let failed = "involvedObject.name=never-ready,reason=Unhealthy";
+    let words = [
+        "get",
+        "events",
+        "-n",
+        SPACE,
+        "-o",
+        "name",
+        "--field-selector",
+    ];
+    until(SETTLE, "the kubelet has told of the failure", || {
+        let events = cluster.ask(&[&words[..], &[failed]].concat())?;
+        Ok((!events.is_empty()).then_some(()))
+    })?;
+    let status = |path: &str| pods::field(cluster, SPACE, "never-ready", path);
+    let phase = status(".status.phase")?;
+    let ready = status(".status.containerStatuses[0].ready")?;
+    ensure!(
+        phase == "Running" && ready == "false",
+        "phase: {phase}, ready: {ready}"
+    );
+    Ok(())
+}
+
+/// Whether the server there has that name; the command is curl, from somewhere.
+fn ask_name(mut curl: Command, at: &str, expected: &str) -> Result<()> {
+    let url = format!("http://{at}/hostname");
+    let answer = workspace::output(curl.args(["-fsS", "-m", "5", &url]))?;
     ensure!(
         answer.trim() == expected,
         "{answer:?} instead of {expected}"
@@ -236,38 +281,36 @@ fn expect(command: &mut Command, expected: &str) -> Result<()> {
     Ok(())
 }
 
-fn objects(space: &str) -> Vec<Value> {
-    let service = |name: &str, kind: &str, port: Value| {
-        json!({ "apiVersion": "v1", "kind": "Service",
-            "metadata": { "name": name, "namespace": space },
-            "spec": { "type": kind, "selector": { "app": name.trim_end_matches("-node") }, "ports": [port] } })
-    };
-    let port = || json!({ "port": 80, "targetPort": 8080 });
-    let mut node_port = port();
-    if space == SPACE {
-        // Asked for by its number.
-        node_port["nodePort"] = NODE_PORT.into();
-    }
-    vec![
-        json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space } }),
-        service("near", "ClusterIP", port()),
-        service("far", "ClusterIP", port()),
-        service("alone", "ClusterIP", port()),
-        service("far-node", "NodePort", node_port),
-    ]
+fn services() -> Vec<Value> {
+    let mut node_port = pods::service(SPACE, "far");
+    node_port["metadata"]["name"] = "far-node".into();
+    node_port["spec"]["type"] = "NodePort".into();
+    node_port["spec"]["ports"][0]["nodePort"] = NODE_PORT.into();
+    let mut all = ["near", "far", "alone"]
+        .map(|name| pods::service(SPACE, name))
+        .to_vec();
+    all.push(node_port);
+    all
 }
 
-fn pod(space: &str, name: &str, node: &str) -> Value {
-    json!({ "apiVersion": "v1", "kind": "Pod",
-        "metadata": { "name": name, "namespace": space, "labels": { "app": name } },
-        "spec": {
-            "nodeName": node,
-            "terminationGracePeriodSeconds": 0,
-            "containers": [{
-                "name": "agnhost",
-                "image": AGNHOST,
-                "args": ["netexec"],
-                "readinessProbe": { "httpGet": { "path": "/healthz", "port": 8080 }, "periodSeconds": 1 },
-            }],
-        } })
+fn servers() -> Vec<Value> {
+    let mut far = pods::web(SPACE, "far", "n2");
+    far["spec"]["containers"][0]["ports"] =
+        json!([{ "containerPort": PORT, "hostPort": HOST_PORT }]);
+    let mut probed = pods::web(SPACE, "probed", "n1");
+    let container = &mut probed["spec"]["containers"][0];
+    container["startupProbe"] = json!({ "exec": { "command": ["true"] }, "periodSeconds": 1 });
+    container["livenessProbe"] = json!({ "tcpSocket": { "port": PORT }, "periodSeconds": 1 });
+    let mut all = ["client", "near", "alone"]
+        .map(|name| pods::web(SPACE, name, "n1"))
+        .to_vec();
+    all.extend([far, probed]);
+    all
+}
+
+fn never_ready() -> Value {
+    let mut pod = pods::web(SPACE, "never-ready", "n1");
+    pod["spec"]["containers"][0]["readinessProbe"] =
+        json!({ "tcpSocket": { "port": 1 }, "periodSeconds": 1 });
+    pod
 }

@@ -4,8 +4,8 @@ use super::{
     control_plane, images, node, objects, pki,
     place::{Cluster, until},
     plan::{Cni, Member, Plan},
+    underlay,
 };
-use crate::lab::run as program;
 use anyhow::{Context, Result, bail};
 use signal_hook::{
     consts::{SIGHUP, SIGINT, SIGTERM},
@@ -70,12 +70,12 @@ impl Progress {
         };
         let archives = images::archives(plan)?;
         self.say("images are packed");
-        pki::make(cluster, plan.nodes())?;
-        connect(cluster, plan)?;
-        self.say("namespaces are joined, certificates made");
+        pki::make(cluster)?;
+        underlay::make(cluster)?;
+        self.say("underlay and certificates are made");
 
         for node in plan.nodes() {
-            node::start(cluster, plan, node)?;
+            machine(cluster, plan, node)?;
         }
         thread::scope(|scope| {
             let prepared = plan.nodes().map(|node| {
@@ -100,12 +100,7 @@ impl Progress {
         let cidrs = node::pod_cidrs(cluster, plan)?;
         node::routes(cluster, plan, &cidrs)?;
         for (node, cidrs) in &cidrs {
-            if plan.kube_proxy {
-                node::kube_proxy(cluster, plan, *node)?;
-            }
-            if plan.cni == Cni::Reference {
-                node::reference(cluster, *node, cidrs)?;
-            }
+            registered(cluster, plan, *node, cidrs)?;
         }
         self.say("nodes are registered and have podCIDRs");
         if plan.dns {
@@ -149,53 +144,40 @@ impl Progress {
     }
 }
 
-/// Makes the network namespaces and joins them by a bridge.
-fn connect(cluster: &Cluster, plan: &Plan) -> Result<()> {
-    let underlay = cluster.netns(Member::Underlay);
-    let add = |member| {
-        let _making = cluster.making()?;
-        let name = cluster.netns(member);
-        program("ip", &["netns", "add", &name])?;
-        program("ip", &["-n", &name, "link", "set", "lo", "up"])
-    };
-    let ip = |netns: &str, words: &str| {
-        let words: Vec<_> = ["-n", netns].into_iter().chain(words.split(' ')).collect();
-        program("ip", &words)
-    };
-    let addresses = |member: Member, device: &str| {
-        let name = cluster.netns(member);
-        ip(&name, &format!("addr add {}/24 dev {device}", member.v4()))?;
-        ip(
-            &name,
-            &format!("addr add {}/64 dev {device} nodad", member.v6()),
-        )?;
-        ip(&name, &format!("link set {device} up"))
-    };
-    add(Member::Underlay)?;
-    ip(&underlay, "link add br0 type bridge")?;
-    addresses(Member::Underlay, "br0")?;
-    // Forwards what nodes send to the outside, of which there is none.
-    let forward = "echo 1 > /proc/sys/net/ipv4/ip_forward; \
-                   echo 1 > /proc/sys/net/ipv6/conf/all/forwarding";
-    let mut shell = cluster.inside(Member::Underlay, "sh");
-    crate::workspace::output(shell.args(["-euc", forward]))?;
-    for member in [Member::ControlPlane].into_iter().chain(plan.nodes()) {
-        add(member)?;
-        let (port, netns) = (format!("to-{}", member.name()), cluster.netns(member));
-        ip(
-            &underlay,
-            &format!("link add {port} type veth peer name eth0 netns {netns}"),
-        )?;
-        ip(&underlay, &format!("link set {port} master br0 up"))?;
-        addresses(member, "eth0")?;
-        for gateway in [Member::Underlay.v4().to_string(), Member::Underlay.v6()] {
-            ip(&netns, &format!("route add default via {gateway}"))?;
-        }
+/// A node's certificate, link and first process.
+///
+/// # Errors
+/// Those of making them.
+pub(super) fn machine(cluster: &Cluster, plan: &Plan, node: Member) -> Result<()> {
+    pki::node(cluster, node)?;
+    underlay::attach(cluster, node)?;
+    node::start(cluster, plan, node)
+}
+
+/// What a node gets once it is registered and has its podCIDRs.
+///
+/// # Errors
+/// Those of starting and writing it.
+pub(super) fn registered(
+    cluster: &Cluster,
+    plan: &Plan,
+    node: Member,
+    cidrs: &[String],
+) -> Result<()> {
+    if plan.kube_proxy {
+        node::kube_proxy(cluster, plan, node)?;
+    }
+    if plan.cni == Cni::Reference {
+        node::reference(cluster, node, cidrs)?;
     }
     Ok(())
 }
 
-fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> {
+/// What a node gets as soon as its containerd answers.
+///
+/// # Errors
+/// When it does not answer, or refuses an image.
+pub(super) fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> {
     node::wait_runtime(cluster, node)?;
     node::plugins(cluster, node)?;
     for archive in archives {
@@ -206,8 +188,9 @@ fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> Result<()> 
 
 /// Loads this project's image and applies its manifest.
 fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> Result<()> {
+    let archive = images::keep(cluster, archive)?;
     for node in plan.nodes() {
-        node::import(cluster, node, archive)?;
+        node::import(cluster, node, &archive)?;
     }
     cluster.ask(&["apply", "-f", &manifest.to_string_lossy()])?;
     // An agent can't reach the API server by a Service that it is yet to serve.

@@ -137,8 +137,12 @@ pub(super) fn control_groups(run: &str) -> Vec<Result<()>> {
     groups.map(|group| remove_group(&group)).collect()
 }
 
-/// A control group with those below it. They are no folders with files: only empty groups go.
-fn remove_group(group: &Path) -> Result<()> {
+/// Removes a control group with those below it; one that is not there is fine. They are no folders with
+/// files: only empty groups go.
+///
+/// # Errors
+/// When a process is left in one.
+pub(crate) fn remove_group(group: &Path) -> Result<()> {
     for name in names_in(group) {
         let below = group.join(name);
         if below.is_dir() {

@@ -1,0 +1,105 @@
+//! Pings from one node to the other and requests by a Service, which go on beside a trial.
+
+use super::{
+    super::{place::Cluster, pods},
+    SPACE, agents,
+};
+use anyhow::{Context, Result, ensure};
+use rustix::process::{Pid, Signal, kill_process};
+use std::{
+    io::Read,
+    process::{Child, Command, Stdio},
+};
+
+/// Does the work under load and tells what the load saw.
+///
+/// # Errors
+/// Those of the work, and the first packet or request that was lost.
+pub(super) fn under(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Result<String> {
+    let load = Load::start(cluster)?;
+    let done = work();
+    let seen = load.stop();
+    // What failed comes before what was lost by it.
+    done?;
+    seen
+}
+
+/// Traffic of the pod `client` that goes on beside a trial.
+struct Load {
+    pings: Child,
+    requests: Child,
+}
+
+impl Load {
+    fn start(cluster: &Cluster) -> Result<Self> {
+        let far = pods::address(cluster, SPACE, "far")?;
+        let service = pods::cluster_ip(cluster, SPACE, "far")?;
+        let sandbox = agents::endpoint(cluster, "n1", SPACE, "client")?.sandbox;
+        let inside = |program: &str| -> Result<Command> {
+            // Not by `kubectl exec`, which goes through the API server.
+            let mut command = cluster.in_node("n1", "nsenter")?;
+            command.args([&format!("--net={sandbox}"), program]);
+            command.stdin(Stdio::null()).stdout(Stdio::piped());
+            Ok(command)
+        };
+        let pings = inside("ping")?.args(["-q", "-i", "0.002", &far]).spawn()?;
+        // Each on a connection of its own; a letter for each outcome.
+        let url = format!("http://{service}/hostname");
+        let script = format!(
+            "trap 'exit 0' INT; while :; do curl -fsS -m 5 -o /dev/null {url} && printf . || printf F; done"
+        );
+        let requests = inside("sh")?.args(["-c", &script]).spawn()?;
+        Ok(Self { pings, requests })
+    }
+
+    /// Ends it and tells what was seen.
+    ///
+    /// # Errors
+    /// What was lost.
+    fn stop(self) -> Result<String> {
+        let pings = end(self.pings)?;
+        let counts: Vec<u64> = pings
+            .lines()
+            .find(|line| line.contains("packets transmitted"))
+            .with_context(|| format!("ping said {pings:?}"))?
+            .split(' ')
+            .filter_map(|word| word.parse().ok())
+            .collect();
+        let [sent, received] = counts[..] else {
+            anyhow::bail!("ping said {pings:?}");
+        };
+        let outcomes = end(self.requests)?;
+        let failed = outcomes.matches('F').count();
+        let done = outcomes.len();
+        ensure!(sent > 1000 && done > 100, "{sent} pings, {done} requests");
+        // The last one may be under way when ping is ended.
+        ensure!(
+            received + 1 >= sent,
+            "{} of {sent} pings lost",
+            sent - received
+        );
+        ensure!(failed == 0, "{failed} of {done} requests failed");
+        Ok(format!("{sent} pings and {done} requests, none lost"))
+    }
+}
+
+/// Interrupts a program and returns what it wrote.
+fn end(mut child: Child) -> Result<String> {
+    let pid = Pid::from_raw(i32::try_from(child.id())?).context("a child's pid")?;
+    // nsenter starts it as its child when it changes the pid namespace, and hands nothing on.
+    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
+    for inner in children.split_whitespace() {
+        if let Some(inner) = Pid::from_raw(inner.parse()?) {
+            kill_process(inner, Signal::INT)?;
+        }
+    }
+    if children.trim().is_empty() {
+        kill_process(pid, Signal::INT)?;
+    }
+    let mut text = String::new();
+    if let Some(mut output) = child.stdout.take() {
+        output.read_to_string(&mut text)?;
+    }
+    child.wait()?;
+    Ok(text)
+}
