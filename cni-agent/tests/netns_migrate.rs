@@ -5,7 +5,7 @@
 
 mod support;
 
-use cni_agent::migrate::{Finding, Outcome, clean, scan};
+use cni_agent::migrate::{Finding, Outcome, Removal, clean, scan};
 use std::{fs, path::Path};
 use support::Netns;
 
@@ -131,6 +131,56 @@ fn a_pod_of_the_other_network_keeps_its_link_unless_forced() {
         // Chains that others share are told with the tool that removes them.
         let left = scan(folder.path()).unwrap();
         assert_eq!(names(&left), ["filter cali-FORWARD"]);
-        assert!(left[0].removal.to_string().contains("iptables-nft"));
+        assert!(left[0].removal.to_string().contains("$t-nft-restore"));
+    });
+}
+
+/// A file system in a folder of the test's own, while this is held.
+struct Mount<'a>(&'a Path);
+
+impl<'a> Mount<'a> {
+    fn new(at: &'a Path) -> Self {
+        fs::create_dir_all(at).unwrap();
+        let words = ["-t", "tmpfs", "fairlead-test"];
+        let mut mount = std::process::Command::new("mount");
+        assert!(mount.args(words).arg(at).status().unwrap().success());
+        Self(at)
+    }
+}
+
+impl Drop for Mount<'_> {
+    fn drop(&mut self) {
+        let unmounted = std::process::Command::new("umount").arg(self.0).status();
+        drop(unmounted);
+    }
+}
+
+#[test]
+#[ignore = "needs root"]
+fn what_is_mounted_in_a_folder_of_calico_is_told_and_not_entered() {
+    let (node, folder) = (Netns::new("fl-mig-"), tempfile::tempdir().unwrap());
+    let root = &folder.path().canonicalize().unwrap();
+    write(root, "run/calico/state", "");
+    let at = root.join("run/calico/cgroup");
+    let mount = Mount::new(&at);
+    fs::write(at.join("precious"), "").unwrap();
+    node.within(|| {
+        let mut found = scan(root).unwrap();
+        assert_eq!(found.len(), 1, "{found:?}");
+        let told = found[0].removal.to_string();
+        assert!(told.contains("umount") && told.contains("cgroup"), "{told}");
+        assert_eq!(clean(&found, true), [Outcome::Left]);
+        // Mounted between look and removal.
+        found[0].removal = Removal::Delete(root.join("run/calico"));
+        let outcome = clean(&found, true);
+        assert!(
+            matches!(&outcome[..], [Outcome::Failed(fault)] if fault.contains("is a mount")),
+            "{outcome:?}"
+        );
+        assert!(at.join("precious").exists());
+        drop(mount);
+        let found = scan(root).unwrap();
+        assert_eq!(clean(&found, false), [Outcome::Removed]);
+        assert!(!root.join("run/calico").exists());
     });
 }

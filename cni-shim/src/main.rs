@@ -14,6 +14,7 @@ mod conf;
 mod fault;
 mod input;
 mod json;
+mod loopback;
 mod protocol;
 mod sandbox;
 mod spool;
@@ -36,19 +37,24 @@ const STDIN_PATIENCE: Duration = Duration::from_secs(30);
 /// The same for VERSION, which can be answered without: people call it from a terminal.
 const VERSION_PATIENCE: Duration = Duration::from_millis(200);
 
-/// Does the call and returns whether it succeeded. Called once, by `start`.
-fn plugin() -> bool {
+/// Does the call and returns whether it succeeded. Called once, by `start`, with the name that the program
+/// was called by.
+fn plugin(called: &[u8]) -> bool {
+    let name = called.rsplit(|byte| *byte == b'/').next();
+    let loopback = name == Some(loopback::NAME.as_bytes());
     if std::env::var_os("CNI_COMMAND").is_none_or(|command| command.is_empty()) {
         // As the reference plugins do: a person is looking, not a runtime.
+        // The first words are what the agent knows a copy of ours by.
         say(&format!(
-            "CNI plugin fairlead-cni v{}: hands a container runtime's calls to the fairlead agent\n\
+            "CNI plugin fairlead-cni v{}: hands a container runtime's calls to the fairlead agent; called \
+             loopback, sets lo up\n\
              CNI protocol versions supported: {}",
             env!("CARGO_PKG_VERSION"),
             version::SUPPORTED.join(", ")
         ));
         return true;
     }
-    let (output, success) = match run() {
+    let (output, success) = match run(loopback) {
         Ok(output) => (output, true),
         Err(fault) => (fault.to_json(), false),
     };
@@ -66,7 +72,7 @@ fn plugin() -> bool {
 /// The test harness puts its own in place; this one keeps the code in use.
 #[cfg(test)]
 fn main() {
-    assert!(plugin());
+    assert!(plugin(b"fairlead-cni"));
 }
 
 /// Writes to standard error. A reader that is gone is no reason to fail.
@@ -81,7 +87,7 @@ fn write(output: &str) -> io::Result<()> {
 }
 
 /// Does one call and returns what belongs on standard output.
-fn run() -> Result<String, Fault> {
+fn run(loopback: bool) -> Result<String, Fault> {
     let call = Call::from_env(|name| std::env::var_os(name))?;
     if call.command == Command::Version {
         let asked = input::read(VERSION_PATIENCE).unwrap_or_default();
@@ -89,6 +95,7 @@ fn run() -> Result<String, Fault> {
     }
     let text = input::read(STDIN_PATIENCE)?;
     let conf = Conf::parse(&text)?;
+    let serve = if loopback { loopback::serve } else { serve };
     serve(&call, &conf).map_err(|fault| fault.for_version(conf.version))
 }
 

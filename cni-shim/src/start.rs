@@ -11,7 +11,7 @@ use rustix::{
     io::{Errno, fcntl_getfd},
 };
 use std::{
-    ffi::{c_char, c_int},
+    ffi::{CStr, c_char, c_int},
     io::{stderr, stdin, stdout},
     os::fd::IntoRawFd,
 };
@@ -45,11 +45,16 @@ fn fill_streams() -> Result<(), Errno> {
 
 // SAFETY: the C library calls the one symbol of this name, with these arguments.
 #[unsafe(no_mangle)]
-extern "C" fn main(_count: c_int, _arguments: *const *const c_char) -> c_int {
+extern "C" fn main(count: c_int, arguments: *const *const c_char) -> c_int {
     // SAFETY: SIG_IGN is no function that could be called.
     unsafe { signal(SIGPIPE, SIG_IGN) };
     if fill_streams().is_err() {
         return 1;
     }
-    c_int::from(!crate::plugin())
+    let called = match count {
+        // SAFETY: there is a first argument, which is text that ends with zero and lives to the end.
+        1.. => unsafe { CStr::from_ptr(*arguments) }.to_bytes(),
+        _ => &[],
+    };
+    c_int::from(!crate::plugin(called))
 }

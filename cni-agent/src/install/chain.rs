@@ -4,14 +4,15 @@
 use super::conflist::{Chained, OFFERED};
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
-    process::{Pid, PidfdFlags, pidfd_open},
+    fs::{OFlags, fcntl_setfl},
+    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
 };
 use serde::Deserialize;
 use std::{
     collections::BTreeMap,
     fs,
     io::{self, Read, Write},
-    os::unix::fs::MetadataExt,
+    os::unix::{fs::MetadataExt, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
 };
@@ -130,17 +131,21 @@ fn ask(plugin: &Path) -> Result<Vec<String>, String> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
+        .process_group(0)
         .spawn()
         .map_err(|e| format!("it can't be executed: {e}"))?;
     let answer = answer(&mut child).map_err(|e| format!("it gives no answer to VERSION: {e}"));
-    // Ended already, unless it was too late; either way it is waited for.
-    drop(child.kill());
+    // With what it started. It has ended already, unless it was too late; its number is its own until it
+    // is waited for.
+    let _gone = kill_process_group(Pid::from_child(&child), Signal::KILL);
     drop(child.wait());
     let versions: Versions = serde_json::from_slice(&answer?)
         .map_err(|e| format!("its answer to VERSION is none: {e}"))?;
     Ok(versions.supported_versions)
 }
 
+/// What it wrote until it ended. Bounded in time by [`PATIENCE`], in size by what a pipe holds: one that
+/// writes more waits for a reader, and is late.
 fn answer(child: &mut Child) -> io::Result<Vec<u8>> {
     if let Some(mut input) = child.stdin.take() {
         match input.write_all(br#"{"cniVersion":"1.0.0"}"#) {
@@ -155,7 +160,12 @@ fn answer(child: &mut Child) -> io::Result<Vec<u8>> {
     }
     let mut bytes = Vec::new();
     if let Some(output) = child.stdout.take() {
-        output.take(MAX_BYTES).read_to_end(&mut bytes)?;
+        // What it left running may hold the pipe open: its end is not waited for.
+        fcntl_setfl(&output, OFlags::NONBLOCK)?;
+        match output.take(MAX_BYTES).read_to_end(&mut bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => drop(read?),
+        }
     }
     Ok(bytes)
 }
@@ -198,6 +208,18 @@ mod tests {
         let (chosen, problems) = chain.choose(dir.path(), None).unwrap();
         assert_eq!(names(&chosen), [""; 0]);
         assert!(problems[0].contains("0.4.0"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_plugin_that_leaves_a_program_behind_is_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        plugin(
+            dir.path(),
+            "portmap",
+            &format!("{MODERN}'; sleep 600 & echo '"),
+        );
+        let (chosen, problems) = Chain::default().choose(dir.path(), None).unwrap();
+        assert_eq!((names(&chosen), problems), (vec!["portmap"], vec![]));
     }
 
     #[test]

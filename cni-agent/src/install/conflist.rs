@@ -64,14 +64,50 @@ pub(super) fn goes_before(name: &str) -> bool {
     name < CONFLIST && ending.is_some_and(|ending| ENDINGS.contains(&ending))
 }
 
-/// Whether a configuration calls the next one by name itself, as Multus does.
-pub(super) fn delegates(text: &[u8]) -> bool {
+/// Whom a configuration that goes before ours leads to.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Delegation {
+    /// Nobody: it is a network itself.
+    None,
+    /// To ours, as far as the file tells: names of the cluster's objects are not looked up.
+    Ours,
+    /// To another network, which is named.
+    Others(String),
+}
+
+/// Whom a configuration calls, as Multus does with one that it names (`clusterNetwork`) or holds
+/// (`delegates`).
+pub(super) fn delegation(text: &[u8]) -> Delegation {
     let Ok(config) = serde_json::from_slice::<Value>(text) else {
-        return false;
+        return Delegation::None;
     };
     let first = config["plugins"].get(0).unwrap_or(&config);
     let kind = first["type"].as_str();
-    kind.is_some_and(|kind| DELEGATING.contains(&kind))
+    if !kind.is_some_and(|kind| DELEGATING.contains(&kind)) {
+        return Delegation::None;
+    }
+    if let Some(network) = first["clusterNetwork"].as_str() {
+        let path = Path::new(network);
+        let other = path.is_absolute()
+            && path.extension().is_some()
+            && path.file_name().is_none_or(|name| name != CONFLIST);
+        return match other {
+            true => Delegation::Others(network.to_owned()),
+            false => Delegation::Ours,
+        };
+    }
+    // The first delegate is the pods' network.
+    let Some(delegate) = first["delegates"].get(0) else {
+        return Delegation::Ours;
+    };
+    let plugin = delegate["plugins"].get(0).unwrap_or(delegate);
+    match plugin["type"].as_str() {
+        Some(kind) if kind != PLUGIN => {
+            let name = delegate["name"].as_str().unwrap_or(kind);
+            Delegation::Others(name.to_owned())
+        }
+        _ => Delegation::Ours,
+    }
 }
 
 /// The name of a plugin that may be chained: a file of the plugins' folder, and no path.
@@ -161,10 +197,39 @@ mod tests {
         ] {
             assert_eq!(goes_before(name), before, "{name}");
         }
-        assert!(delegates(br#"{"type": "multus-shim"}"#));
-        assert!(delegates(br#"{"plugins": [{"type": "multus"}]}"#));
-        assert!(!delegates(br#"{"plugins": [{"type": "calico"}]}"#));
-        assert!(!delegates(b"half a fi"));
+    }
+
+    #[test]
+    fn whom_multus_calls_is_seen_where_its_file_tells() {
+        let others = |name: &str| Delegation::Others(name.to_owned());
+        for (text, expected) in [
+            (r#"{"type": "multus-shim"}"#, Delegation::Ours),
+            (r#"{"plugins": [{"type": "multus"}]}"#, Delegation::Ours),
+            (
+                r#"{"type": "multus", "clusterNetwork": "fairlead"}"#,
+                Delegation::Ours,
+            ),
+            (
+                r#"{"type": "multus", "clusterNetwork": "/host/etc/cni/net.d/10-fairlead.conflist"}"#,
+                Delegation::Ours,
+            ),
+            (
+                r#"{"type": "multus", "clusterNetwork": "/etc/cni/net.d/10-calico.conflist"}"#,
+                others("/etc/cni/net.d/10-calico.conflist"),
+            ),
+            (
+                r#"{"type": "multus", "delegates": [{"plugins": [{"type": "fairlead-cni"}]}]}"#,
+                Delegation::Ours,
+            ),
+            (
+                r#"{"type": "multus", "delegates": [{"name": "k8s-pod-network", "plugins": [{"type": "calico"}]}]}"#,
+                others("k8s-pod-network"),
+            ),
+            (r#"{"plugins": [{"type": "calico"}]}"#, Delegation::None),
+            ("half a fi", Delegation::None),
+        ] {
+            assert_eq!(delegation(text.as_bytes()), expected, "{text}");
+        }
     }
 
     #[test]

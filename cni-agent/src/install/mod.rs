@@ -7,6 +7,7 @@ mod chain;
 mod config;
 mod conflist;
 mod folder;
+mod loopback;
 pub mod uninstall;
 
 pub use config::{HostFolders, InstallArgs, InstallConfig};
@@ -18,10 +19,13 @@ use crate::{
     parts::Shutdown,
 };
 use chain::Chain;
-use conflist::{conflist, delegates, goes_before};
+use conflist::{Delegation, conflist, delegation, goes_before};
 use folder::Folder;
+use loopback::LOOPBACK;
 use std::{
     collections::BTreeSet,
+    fs, io,
+    os::unix::fs::MetadataExt,
     path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -99,29 +103,23 @@ pub async fn run(
 
 /// Makes both folders hold what they should. Returns what is in the way.
 fn pass(config: &InstallConfig, chain: &mut Chain, serves: bool) -> Vec<String> {
-    let fault = |path: &Path, error: std::io::Error| {
-        format!(
-            "{}: {error}; make the folder and let the agent write to it",
-            path.display()
-        )
-    };
     let plugin = Folder::open(&config.bin_dir)
         .map_err(|e| fault(&config.bin_dir, e))
         .and_then(|folder| {
-            let bytes = std::fs::read(&config.plugin).map_err(|e| {
+            let bytes = fs::read(&config.plugin).map_err(|e| {
                 format!(
                     "{}: {e}; the plugin belongs beside the agent's program",
                     config.plugin.display()
                 )
             })?;
             let put = folder.put(PLUGIN, &bytes, 0o755);
-            put.map_err(|e| fault(&folder.path().join(PLUGIN), e))
+            put.map_err(|e| fault(&folder.path().join(PLUGIN), e))?;
+            let put = loopback::put(&folder, &bytes);
+            put.map_err(|e| fault(&folder.path().join(LOOPBACK), e))
         });
-    match plugin {
-        Ok(true) => tracing::info!(folder = %config.bin_dir.display(), "installed the plugin"),
-        Ok(false) => {}
-        // A configuration without its plugin makes every ADD fail.
-        Err(problem) => return vec![problem],
+    // A configuration without its plugin makes every ADD fail.
+    if let Err(problem) = plugin {
+        return vec![problem];
     }
     let folder = match Folder::open(&config.conf_dir) {
         Ok(folder) => folder,
@@ -150,9 +148,45 @@ fn pass(config: &InstallConfig, chain: &mut Chain, serves: bool) -> Vec<String> 
     problems
 }
 
-/// What containerd does not start a pod without, unless told to.
+/// What failed, where, and what to do about it. The agent has no right to write into others' folders,
+/// and the user whose folder it is, is often that of an installer.
+fn fault(path: &Path, error: io::Error) -> String {
+    let folder = if path.is_dir() {
+        Some(path)
+    } else {
+        path.parent()
+    };
+    let owner = folder.and_then(|folder| fs::metadata(folder).ok().map(|about| (folder, about)));
+    match owner {
+        Some((folder, about)) if error.kind() == io::ErrorKind::PermissionDenied => {
+            let remedy = if about.uid() == 0 {
+                "let the agent write to it (a profile of SELinux or AppArmor may forbid it)"
+                    .to_owned()
+            } else {
+                format!(
+                    "it belongs to uid {} and the agent has no CAP_DAC_OVERRIDE: chown root {}, or add DAC_OVERRIDE to the agent's capabilities",
+                    about.uid(),
+                    folder.display()
+                )
+            };
+            format!(
+                "{}: {error}; folder {}, mode {:o}: {remedy}",
+                path.display(),
+                folder.display(),
+                about.mode() & 0o7777
+            )
+        }
+        _ => format!(
+            "{}: {error}; make the folder and let the agent write to it",
+            path.display()
+        ),
+    }
+}
+
+/// What containerd does not start a pod without, unless told to. Ours is put where there is none: what is
+/// left is a link that leads nowhere.
 fn without_loopback(bin_dir: &Path) -> Option<String> {
-    let loopback = bin_dir.join("loopback");
+    let loopback = bin_dir.join(LOOPBACK);
     (!loopback.exists()).then(|| {
         format!(
             "{} is not there: containerd runs it for each pod, unless use_internal_loopback is set; install your distribution's CNI plugins (kubernetes-cni or containernetworking-plugins)",
@@ -162,25 +196,40 @@ fn without_loopback(bin_dir: &Path) -> Option<String> {
 }
 
 /// Configurations of others that a runtime takes instead of ours.
-fn earlier(folder: &Folder) -> std::io::Result<Vec<String>> {
-    let mut problems = Vec::new();
-    for name in folder.names()?.into_iter().filter(|name| goes_before(name)) {
-        let text = folder.read(&name)?.map(|(bytes, _)| bytes);
-        if text.is_some_and(|text| delegates(&text)) {
-            continue;
-        }
-        problems.push(format!(
-            "{} sorts before {CONFLIST}, so the container runtime gives new pods that network: remove the file when that network is no longer wanted",
-            folder.path().join(name).display()
-        ));
+fn earlier(folder: &Folder) -> io::Result<Vec<String>> {
+    let names = folder.names()?.into_iter().filter(|name| goes_before(name));
+    Ok(names.filter_map(|name| before(folder, &name)).collect())
+}
+
+/// What is wrong with one of them, if anything. One that can't be read says nothing of the others.
+fn before(folder: &Folder, name: &str) -> Option<String> {
+    let path = folder.path().join(name);
+    let path = path.display();
+    match folder.read(name) {
+        Err(error) => Some(format!(
+            "{path} sorts before {CONFLIST} and can't be read: {error}; if it is a network's configuration, the container runtime gives new pods that network"
+        )),
+        Ok(Some((text, _))) => match delegation(&text) {
+            Delegation::Ours => None,
+            Delegation::Others(network) => Some(format!(
+                "{path} sorts before {CONFLIST} and gives new pods the network {network}: make it call {} instead",
+                folder.path().join(CONFLIST).display()
+            )),
+            Delegation::None => Some(earlier_network(&path)),
+        },
+        Ok(None) => Some(earlier_network(&path)),
     }
-    Ok(problems)
+}
+
+fn earlier_network(path: &impl std::fmt::Display) -> String {
+    format!(
+        "{path} sorts before {CONFLIST}, so the container runtime gives new pods that network: remove the file when that network is no longer wanted"
+    )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     struct Host {
         dir: tempfile::TempDir,
@@ -194,7 +243,8 @@ mod tests {
             for folder in ["bin", "net.d"] {
                 fs::create_dir(path(folder)).unwrap();
             }
-            fs::write(path("image-plugin"), "plugin").unwrap();
+            let plugin = "CNI plugin fairlead-cni v0.0.0";
+            fs::write(path("image-plugin"), plugin).unwrap();
             fs::write(path("bin/loopback"), "of the distribution").unwrap();
             let config = InstallConfig {
                 plugin: path("image-plugin"),
@@ -250,9 +300,17 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_loopback_plugin_is_told_and_keeps_nothing_back() {
+    fn a_missing_loopback_plugin_is_ours_to_bring_and_a_broken_link_is_told() {
         let host = Host::new();
-        fs::remove_file(host.config.bin_dir.join("loopback")).unwrap();
+        let loopback = host.config.bin_dir.join(LOOPBACK);
+        let read = || fs::read_to_string(&loopback).unwrap();
+        assert_eq!(host.pass(true), [""; 0]);
+        assert_eq!(read(), "of the distribution");
+        fs::remove_file(&loopback).unwrap();
+        assert_eq!(host.pass(true), [""; 0]);
+        assert_eq!(read(), fs::read_to_string(&host.config.plugin).unwrap());
+        fs::remove_file(&loopback).unwrap();
+        std::os::unix::fs::symlink("/nowhere", &loopback).unwrap();
         let problems = host.pass(true);
         assert!(
             problems[0].contains("use_internal_loopback"),
@@ -262,11 +320,47 @@ mod tests {
     }
 
     #[test]
+    fn a_file_that_cannot_be_read_is_named_and_hides_no_other() {
+        let host = Host::new();
+        let other = |name: &str, text: &str| fs::write(host.config.conf_dir.join(name), text);
+        other("05-other.conf", r#"{"type": "other"}"#).unwrap();
+        // Only others than root are refused a file: a name that is no file has to do.
+        let socket = host.config.conf_dir.join("04-socket.conf");
+        let _socket = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let problems = host.pass(true);
+        assert_eq!(problems.len(), 2, "{problems:?}");
+        assert!(problems[0].contains("04-socket.conf") && problems[0].contains("can't be read"));
+        assert!(problems[1].contains("05-other.conf"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_folder_of_another_owner_is_told_with_the_owner_and_the_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let path = dir.path().join(PLUGIN);
+        // As kubespray has it; only root can give a folder away.
+        if std::os::unix::fs::chown(dir.path(), Some(998), None).is_ok() {
+            let text = fault(&path, denied());
+            assert!(
+                text.contains("uid 998") && text.contains("chown root"),
+                "{text}"
+            );
+        }
+        let missing = fault(&path, io::ErrorKind::NotFound.into());
+        assert!(missing.contains("make the folder"), "{missing}");
+    }
+
+    #[test]
     fn a_network_that_the_runtime_takes_instead_is_a_problem_and_multus_is_none() {
         let host = Host::new();
         let other = |name: &str, text: &str| fs::write(host.config.conf_dir.join(name), text);
         other("00-multus.conf", r#"{"type": "multus"}"#).unwrap();
         assert_eq!(host.pass(true), [""; 0]);
+        let text = r#"{"type": "multus", "clusterNetwork": "/etc/cni/net.d/10-calico.conflist"}"#;
+        other("00-multus.conf", text).unwrap();
+        let problems = host.pass(true);
+        assert!(problems[0].contains("10-calico.conflist"), "{problems:?}");
+        fs::remove_file(host.config.conf_dir.join("00-multus.conf")).unwrap();
         other("10-calico.conflist", r#"{"plugins": [{"type": "calico"}]}"#).unwrap();
         let problems = host.pass(true);
         assert_eq!(problems.len(), 1);

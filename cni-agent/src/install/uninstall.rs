@@ -3,7 +3,11 @@
 //! so that an interrupted removal can be repeated. Nothing of others is touched: links are known by
 //! alias, routes by protocol number, files by name.
 
-use super::{CONFLIST, PLUGIN, folder::Folder};
+use super::{
+    CONFLIST, PLUGIN,
+    folder::Folder,
+    loopback::{self, LOOPBACK},
+};
 use crate::{
     datapath,
     netlink::{link, masquerade, route},
@@ -57,6 +61,7 @@ pub async fn uninstall(places: &Places, choice: Choice) -> Vec<Removal> {
     let mut done = vec![
         file(&places.conf_dir, CONFLIST, choice),
         file(&places.bin_dir, PLUGIN, choice),
+        loopback(&places.bin_dir, choice),
     ];
     if !choice.keep_pods {
         done.push(links(choice).await);
@@ -93,6 +98,13 @@ fn file(folder: &Path, name: &str, choice: Choice) -> Removal {
         Ok(folder) => folder.remove(name),
     };
     removal(what.display(), removed.map(usize::from))
+}
+
+/// The plugin loopback, if it is the copy of ours.
+fn loopback(folder: &Path, choice: Choice) -> Removal {
+    let removed = Folder::open(folder).and_then(|open| loopback::remove(&open, choice.dry_run));
+    let count = removed.map(usize::from);
+    removal(folder.join(LOOPBACK).display(), gone_is_fine(count))
 }
 
 async fn links(choice: Choice) -> Removal {

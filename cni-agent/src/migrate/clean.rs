@@ -1,6 +1,9 @@
 //! Carries out what the findings say, one after the other, and goes on after a failure.
 
-use super::finding::{Finding, Removal};
+use super::{
+    finding::{Finding, Removal},
+    place,
+};
 use crate::netlink::foreign;
 use std::{fs, io};
 
@@ -37,11 +40,7 @@ fn remove(removal: &Removal) -> Result<(), String> {
             }
             gone_is_fine(fs::rename(from, to))
         }
-        Removal::Delete(path) => match fs::symlink_metadata(path) {
-            Ok(meta) if meta.is_dir() => gone_is_fine(fs::remove_dir_all(path)),
-            Ok(_) => gone_is_fine(fs::remove_file(path)),
-            Err(error) => gone_is_fine(Err(error)),
-        },
+        Removal::Delete(path) => place::remove(path),
         Removal::Link { ifindex, name } | Removal::InUse { ifindex, name } => {
             foreign::remove_link(*ifindex, name).map_err(|e| e.to_string())
         }

@@ -4,6 +4,7 @@
 
 mod clean;
 mod finding;
+mod place;
 pub mod recognise;
 mod scan;
 #[cfg(test)]

@@ -1,7 +1,10 @@
 //! Names and configuration → findings. No effects. What may be somebody else's is told and left.
 
 use super::finding::{Finding, Kind, Removal};
-use crate::netlink::foreign::{ForeignRoute, Link};
+use crate::{
+    install::CONFLIST,
+    netlink::foreign::{ForeignRoute, Link},
+};
 use serde_json::Value;
 use std::path::Path;
 
@@ -82,6 +85,12 @@ pub fn config(path: &Path, text: &str) -> Option<Finding> {
     if has(&["calico", "calico-ipam"]) {
         return Some(finding(Kind::Config, name, CALICO, aside()));
     }
+    if has(&["multus"]) && others_network(&value) {
+        let command = format!("have it call {CONFLIST}, in {}", path.display());
+        let mut found = finding(Kind::Config, name, "Multus", Removal::ByHand(command));
+        found.does = "has new pods wired by the old network, which it calls by name";
+        return Some(found);
+    }
     if has(&["flannel"]) {
         return Some(finding(Kind::Config, name, FLANNEL, aside()));
     }
@@ -99,6 +108,15 @@ pub fn config(path: &Path, text: &str) -> Option<Finding> {
         ));
     }
     None
+}
+
+/// Whether Multus is told to call a configuration of Calico or Flannel.
+fn others_network(value: &Value) -> bool {
+    let first = value["plugins"].get(0).unwrap_or(value);
+    let network = first["clusterNetwork"].as_str().unwrap_or_default();
+    ["calico", "flannel", "k8s-pod-network"]
+        .iter()
+        .any(|name| network.contains(name))
 }
 
 /// The types of all plugins, inside chains and as IPAM or delegate, too.
@@ -188,6 +206,8 @@ pub fn route(route: &ForeignRoute, device: Option<&str>) -> Option<Finding> {
         }
         // Those of the kernel go with the link.
         2 => return None,
+        // Anybody may have routes by tunl0: it is the kernel's.
+        _ if device == "tunl0" => return None,
         _ if of_calico => (CALICO, Removal::Route(route.clone())),
         _ if device == "flannel.1" => (FLANNEL, Removal::Route(route.clone())),
         _ => return None,
@@ -199,6 +219,16 @@ pub fn route(route: &ForeignRoute, device: Option<&str>) -> Option<Finding> {
 /// A chain of a table of nftables. The jumps to it stand in chains that kube-proxy and others share, so
 /// the tools that keep those whole remove it.
 pub fn chain(table: &str, name: &str) -> Option<Finding> {
+    // Tables of their own, which the reference plugins make where nftables is their backend.
+    if let "cni_hostport" | "cni_plugins_masquerade" = table {
+        let command = format!("nft delete table inet {table}");
+        return Some(finding(
+            Kind::Firewall,
+            table,
+            REFERENCE,
+            Removal::ByHand(command),
+        ));
+    }
     let (made_by, prefix) = if name.starts_with("cali-") || table == "calico" {
         (CALICO, "cali-")
     } else if name.starts_with("FLANNEL-") {
@@ -218,7 +248,7 @@ pub fn chain(table: &str, name: &str) -> Option<Finding> {
             prefix
         };
         format!(
-            "iptables-nft-save | grep -v '{pattern}' | iptables-nft-restore; the same with ip6tables-nft"
+            "for t in iptables ip6tables; do $t-nft-save | grep -v '{pattern}' | $t-nft-restore; done"
         )
     };
     let name = format!("{table} {name}");
@@ -228,6 +258,27 @@ pub fn chain(table: &str, name: &str) -> Option<Finding> {
         made_by,
         Removal::ByHand(command),
     ))
+}
+
+/// Whether a chain is one of the plugin `portmap`.
+pub fn is_of_portmap(table: &str, name: &str) -> bool {
+    table == "cni_hostport"
+        || ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"]
+            .iter()
+            .any(|prefix| name.starts_with(prefix))
+}
+
+/// Whether a configuration is ours and chains `portmap`, whose rules then are not left over.
+pub fn chains_portmap(path: &Path, text: &str) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str());
+    if !extension.is_some_and(|e| READ_BY_RUNTIMES.contains(&e)) {
+        return false;
+    }
+    let value: Value = serde_json::from_str(text).unwrap_or_default();
+    let types = types(&value);
+    ["fairlead-cni", "portmap"]
+        .iter()
+        .all(|wanted| types.contains(wanted))
 }
 
 /// What netlink doesn't tell: legacy iptables, if the kernel has tables of it, and ipsets. Told only where

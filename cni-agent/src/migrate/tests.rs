@@ -32,6 +32,16 @@ fn configuration_is_known_by_its_plugins_and_ours_never_is_a_finding() {
             Some(true),
         ),
         (
+            "00-multus.conf",
+            r#"{"type":"multus","clusterNetwork":"/etc/cni/net.d/10-calico.conflist"}"#,
+            Some(false),
+        ),
+        (
+            "00-multus.conf",
+            r#"{"type":"multus","clusterNetwork":"fairlead"}"#,
+            None,
+        ),
+        (
             "87-podman.conflist",
             r#"{"plugins":[{"type":"bridge"}]}"#,
             Some(false),
@@ -100,6 +110,9 @@ fn routes_are_known_by_protocol_and_device() {
         (4, false, Some("flannel.1"), Some(true)),
         (2, false, Some("flannel.1"), None),
         (3, false, Some("eth0"), None),
+        (80, false, Some("tunl0"), Some(true)),
+        (3, false, Some("tunl0"), None),
+        (4, false, Some("tunl0"), None),
         (157, false, Some("eth0"), None),
     ] {
         let one = ForeignRoute {
@@ -131,6 +144,8 @@ fn shared_plugins_and_others_chains_are_no_findings() {
         ("filter", "cali-FORWARD", true),
         ("nat", "FLANNEL-POSTRTG", true),
         ("nat", "CNI-HOSTPORT-DNAT", true),
+        ("cni_hostport", "prerouting", true),
+        ("cni_plugins_masquerade", "masq_checks", true),
         ("nat", "KUBE-SERVICES", false),
         ("fairlead", "postrouting", false),
     ] {
@@ -141,6 +156,25 @@ fn shared_plugins_and_others_chains_are_no_findings() {
             "{name}: shared chains are told"
         );
     }
+    let ours = r#"{"plugins":[{"type":"fairlead-cni"},{"type":"portmap"}]}"#;
+    for (text, ending, expected) in [
+        (ours, "conflist", true),
+        (ours, "fairlead-disabled", false),
+        (
+            r#"{"plugins":[{"type":"fairlead-cni"}]}"#,
+            "conflist",
+            false,
+        ),
+        (
+            r#"{"plugins":[{"type":"bridge"},{"type":"portmap"}]}"#,
+            "conflist",
+            false,
+        ),
+    ] {
+        let path = Path::new("/etc/cni/net.d/10-x").with_extension(ending);
+        assert_eq!(chains_portmap(&path, text), expected, "{text} {ending}");
+    }
+    assert!(is_of_portmap("nat", "CNI-DN-0123456789ab") && !is_of_portmap("nat", "KUBE-SEP-X"));
     let calico = folder(Path::new("/etc/calico"), "Calico");
     assert!(untold(&[], "filter\n").is_none());
     assert!(untold(std::slice::from_ref(&calico), "").is_none());
