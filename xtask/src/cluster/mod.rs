@@ -151,7 +151,7 @@ fn end_to_end(cluster: &Cluster, args: &e2e::Args) -> Result<()> {
         return e2e::run(cluster, args);
     }
     let plan = Plan {
-        nodes: 2,
+        nodes: plan::first(2),
         cni: args.cni,
         kube_proxy: true,
         dns: true,

@@ -61,7 +61,7 @@ pub(crate) struct Args {
 /// # Errors
 /// When one failed, or none ran; with `--all` when a result is not as expected.
 pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
-    let nodes = cluster.plan()?.nodes;
+    let nodes = cluster.plan()?.nodes.len();
     let report = ask_ginkgo(cluster, args, nodes)?;
     let specs = report::ran(&report);
     println!("\nresults:");
@@ -97,7 +97,7 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
 }
 
 /// Runs Ginkgo and returns its report.
-fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: u8) -> Result<Value> {
+fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
     // Outlives the cluster.
     let folder = workspace::binaries().join("e2e").join(network(args.cni));
     fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
