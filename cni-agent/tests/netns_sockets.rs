@@ -490,3 +490,37 @@ fn a_group_that_was_removed_is_replaced_by_another() {
     assert_eq!(connected_to(client, vip(true, 80), &[&server]), 0);
     assert_eq!(lab.flows(), 0);
 }
+
+/// Prints what a connection to a Service costs, against one without a Service; nothing is asserted.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn cost_of_connections_by_sockets_and_by_packets() {
+    const CONNECTIONS: u32 = 500;
+    let lab = Lab::new(PODS);
+    let [client, near, _] = &lab.cluster.pods;
+    // A server of its own for each: it must not know a port from a connection that came another way.
+    let measure = |to_service: bool| {
+        let server = listen(near, true);
+        let direct = server.local_addr().unwrap();
+        lab.serve(&[frontend(vip(true, 80), TCP, &[direct])]);
+        let to = if to_service { vip(true, 80) } else { direct };
+        client.netns.within(|| {
+            let begin = std::time::Instant::now();
+            for _ in 0..CONNECTIONS {
+                let stream = TcpStream::connect_timeout(&to, PATIENCE).unwrap();
+                drop((server.accept().unwrap(), stream));
+            }
+            begin.elapsed() / CONNECTIONS
+        })
+    };
+    for _ in 0..3 {
+        lab.serve_sockets(PODS);
+        let (none, sockets) = (measure(false), measure(true));
+        lab.datapath().detach_sockets().unwrap();
+        let (bare, packets) = (measure(false), measure(true));
+        println!(
+            "connect and accept: with programs of sockets {none:?} directly, {sockets:?} to a \
+             Service; without {bare:?} directly, {packets:?} to a Service"
+        );
+    }
+}
