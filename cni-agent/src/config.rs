@@ -54,6 +54,11 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_UPLINK", value_parser = interface_name)]
     pub uplink: Option<String>,
 
+    /// Control group (version 2) whose sockets get a backend when they connect to a Service: a folder
+    /// where cgroup2 is mounted, or that holds it as `unified`; `auto` for the usual one, or `off`.
+    #[arg(long, env = "FAIRLEAD_CGROUP", default_value = "auto")]
+    pub cgroup: CgroupChoice,
+
     /// MTU of the pods in bytes [default: the uplink's].
     #[arg(long, env = "FAIRLEAD_MTU", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
@@ -132,6 +137,32 @@ impl FromStr for HealthAddress {
             "give an address with a port, such as 127.0.0.1:9470 or [::1]:9470, or `off`"
         })?;
         Ok(Self(Some(address)))
+    }
+}
+
+/// On which control group the programs of sockets are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CgroupChoice {
+    /// Where cgroup2 usually is; none where the kernel has it nowhere.
+    Auto,
+    /// On none: packets are translated instead.
+    Off,
+    Folder(PathBuf),
+}
+
+impl FromStr for CgroupChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "off" => Ok(Self::Off),
+            path if Path::new(path).is_absolute() => Ok(Self::Folder(path.into())),
+            _ => Err(
+                "give the absolute path of the folder where cgroup2 is mounted, such as /sys/fs/cgroup, `auto` or `off`"
+                    .to_owned(),
+            ),
+        }
     }
 }
 
@@ -242,6 +273,7 @@ pub struct NetworkConfig {
     pub state_dir: PathBuf,
     pub bpf_dir: PathBuf,
     pub uplink: Option<String>,
+    pub cgroup: CgroupChoice,
     pub mtu: Option<u32>,
     pub xdp: XdpMode,
     pub masquerade: bool,
@@ -313,6 +345,7 @@ impl Config {
             state_dir: args.state_dir,
             bpf_dir: args.bpf_dir,
             uplink: args.uplink,
+            cgroup: args.cgroup,
             mtu: args.mtu,
             xdp: args.xdp.into(),
             masquerade: args.masquerade,
@@ -438,6 +471,15 @@ mod tests {
         assert_eq!(all.port(), 9470);
         let error = "9470".parse::<HealthAddress>().unwrap_err();
         assert!(error.contains("127.0.0.1:9470"), "{error}");
+    }
+
+    #[test]
+    fn a_control_group_is_a_whole_path_or_a_word() {
+        let cgroup = |text: &str| text.parse::<CgroupChoice>();
+        assert_eq!(config(&[]).unwrap().network.cgroup, CgroupChoice::Auto);
+        assert_eq!(cgroup("off"), Ok(CgroupChoice::Off));
+        assert_eq!(cgroup("/c"), Ok(CgroupChoice::Folder("/c".into())));
+        assert!(cgroup("c").unwrap_err().contains("absolute"));
     }
 
     #[test]

@@ -117,6 +117,20 @@ fn the_pod_has_few_rights_and_its_files_where_the_plugin_looks() {
         let volume = volumes.iter().find(|v| v.name == mount.unwrap().name);
         assert_eq!(volume.unwrap().host_path.as_ref().unwrap().path, folder);
     }
+    // A container has a control group of its own at the usual place.
+    let mut volumes = volumes.iter();
+    let cgroup = volumes.find(|volume| volume.name == "cgroup").unwrap();
+    assert_eq!(cgroup.host_path.as_ref().unwrap().path, "/sys/fs/cgroup");
+    let environment = container.env.iter().flatten();
+    let told = environment.filter(|v| v.name == "FAIRLEAD_CGROUP");
+    let mounts = container.volume_mounts.iter().flatten();
+    let mounted = mounts.filter(|mount| mount.name == "cgroup");
+    assert_eq!(
+        told.map(|v| v.value.as_deref()).collect::<Vec<_>>(),
+        mounted
+            .map(|mount| Some(mount.mount_path.as_str()))
+            .collect::<Vec<_>>()
+    );
 }
 
 #[test]

@@ -11,6 +11,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod node;
 pub mod service;
+pub mod socket;
 pub mod verdict;
 
 /// Version of the maps' layout. Pins live below a folder of this number, so that an agent with

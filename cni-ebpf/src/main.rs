@@ -17,15 +17,18 @@ mod neighbor;
 mod packet;
 mod rewrite;
 mod service;
+mod socket;
+mod socket_context;
 mod to_pod;
 mod transport;
 mod upper;
 mod xdp_uplink;
 
 use aya_ebpf::{
-    macros::{classifier, xdp},
-    programs::{TcContext, XdpContext},
+    macros::{cgroup_sock_addr, classifier, xdp},
+    programs::{SockAddrContext, TcContext, XdpContext},
 };
+use socket_context::Call;
 
 /// tcx ingress of a pod's host-side interface. Kernel 6.6.
 #[classifier]
@@ -49,6 +52,54 @@ pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
 #[xdp(frags)]
 pub(crate) fn xdp_uplink(ctx: XdpContext) -> u32 {
     xdp_uplink::handle(&ctx).unwrap_or_else(|reason| drop::xdp(&ctx, reason))
+}
+
+/// A socket of the control group connects to an IPv4 address. Kernel 5.18.
+#[cgroup_sock_addr(connect4)]
+pub(crate) fn connect4(ctx: SockAddrContext) -> i32 {
+    socket::connect(Call::<true>::new(&ctx))
+}
+
+/// A socket of the control group connects to an IPv6 address. Kernel 5.18.
+#[cgroup_sock_addr(connect6)]
+pub(crate) fn connect6(ctx: SockAddrContext) -> i32 {
+    socket::connect(Call::<false>::new(&ctx))
+}
+
+/// A socket of the control group sends a datagram to an IPv4 address. Kernel 5.18.
+#[cgroup_sock_addr(sendmsg4)]
+pub(crate) fn sendmsg4(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg(Call::<true>::new(&ctx))
+}
+
+/// A socket of the control group sends a datagram to an IPv6 address. Kernel 5.18.
+#[cgroup_sock_addr(sendmsg6)]
+pub(crate) fn sendmsg6(ctx: SockAddrContext) -> i32 {
+    socket::sendmsg(Call::<false>::new(&ctx))
+}
+
+/// A socket of the control group has received a datagram from an IPv4 address. Kernel 5.7.
+#[cgroup_sock_addr(recvmsg4)]
+pub(crate) fn recvmsg4(ctx: SockAddrContext) -> i32 {
+    socket::recvmsg(Call::<true>::new(&ctx))
+}
+
+/// A socket of the control group has received a datagram from an IPv6 address. Kernel 5.7.
+#[cgroup_sock_addr(recvmsg6)]
+pub(crate) fn recvmsg6(ctx: SockAddrContext) -> i32 {
+    socket::recvmsg(Call::<false>::new(&ctx))
+}
+
+/// A process of the control group asks for a socket's IPv4 peer. Kernel 5.8.
+#[cgroup_sock_addr(getpeername4)]
+pub(crate) fn getpeername4(ctx: SockAddrContext) -> i32 {
+    socket::getpeername(Call::<true>::new(&ctx))
+}
+
+/// A process of the control group asks for a socket's IPv6 peer. Kernel 5.8.
+#[cgroup_sock_addr(getpeername6)]
+pub(crate) fn getpeername6(ctx: SockAddrContext) -> i32 {
+    socket::getpeername(Call::<false>::new(&ctx))
 }
 
 #[cfg(target_arch = "bpf")]

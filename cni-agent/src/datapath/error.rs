@@ -6,7 +6,10 @@ use aya::{
     pin::PinError,
     programs::{ProgramError, links::LinkError},
 };
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 /// An operation on programs, maps or links failed.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +76,26 @@ pub enum DatapathError {
     Attach {
         program: &'static str,
         ifname: String,
+        source: ProgramError,
+    },
+    /// A control group can't be opened.
+    #[error("cannot open the control group {}: {source}", path.display())]
+    Cgroup { path: PathBuf, source: io::Error },
+    /// Programs of sockets live on control groups of version 2.
+    #[error(
+        "{} is no control group of version 2; give the folder where cgroup2 is mounted",
+        path.display()
+    )]
+    NotCgroup2 { path: PathBuf },
+    /// A program can't be attached to a control group.
+    #[error(
+        "cannot attach {program} to the control group {}: {source}; another's program that tolerates \
+         no second one may be there (bpftool cgroup show)",
+        cgroup.display()
+    )]
+    AttachCgroup {
+        program: &'static str,
+        cgroup: Box<Path>,
         source: ProgramError,
     },
     /// The kernel attached, but not by a link that can be pinned.

@@ -1,5 +1,5 @@
-//! What aya does not tell: the interface that a pinned link is on, an interface's driver. The one
-//! place of raw system calls.
+//! What aya does not tell: what a pinned link is on, an interface's driver, a namespace's number. The
+//! one place of raw system calls.
 #![expect(
     unsafe_code,
     reason = "bpf(2) and ethtool's ioctl have no safe wrapper"
@@ -9,7 +9,7 @@ use std::{
     ffi::CString,
     io,
     os::{
-        fd::{AsRawFd as _, FromRawFd as _, OwnedFd},
+        fd::{AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd},
         unix::ffi::OsStrExt as _,
     },
     path::Path,
@@ -17,6 +17,7 @@ use std::{
 
 const BPF_OBJ_GET: u32 = 7;
 const BPF_OBJ_GET_INFO_BY_FD: u32 = 15;
+const BPF_LINK_UPDATE: u32 = 29;
 const BPF_LINK_DETACH: u32 = 34;
 
 /// A pinned link as the kernel describes it.
@@ -28,7 +29,16 @@ pub(super) struct LinkState {
     pub(super) ifindex: u32,
 }
 
-/// Start of `struct bpf_link_info`, followed by the part of tcx and XDP links.
+/// A pinned link on a control group as the kernel describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct CgroupLink {
+    pub(super) program_id: u32,
+    /// The number of the group's folder, 0 when it is gone.
+    pub(super) cgroup: u64,
+}
+
+/// Start of `struct bpf_link_info`, followed by the part of tcx and XDP links; control groups' have
+/// one number in the place of the two.
 #[repr(C)]
 #[derive(Default)]
 struct LinkInfo {
@@ -61,6 +71,26 @@ struct ObjInfo {
 
 /// Reads the state of the link pinned at `path`.
 pub(super) fn link_state(path: &Path) -> io::Result<LinkState> {
+    let info = link_info(path)?;
+    Ok(LinkState {
+        link_id: info.link_id,
+        program_id: info.program_id,
+        ifindex: info.ifindex,
+    })
+}
+
+/// Reads the state of the link on a control group pinned at `path`.
+pub(super) fn cgroup_link(path: &Path) -> io::Result<CgroupLink> {
+    let info = link_info(path)?;
+    let [a, b, c, d] = info.ifindex.to_ne_bytes();
+    let [e, f, g, h] = info.attach_type.to_ne_bytes();
+    Ok(CgroupLink {
+        program_id: info.program_id,
+        cgroup: u64::from_ne_bytes([a, b, c, d, e, f, g, h]),
+    })
+}
+
+fn link_info(path: &Path) -> io::Result<LinkInfo> {
     let fd = open(path)?;
     let mut info = LinkInfo::default();
     let mut attr = ObjInfo {
@@ -71,12 +101,62 @@ pub(super) fn link_state(path: &Path) -> io::Result<LinkState> {
     // SAFETY: the kernel writes at most `len` bytes to `info`, which lives until the call ends;
     // its address was exposed for that.
     unsafe { bpf(BPF_OBJ_GET_INFO_BY_FD, &mut attr) }?;
-    Ok(LinkState {
-        link_id: info.link_id,
-        program_id: info.program_id,
-        ifindex: info.ifindex,
-    })
+    Ok(info)
 }
+
+/// `union bpf_attr` for BPF_LINK_UPDATE.
+#[repr(C)]
+#[derive(Default)]
+struct LinkUpdate {
+    link: u32,
+    program: u32,
+    flags: u32,
+    old_program: u32,
+}
+
+/// Gives the link pinned at `path` another program, in place.
+pub(super) fn replace_program(path: &Path, program: BorrowedFd<'_>) -> io::Result<()> {
+    let link = open(path)?;
+    let mut attr = LinkUpdate {
+        link: link.as_raw_fd().unsigned_abs(),
+        program: program.as_raw_fd().unsigned_abs(),
+        ..LinkUpdate::default()
+    };
+    // SAFETY: the command reads two file descriptors, which are open.
+    unsafe { bpf(BPF_LINK_UPDATE, &mut attr) }?;
+    Ok(())
+}
+
+/// The kernel's number of the calling thread's network namespace. Kernel 5.14.
+pub(super) fn netns_cookie() -> io::Result<u64> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+    let socket = socket_with(
+        AddressFamily::INET,
+        SocketType::DGRAM,
+        SocketFlags::CLOEXEC,
+        None,
+    )?;
+    let mut cookie = 0u64;
+    let mut len = size_of_val(&cookie) as libc::socklen_t;
+    // SAFETY: the kernel writes at most `len` bytes to the integer, which lives until the call ends.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut len,
+        )
+    };
+    if result < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(cookie)
+    }
+}
+
+/// Of all architectures that the agent is built for.
+const SO_NETNS_COOKIE: libc::c_int = 71;
 
 /// Detaches the link pinned at `path`, at once: removing the pin alone is carried out later.
 pub(super) fn detach(path: &Path) -> io::Result<()> {

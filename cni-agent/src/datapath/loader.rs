@@ -1,10 +1,15 @@
 //! Loads the embedded object: maps re-used from their pins or made and pinned, programs verified.
 
-use super::{DatapathError, LogLevel, maps::Maps, pins::Pins};
+use super::{
+    DatapathError, LogLevel,
+    cgroup::{PROGRAMS as SOCKET_PROGRAMS, Sockets},
+    maps::Maps,
+    pins::Pins,
+};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{MapInfo, MapType},
-    programs::{ProgramError, SchedClassifier, Xdp},
+    programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
 };
 use cni_ebpf_common::{
     config::LOG_LEVEL,
@@ -20,6 +25,7 @@ use cni_ebpf_common::{
         Affinity, AffinityKey, Backend, BackendKey, Frontend, FrontendKey, MAX_AFFINITY,
         MAX_BACKENDS, MAX_FRONTENDS,
     },
+    socket::{MAX_SOCKET_BACKENDS, MAX_SOCKETS, SocketKey, SocketPeer, SocketSettings},
     verdict::{Counter, DropKey, MAX_COUNTERS, MAX_DROPS},
 };
 use std::io;
@@ -47,7 +53,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 12] = [
+pub(super) const SHAPES: [Shape; 15] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -57,6 +63,9 @@ pub(super) const SHAPES: [Shape; 12] = [
     shape::<u32, EndpointFlows>("endpoint_flows", MapType::Array, ENDPOINT_FLOWS),
     shape::<FragmentKey, FragmentPorts>("fragments", MapType::LruHash, MAX_FRAGMENTS),
     shape::<AffinityKey, Affinity>("affinity", MapType::LruHash, MAX_AFFINITY),
+    shape::<u32, SocketSettings>("socket_settings", MapType::Array, 1),
+    shape::<SocketKey, SocketPeer>("sockets", MapType::LruHash, MAX_SOCKETS),
+    shape::<SocketKey, SocketPeer>("socket_backends", MapType::LruHash, MAX_SOCKET_BACKENDS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),
@@ -72,6 +81,7 @@ pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
+    pub(super) sockets: Sockets,
 }
 
 /// Loads with maps re-used from their pins.
@@ -98,8 +108,21 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         program: XDP_UPLINK,
         source,
     })?;
+    for name in SOCKET_PROGRAMS {
+        let program = socket(&mut ebpf, name)?;
+        let loaded = uninterrupted(|| program.load());
+        loaded.map_err(|source| DatapathError::Program {
+            program: name,
+            source,
+        })?;
+    }
     let maps = Maps::take(&mut ebpf)?;
-    Ok(Loaded { ebpf, maps })
+    let sockets = Sockets::take(&mut ebpf)?;
+    Ok(Loaded {
+        ebpf,
+        maps,
+        sockets,
+    })
 }
 
 /// The verifier gives up with EAGAIN when a signal waits for the thread.
@@ -123,6 +146,18 @@ pub(super) fn classifier<'a>(
     let program = ebpf.program_mut(name).and_then(|p| p.try_into().ok());
     program.ok_or(DatapathError::Missing {
         kind: "tcx program",
+        name,
+    })
+}
+
+/// A program of sockets of the object.
+pub(super) fn socket<'a>(
+    ebpf: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut CgroupSockAddr, DatapathError> {
+    let program = ebpf.program_mut(name).and_then(|p| p.try_into().ok());
+    program.ok_or(DatapathError::Missing {
+        kind: "program of sockets",
         name,
     })
 }

@@ -6,6 +6,7 @@
 //! milliseconds); none of it waits for a peer.
 
 mod attach;
+mod cgroup;
 mod counters;
 mod error;
 mod fill;
@@ -23,6 +24,7 @@ mod upgrade;
 mod xdp;
 
 pub use attach::Attachment;
+pub use cgroup::{ServedSockets, unified_cgroup};
 pub use cni_ebpf_common::{
     endpoint::{Endpoint as EndpointRow, EndpointAddr as AddressRow},
     verdict::{Counter, DropReason, Path as PacketPath},
@@ -347,7 +349,12 @@ impl Datapath {
         &self,
         desired: &[F],
     ) -> Result<ServicesChange, DatapathError> {
-        self.lock().maps.services.sync(desired)
+        let Loaded { maps, sockets, .. } = &mut *self.lock();
+        let change = maps.services.sync(desired)?;
+        if change.changed + change.removed > 0 {
+            sockets.retain(|frontend, backend| maps.services.has(frontend, backend))?;
+        }
+        Ok(change)
     }
 
     /// Forgets flows that are over, and UDP flows and clients with affinity whose backend is none any
@@ -358,11 +365,12 @@ impl Datapath {
     /// A map can't be read or written.
     pub fn sweep_flows(&self) -> Result<usize, DatapathError> {
         let present = {
-            let mut loaded = self.lock();
-            let addresses = loaded.maps.addresses()?;
-            let frontends = loaded.maps.services.present();
+            let Loaded { maps, sockets, .. } = &mut *self.lock();
+            sockets.retain(|frontend, backend| maps.services.has(frontend, backend))?;
+            let addresses = maps.addresses()?;
+            let frontends = maps.services.present();
             if frontends.is_some() {
-                loaded.maps.services.unswept = false;
+                maps.services.unswept = false;
             }
             flows::Present {
                 pods: addresses.iter().map(|(ip, _)| rows::addr_of(*ip)).collect(),

@@ -1,4 +1,5 @@
-//! Where pins live: `<bpf-dir>/v2/maps/<map>` and `<bpf-dir>/v2/links/<interface>/<program>`.
+//! Where pins live: `<bpf-dir>/v2/maps/<map>`, `<bpf-dir>/v2/links/<interface>/<program>` and, of
+//! programs on the control group, `<bpf-dir>/v2/sockets/<program>`.
 //!
 //! Below the version of the maps' layout, so that an agent with another layout builds its maps
 //! beside the old ones and takes their links over (`upgrade`). A bpf file system keeps names with a dot to itself, and interfaces may
@@ -29,6 +30,7 @@ pub(super) struct Pins {
     version: u32,
     maps: PathBuf,
     links: PathBuf,
+    sockets: PathBuf,
 }
 
 impl Pins {
@@ -39,6 +41,7 @@ impl Pins {
             version,
             maps: top.join("maps"),
             links: top.join("links"),
+            sockets: top.join("sockets"),
         }
     }
 
@@ -59,6 +62,7 @@ impl Pins {
         let pins = Self::new(bpf_dir, version);
         make_folder(&pins.maps)?;
         make_folder(&pins.links)?;
+        make_folder(&pins.sockets)?;
         Ok(pins)
     }
 
@@ -82,7 +86,7 @@ impl Pins {
         for map in names_in(&self.maps)? {
             remove(&self.maps.join(map))?;
         }
-        for folder in [&self.maps, &self.links, &self.top()] {
+        for folder in [&self.maps, &self.links, &self.sockets, &self.top()] {
             remove(folder)?;
         }
         Ok(())
@@ -90,6 +94,11 @@ impl Pins {
 
     pub(super) fn map(&self, name: &str) -> PathBuf {
         self.maps.join(name)
+    }
+
+    /// The pin of a program on the control group.
+    pub(super) fn socket(&self, program: &str) -> PathBuf {
+        self.sockets.join(program)
     }
 
     /// The pin of a program on an interface; its folder is made.

@@ -133,6 +133,14 @@ impl Services {
         Ok(change)
     }
 
+    /// Whether a frontend has a backend, as they were written last; so it is while that is not known.
+    pub(super) fn has(&self, frontend: &FrontendKey, backend: &Backend) -> bool {
+        self.written.as_ref().is_none_or(|written| {
+            let entry = written.get(frontend);
+            entry.is_some_and(|(_, entry)| entry.backends.contains(backend))
+        })
+    }
+
     /// Frontends with their backends, as they were written last.
     pub(super) fn present(&self) -> Option<BTreeMap<FrontendKey, BTreeSet<Backend>>> {
         let written = self.written.as_ref()?.iter();

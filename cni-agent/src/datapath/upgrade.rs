@@ -4,7 +4,7 @@
 //! program uses them.
 
 use super::{
-    DatapathError, attach,
+    DatapathError, attach, cgroup,
     pins::{self, Pins},
 };
 use std::path::Path;
@@ -14,7 +14,7 @@ use tracing::{info, warn};
 /// programs are loaded: until then nothing of theirs is touched, and an agent of theirs can go on.
 pub(super) fn take_over(pins: &Pins) -> Result<(), DatapathError> {
     for former in pins.others()? {
-        let mut moved = 0;
+        let mut moved = cgroup::take_over(pins, &former)?;
         for ifname in former.interfaces()? {
             let folder = former.interface(&ifname);
             for program in former.programs(&ifname)? {

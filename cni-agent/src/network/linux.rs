@@ -9,7 +9,7 @@ use super::{
     kernel::{HostLink, Kernel, KernelError, Unapplied},
 };
 use crate::{
-    config::NetworkConfig,
+    config::{CgroupChoice, NetworkConfig},
     datapath::{Datapath, DatapathConfig, DatapathError, XdpMode},
     model::Endpoint,
     netlink::{
@@ -38,6 +38,7 @@ use tokio::{
 pub struct Linux {
     datapath: Arc<Datapath>,
     xdp: XdpMode,
+    cgroup: CgroupChoice,
     /// Uplinks that have our programs, with the mode that XDP got.
     attached: Mutex<BTreeMap<String, (u32, XdpMode)>>,
     changes: tokio::sync::Mutex<Option<Changes>>,
@@ -95,6 +96,7 @@ impl Linux {
         Ok(Self {
             datapath: Arc::new(datapath),
             xdp: config.xdp,
+            cgroup: config.cgroup.clone(),
             attached: Mutex::default(),
             changes: tokio::sync::Mutex::new(Some(uplink::changes().map_err(fault)?)),
             reaper: tokio::spawn(reap_forever(dying.clone())),

@@ -522,6 +522,7 @@ mod tests {
             state_dir: "/data/fairlead".into(),
             bpf_dir: "/b".into(),
             uplink: None,
+            cgroup: crate::config::CgroupChoice::Off,
             mtu: None,
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,

@@ -48,6 +48,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         state_dir: PathBuf::new(),
         bpf_dir: PathBuf::new(),
         uplink: None,
+        cgroup: crate::config::CgroupChoice::Off,
         mtu: None,
         xdp: XdpMode::Off,
         masquerade: true,

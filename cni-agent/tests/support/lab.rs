@@ -3,7 +3,7 @@
 use super::{BpfDir, Netns, frames::Mac};
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    programs::{SchedClassifier, TestRun as _, TestRunOptions, Xdp},
+    programs::{CgroupSockAddr, SchedClassifier, TestRun as _, TestRunOptions, Xdp},
 };
 use cni_agent::{
     datapath::{Datapath, DatapathConfig, DropReason, LogLevel, NodeRoute, PacketPath, Via},
@@ -229,6 +229,9 @@ fn load_again(datapath: &Datapath, log_level: LogLevel) -> Ebpf {
         // The verifier gives up when a signal waits for the thread.
         let mut load = || match name {
             "xdp_uplink" => <&mut Xdp>::try_from(&mut *program).unwrap().load(),
+            _ if name.ends_with(['4', '6']) => <&mut CgroupSockAddr>::try_from(&mut *program)
+                .unwrap()
+                .load(),
             _ => <&mut SchedClassifier>::try_from(&mut *program)
                 .unwrap()
                 .load(),

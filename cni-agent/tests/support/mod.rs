@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 #![allow(clippy::unwrap_used, reason = "a fault here is the test's")]
 
+pub mod cgroup;
 pub mod cluster;
 pub mod flows;
 pub mod frames;

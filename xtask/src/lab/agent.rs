@@ -43,6 +43,8 @@ impl Agent {
             .arg(node.socket())
             .arg("--bpf-dir")
             .arg(lab.bpf_dir(node))
+            // The machine's control group holds others' processes, too.
+            .args(["--cgroup", "off"])
             .args(extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())

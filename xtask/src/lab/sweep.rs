@@ -70,6 +70,14 @@ pub(crate) fn sweep() -> Result<Swept> {
             swept.add(name, error.into_iter().collect());
         }
     }
+    for hierarchy in [CGROUPS.into(), Path::new(CGROUPS).join("unified")] {
+        for name in names_in(&hierarchy) {
+            let group = hierarchy.join(&name);
+            if test_pid(&name).is_some_and(is_dead) {
+                swept.add(name, remove_group(&group).err().into_iter().collect());
+            }
+        }
+    }
     Ok(swept)
 }
 

@@ -2,7 +2,8 @@
 
 use super::{Linux, blocking, fault};
 use crate::{
-    datapath::{NodeRoute as MapRoute, Via},
+    config::CgroupChoice,
+    datapath::{NodeRoute as MapRoute, ServedSockets, Via, unified_cgroup},
     netlink::{NetlinkError, masquerade, route, sysctl, uplink},
     network::{
         desired::{Desired, Uplink},
@@ -84,6 +85,9 @@ impl Linux {
             Err(error) => unapplied.remote.push(error),
             Ok(refused) => unapplied.remote.extend(refused),
         }
+        // Without them packets are translated.
+        let sockets = self.serve_sockets().await;
+        unapplied.remote.extend(sockets.err());
         let masqueraded = match &desired.masquerade {
             Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
                 .await
@@ -95,6 +99,32 @@ impl Linux {
         unapplied.own.extend(attached.own);
         unapplied.remote.extend(attached.remote);
         unapplied
+    }
+
+    /// Programs of sockets on the control group that was chosen, or on none.
+    async fn serve_sockets(&self) -> Result<(), KernelError> {
+        let (datapath, choice) = (self.datapath.clone(), self.cgroup.clone());
+        let served = ServedSockets {
+            pods: true,
+            host: false,
+        };
+        blocking(move || {
+            let folder = match &choice {
+                CgroupChoice::Off => return datapath.detach_sockets().map_err(fault),
+                CgroupChoice::Auto => None,
+                CgroupChoice::Folder(folder) => Some(folder.as_path()),
+            };
+            match (unified_cgroup(folder), folder) {
+                (Some(cgroup), _) => datapath.serve_sockets(&cgroup, served).map_err(fault),
+                (None, None) => Ok(()),
+                (None, Some(folder)) => Err(fault(format!(
+                    "no control group of version 2 at {}: packets to Services are translated one by \
+                     one; correct --cgroup or set it to off",
+                    folder.display()
+                ))),
+            }
+        })
+        .await
     }
 
     /// Programs on the uplinks that are desired, and on no other. An uplink without XDP serves.
