@@ -26,9 +26,12 @@ pub struct FlowKey {
 pub struct Flow {
     /// When a packet was last seen, to the second; nanoseconds of the coarse monotonic clock.
     pub seen_ns: u64,
-    /// `TO_BACKEND`: the backend. `ANSWER`: the frontend, from which the answer shall come.
-    pub addr: Addr,
-    pub port_be: u16,
+    /// Addresses and ports that the packets get; none where they stay as they are. The other direction's key
+    /// is what they get, with source and destination exchanged.
+    pub src: Addr,
+    pub dst: Addr,
+    pub sport_be: u16,
+    pub dport_be: u16,
     /// Bits of [`Flow`], for the life of the row.
     pub flags: u16,
     /// Not 0: one side has ended it, its ports may be used anew. This and the next change while the row
@@ -36,7 +39,9 @@ pub struct Flow {
     pub closing: u8,
     /// Not 0: its other direction came by the host's stack from a pod: the stack has to see this one, too.
     pub by_stack: u8,
-    pub pad: u16,
+    /// `OUTSIDE`: the uplink by which the client is reached.
+    pub ifindex: u32,
+    pub pad: u32,
 }
 
 impl Flow {
@@ -44,8 +49,11 @@ impl Flow {
     pub const TO_BACKEND: u16 = 1;
     /// From a backend to a client: the source becomes the frontend.
     pub const ANSWER: u16 = 2;
-    /// The client is its own backend: both of its addresses are exchanged.
+    /// The client is its own backend and hears the frontend: both addresses are exchanged, and answers
+    /// are translated where they leave the pod.
     pub const HAIRPIN: u16 = 4;
+    /// The client came by an uplink.
+    pub const OUTSIDE: u16 = 8;
 }
 
 /// Value of the array `endpoint_flows`, by the endpoint's number modulo the size. The programs set
@@ -226,7 +234,7 @@ const fn times(a: u32, mut b: u32) -> u32 {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 2);
-const _: () = assert!(size_of::<Flow>() == 32 && align_of::<Flow>() == 8);
+const _: () = assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
 const _: () = assert!(size_of::<EndpointFlows>() == 8);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentPorts>() == 4);
 

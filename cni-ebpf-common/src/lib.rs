@@ -16,4 +16,4 @@ pub mod verdict;
 
 /// Version of the maps' layout. Pins live below a folder of this number, so that an agent with
 /// another layout builds its maps beside the old ones and then swaps the links.
-pub const LAYOUT_VERSION: u32 = 2;
+pub const LAYOUT_VERSION: u32 = 3;

@@ -2,13 +2,12 @@
 //! by the host's stack is answered by it.
 
 use crate::{
-    address::Ip,
     icmp_error, kernel, maps,
     maps::{FlowRow, FlowWords},
     packet::Packet,
     rewrite,
     service::Search,
-    transport::{self, destination_port, port_pair},
+    transport,
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
@@ -92,9 +91,7 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
         return Ok(UNTOUCHED);
     }
     touch(row, &flow, search.transport.ends(), now);
-    search.change.src = flow.addr;
-    search.change.dst = search.tuple.dst;
-    search.change.ports = port_pair(flow.port, destination_port(search.tuple.ports));
+    search.change = flow.to(protocol);
     transport::remember_fragment(search);
     rewrite::endpoints(ctx, search)?;
     Ok(TRANSLATED)
@@ -244,15 +241,8 @@ fn try_remember_stack(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u
             row.set_seen(now);
         }
     } else {
-        search.row = FlowWords {
-            seen_ns: now,
-            addr: Ip::UNSPECIFIED,
-            port: 0,
-            flags: 0,
-            closing: 0,
-            by_stack: 1,
-            pad: 0,
-        };
+        search.row = FlowWords::new(&search.tuple, 0, now);
+        search.row.by_stack = 1;
         maps::remember_flow(&search.tuple, &search.row)?;
     }
     maps::mark_by_stack(id);

@@ -55,9 +55,9 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     if !is_answer(protocol, false, false, row.seen_ns, kernel::now_ns()) {
         return Ok(UNTOUCHED);
     }
-    let (backend, client, frontend) = (search.tuple.src, search.tuple.dst, row.addr);
+    let (backend, client, frontend) = (search.tuple.src, search.tuple.dst, row.src);
     let old = search.tuple.ports.rotate_left(16);
-    let new = port_pair(source_port(old), row.port);
+    let new = port_pair(source_port(old), source_port(row.ports));
     let addresses = address::sum_change([client, backend], [client, frontend]);
     let ports = address::word_change(old, new);
     // What the quoted packet's own checksums make good, the error's doesn't have to.

@@ -243,28 +243,40 @@ impl Client {
     }
 }
 
-/// The backend that a client keeps, with when it last began a flow; nanoseconds.
+/// `Affinity` in words, as rows lie in memory.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Kept {
+    /// When the client last began a flow, nanoseconds.
+    pub(crate) seen_ns: u64,
+    pub(crate) addr: Ip,
+    /// As it lies in memory.
+    pub(crate) port: u16,
+    pub(crate) pad: [u16; 3],
+}
+
+const _: () = assert!(
+    size_of::<Kept>() == size_of::<Affinity>()
+        && offset_of!(Kept, addr) == offset_of!(Affinity, backend)
+        && offset_of!(Kept, port) == offset_of!(Affinity, backend) + 16
+);
+
+/// The backend that a client keeps.
 #[inline(always)]
-pub(crate) fn kept_backend(client: &Client) -> Option<FlowWords> {
+pub(crate) fn kept_backend(client: &Client) -> Option<Kept> {
     let row = AFFINITY.get_ptr(client.key())?;
-    // SAFETY: as in `FlowRow::get`; the two have time, address and port at the same offsets.
-    Some(unsafe { row.cast::<FlowWords>().read() })
+    // SAFETY: as in `FlowRow::get`; the same fields at the same offsets.
+    Some(unsafe { row.cast::<Kept>().read() })
 }
 
 /// Remembers the backend that a client keeps.
 #[inline(always)]
-pub(crate) fn keep_backend(client: &Client, backend: &FlowWords) {
-    // SAFETY: as in `kept_backend`.
+pub(crate) fn keep_backend(client: &Client, backend: &Kept) {
+    // SAFETY: the same fields at the same offsets (see above).
     let row = unsafe { &*ptr::from_ref(backend).cast::<Affinity>() };
     // Without it the next flow chooses.
     let _no_memory = AFFINITY.insert(client.key(), row, 0);
 }
-
-const _: () = assert!(
-    size_of::<FlowWords>() == size_of::<Affinity>()
-        && offset_of!(FlowWords, addr) == offset_of!(Affinity, backend)
-        && offset_of!(FlowWords, port) == offset_of!(Affinity, backend) + 16
-);
 
 /// As a key of `flows`.
 #[inline(always)]
@@ -295,24 +307,49 @@ pub(crate) fn flow(tuple: &Tuple) -> Option<FlowRow> {
 #[derive(Clone, Copy)]
 pub(crate) struct FlowWords {
     pub(crate) seen_ns: u64,
-    pub(crate) addr: Ip,
-    /// As it lies in memory.
-    pub(crate) port: u16,
+    pub(crate) src: Ip,
+    pub(crate) dst: Ip,
+    /// As they lie in memory, source first.
+    pub(crate) ports: u32,
     pub(crate) flags: u16,
     pub(crate) closing: u8,
     pub(crate) by_stack: u8,
-    pub(crate) pad: u16,
+    pub(crate) ifindex: u32,
+    pub(crate) pad: u32,
 }
 
 const _: () = assert!(
     size_of::<FlowWords>() == size_of::<Flow>()
-        && offset_of!(FlowWords, addr) == offset_of!(Flow, addr)
+        && offset_of!(FlowWords, src) == offset_of!(Flow, src)
+        && offset_of!(FlowWords, ports) == offset_of!(Flow, sport_be)
         && offset_of!(FlowWords, flags) == offset_of!(Flow, flags)
         && offset_of!(FlowWords, closing) == offset_of!(Flow, closing)
         && offset_of!(FlowWords, by_stack) == offset_of!(Flow, by_stack)
 );
 
 impl FlowWords {
+    /// Of packets that get the addresses and ports of `to`.
+    #[inline(always)]
+    pub(crate) const fn new(to: &Tuple, flags: u16, now_ns: u64) -> Self {
+        Self {
+            seen_ns: now_ns,
+            src: to.src,
+            dst: to.dst,
+            ports: to.ports,
+            flags,
+            closing: 0,
+            by_stack: 0,
+            ifindex: 0,
+            pad: 0,
+        }
+    }
+
+    /// What packets of this protocol get.
+    #[inline(always)]
+    pub(crate) const fn to(&self, protocol: u8) -> Tuple {
+        Tuple::new(self.src, self.dst, self.ports, protocol)
+    }
+
     /// Whether a bit of [`Flow`] is set.
     #[inline(always)]
     pub(crate) fn is(&self, bit: u16) -> bool {

@@ -1,12 +1,12 @@
 //! What a router changes in a packet.
 
 use crate::{
-    address::{self, Ip, Mac},
+    address::{self, Mac},
     flow::{TRANSLATED, pack, unpack},
     kernel,
     packet::{self, Packet},
     service::Search,
-    transport::Transport,
+    transport::{Transport, Tuple},
     upper,
 };
 use aya_ebpf::programs::TcContext;
@@ -59,17 +59,6 @@ pub(crate) fn endpoints(ctx: &TcContext, search: &mut Search) -> Result<(), Drop
     unpack(exchange(ctx, search)).map(|_| ())
 }
 
-/// What a packet shall have instead.
-#[repr(C)]
-#[derive(Clone, Copy)]
-pub(crate) struct Change {
-    pub(crate) src: Ip,
-    pub(crate) dst: Ip,
-    /// As they lie in memory.
-    pub(crate) ports: u32,
-    pad: u32,
-}
-
 #[inline(never)]
 fn exchange(ctx: &TcContext, search: &mut Search) -> u32 {
     let Search {
@@ -86,7 +75,7 @@ fn try_exchange(
     ctx: &TcContext,
     packet: &mut Packet,
     transport: &Transport,
-    wanted: &Change,
+    wanted: &Tuple,
 ) -> Result<(), DropReason> {
     let (src, dst, ports) = (wanted.src, wanted.dst, wanted.ports);
     let change = address::sum_change([packet.src, packet.dst], [src, dst]);

@@ -2,12 +2,11 @@
 //! told to the host's connection tracking, which sees the packet only if the backend is no pod.
 
 use crate::{
-    address::Ip,
     flow::{TRANSLATED, UNTOUCHED, pack, touch, unpack},
     kernel,
-    maps::{self, FlowWords},
+    maps::{self, FlowWords, Kept},
     packet::Packet,
-    rewrite::{self, Change},
+    rewrite,
     transport::{self, Transport, Tuple, destination_port, port_pair, source_port},
 };
 use aya_ebpf::programs::TcContext;
@@ -46,16 +45,15 @@ pub(crate) struct Search {
     pub(crate) transport: Transport,
     /// The packet's addresses and ports.
     pub(crate) tuple: Tuple,
-    pub(crate) change: Change,
+    /// What it gets instead.
+    pub(crate) change: Tuple,
     pub(crate) now: u64,
     /// The answers' addresses and ports.
     other: Tuple,
     pub(crate) row: FlowWords,
+    kept: Kept,
     hash: u32,
-    /// The port of what was found, as it lies in memory.
-    port: u32,
-    /// What was found: the backend, or the frontend for a pod's answer to itself.
-    found: Ip,
+    pad: u32,
 }
 
 #[inline(always)]
@@ -78,31 +76,19 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
     if step == UNKNOWN {
         step = choose(search);
     }
-    let (src, dst, ports) = (search.tuple.src, search.tuple.dst, search.tuple.ports);
-    let (found, port) = (search.found, search.port as u16);
     match step {
         KNOWN => {}
         CHOSEN => maps::mark_client(id),
-        TO_ITSELF => {}
         CLASH | CHANGED => return Err(DropReason::TranslationClash),
         NO_MEMORY => return Err(DropReason::Redirect),
         _ => {
             // An address that isn't all a Service's, such as a node's: later fragments to its other ports
             // are told by their first one.
-            if search.transport.is_fragment() && maps::frontend(dst, 0, 0).is_some() {
+            if search.transport.is_fragment() && maps::frontend(search.tuple.dst, 0, 0).is_some() {
                 transport::remember_fragment(search);
             }
             return Ok(UNTOUCHED);
         }
-    }
-    if step == TO_ITSELF {
-        search.change.src = found;
-        search.change.dst = src;
-        search.change.ports = port_pair(port, destination_port(ports));
-    } else {
-        search.change.src = if found == src { dst } else { src };
-        search.change.dst = found;
-        search.change.ports = port_pair(source_port(ports), port);
     }
     transport::remember_fragment(search);
     rewrite::endpoints(ctx, search)?;
@@ -113,28 +99,14 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
 const UNKNOWN: u32 = 0;
 /// The flow keeps its backend.
 const KNOWN: u32 = 1;
-/// A pod answers itself: its own address is the client's.
-const TO_ITSELF: u32 = 2;
 /// The flow has a backend now.
-const CHOSEN: u32 = 3;
+const CHOSEN: u32 = 2;
 /// The client's port is free nowhere.
-const CLASH: u32 = 4;
+const CLASH: u32 = 3;
 /// The kernel could not remember it.
-const NO_MEMORY: u32 = 5;
+const NO_MEMORY: u32 = 4;
 /// The list is not the frontend's any more; at the last attempt as good as no backend that is free.
-const CHANGED: u32 = 6;
-
-/// The key of a backend's answers. A pod that is its own backend hears the frontend.
-#[inline(always)]
-fn answers(tuple: &Tuple, protocol: u8, backend: Ip, port: u16) -> Tuple {
-    let client = if backend == tuple.src {
-        tuple.dst
-    } else {
-        tuple.src
-    };
-    let ports = port_pair(port, source_port(tuple.ports));
-    Tuple::new(backend, client, ports, protocol)
-}
+const CHANGED: u32 = 5;
 
 /// What a known flow does with its packet: `UNKNOWN` when it has to choose.
 #[inline(never)]
@@ -145,10 +117,11 @@ fn follow(search: &mut Search) -> u32 {
         return UNKNOWN;
     };
     let flow = row.get();
-    (search.found, search.port) = (flow.addr, flow.port.into());
+    search.change = flow.to(protocol);
+    // A pod answers itself.
     if flow.is(Flow::ANSWER) && flow.is(Flow::HAIRPIN) {
         touch(row, &flow, ends, search.now);
-        return TO_ITSELF;
+        return KNOWN;
     }
     if !flow.is(Flow::TO_BACKEND) {
         return UNKNOWN;
@@ -156,7 +129,7 @@ fn follow(search: &mut Search) -> u32 {
     // Looked after once a second: the answers' row must not be forgotten before this one, and
     // a server that only sends keeps the flow alive, too.
     if flow::idle_ns(flow.seen_ns, search.now) >= flow::REFRESH_NS || begins || ends {
-        search.other = answers(&search.tuple, protocol, flow.addr, flow.port);
+        search.other = search.change.reversed();
         let Some(answers) = maps::flow(&search.other) else {
             maps::forget_flow(&search.tuple);
             return UNKNOWN;
@@ -185,10 +158,11 @@ fn follow(search: &mut Search) -> u32 {
     KNOWN
 }
 
-/// Whether a row of answers belongs to this flow's frontend.
+/// Whether a row of answers belongs to this flow.
 #[inline(always)]
 fn is_of(row: &FlowWords, tuple: &Tuple) -> bool {
-    row.is(Flow::ANSWER) && row.addr == tuple.dst && row.port == destination_port(tuple.ports)
+    let there = tuple.reversed();
+    row.is(Flow::ANSWER) && (row.src, row.dst, row.ports) == (there.src, there.dst, there.ports)
 }
 
 /// Chooses a backend where the client's port is free. `UNKNOWN`: there is no such frontend.
@@ -232,8 +206,16 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     let Some((addr, backend_port)) = kept.or_else(|| maps::backend(frontend.list, slot)) else {
         return CHANGED;
     };
-    (search.found, search.port) = (addr, backend_port.into());
-    search.other = answers(&search.tuple, protocol, addr, backend_port);
+    // A pod that is its own backend hears the frontend: the answer shall not stay in the pod.
+    let itself = addr == search.tuple.src;
+    let src = if itself {
+        search.tuple.dst
+    } else {
+        search.tuple.src
+    };
+    let ports = port_pair(source_port(search.tuple.ports), backend_port);
+    search.change = Tuple::new(src, addr, ports, protocol);
+    search.other = search.change.reversed();
     if let Some(row) = maps::flow(&search.other) {
         let row = row.get();
         let own = is_of(&row, &search.tuple);
@@ -249,33 +231,24 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
             return CLASH;
         }
     }
-    let hairpin = if addr == search.tuple.src {
-        Flow::HAIRPIN
-    } else {
-        0
-    };
-    search.row = FlowWords {
-        seen_ns: search.now,
-        addr: search.tuple.dst,
-        port,
-        flags: Flow::ANSWER | hairpin,
-        closing: 0,
-        by_stack: 0,
-        pad: 0,
-    };
+    let hairpin = if itself { Flow::HAIRPIN } else { 0 };
+    search.row = FlowWords::new(&search.tuple.reversed(), Flow::ANSWER | hairpin, search.now);
     if maps::remember_flow(&search.other, &search.row).is_err() {
         return NO_MEMORY;
     }
-    (search.row.addr, search.row.port) = (addr, backend_port);
-    search.row.flags = Flow::TO_BACKEND | hairpin;
+    search.row = FlowWords::new(&search.change, Flow::TO_BACKEND | hairpin, search.now);
     if maps::remember_flow(&search.tuple, &search.row).is_err() {
         return NO_MEMORY;
     }
     if frontend.affinity_secs != 0 {
+        search.kept = Kept {
+            seen_ns: search.now,
+            addr,
+            port: backend_port,
+            pad: [0; 3],
+        };
         let client = maps::client(&search.tuple, port, protocol);
-        // The row of a client has no bits: the agent compares it with the backends.
-        search.row.flags = 0;
-        maps::keep_backend(&client, &search.row);
+        maps::keep_backend(&client, &search.kept);
     }
     CHOSEN
 }

@@ -5,7 +5,7 @@
 use crate::{
     address::Ip,
     kernel,
-    maps::{self, FlowWords, Talk},
+    maps::{self, Kept, Talk},
     socket_context::{ALLOW, Call, random},
     transport::Tuple,
 };
@@ -165,14 +165,11 @@ fn choose_for_client(frontend: &Frontend, client: &maps::Client, number: u32) ->
         .filter(|row| flow::keeps_affinity(frontend.affinity_secs, row.seen_ns, now))
         .map(|row| (row.addr, row.port));
     let (ip, port) = kept.or_else(|| choose(frontend, number))?;
-    let row = FlowWords {
+    let row = Kept {
         seen_ns: now,
         addr: ip,
         port,
-        flags: 0,
-        closing: 0,
-        by_stack: 0,
-        pad: 0,
+        pad: [0; 3],
     };
     maps::keep_backend(client, &row);
     Some((ip, port))

@@ -106,11 +106,9 @@ fn over(rows: &HashMap<FlowKey, Flow>, present: &Present, now_ns: u64) -> Vec<Fl
         .iter()
         .filter(|(_, row)| row.flags & Flow::TO_BACKEND != 0)
     {
-        let answers = answers(key, row);
-        let frontend = |flow: &&Flow| {
-            flow.flags & Flow::ANSWER != 0 && (flow.addr, flow.port_be) == (key.dst, key.dport_be)
-        };
-        let answer = rows.get(&answers).filter(frontend);
+        let answers = other(key, row);
+        let own = |flow: &&Flow| flow.flags & Flow::ANSWER != 0 && other(&answers, flow) == *key;
+        let answer = rows.get(&answers).filter(own);
         if answer.is_some() {
             paired.insert(answers);
         }
@@ -162,25 +160,20 @@ fn lost(key: &FlowKey, row: &Flow, present: &Present) -> bool {
         pad: 0,
     };
     let backend = Backend {
-        addr: row.addr,
-        port_be: row.port_be,
+        addr: row.dst,
+        port_be: row.dport_be,
         pad: 0,
     };
     key.protocol == UDP && !answers_for(frontends, &frontend, &backend)
 }
 
-/// The key of the answers to a client's flow. A pod that is its own backend hears the frontend.
-fn answers(key: &FlowKey, row: &Flow) -> FlowKey {
-    let client = if row.addr == key.src {
-        key.dst
-    } else {
-        key.src
-    };
+/// The key of a flow's other direction.
+fn other(key: &FlowKey, row: &Flow) -> FlowKey {
     FlowKey {
-        src: row.addr,
-        dst: client,
-        sport_be: row.port_be,
-        dport_be: key.sport_be,
+        src: row.dst,
+        dst: row.src,
+        sport_be: row.dport_be,
+        dport_be: row.sport_be,
         ..*key
     }
 }
@@ -207,24 +200,42 @@ mod tests {
         }
     }
 
-    fn row(flags: u16, closing: u8, addr: Addr, port_be: u16, idle_secs: u64) -> Flow {
+    fn row(flags: u16, closing: u8, to: FlowKey, idle_secs: u64) -> Flow {
         Flow {
             seen_ns: NOW - idle_secs * SECOND,
-            addr,
-            port_be,
+            src: to.src,
+            dst: to.dst,
+            sport_be: to.sport_be,
+            dport_be: to.dport_be,
             flags,
             closing,
             by_stack: 0,
+            ifindex: 0,
             pad: 0,
+        }
+    }
+
+    fn reversed(key: FlowKey) -> FlowKey {
+        FlowKey {
+            src: key.dst,
+            dst: key.src,
+            sport_be: key.dport_be,
+            dport_be: key.sport_be,
+            ..key
         }
     }
 
     /// A flow of the client, both rows, idle for so many seconds in each direction.
     fn flow(protocol: u8, closing: u8, there: u64, back: u64) -> HashMap<FlowKey, Flow> {
-        let to = row(Flow::TO_BACKEND, closing, BACKEND, 8080, there);
-        let from = row(Flow::ANSWER, closing, SERVICE, 80, back);
         let key = key(protocol);
-        HashMap::from([(key, to), (answers(&key, &to), from)])
+        let translated = FlowKey {
+            dst: BACKEND,
+            dport_be: 8080,
+            ..key
+        };
+        let to = row(Flow::TO_BACKEND, closing, translated, there);
+        let from = row(Flow::ANSWER, closing, reversed(key), back);
+        HashMap::from([(key, to), (reversed(translated), from)])
     }
 
     fn present() -> Present {

@@ -1,5 +1,5 @@
-//! Where pins live: `<bpf-dir>/v2/maps/<map>`, `<bpf-dir>/v2/links/<interface>/<program>` and, of
-//! programs on the control group, `<bpf-dir>/v2/sockets/<program>`.
+//! Where pins live: `<bpf-dir>/v3/maps/<map>`, `<bpf-dir>/v3/links/<interface>/<program>` and, of
+//! programs on the control group, `<bpf-dir>/v3/sockets/<program>`.
 //!
 //! Below the version of the maps' layout, so that an agent with another layout builds its maps
 //! beside the old ones and takes their links over (`upgrade`). A bpf file system keeps names with a dot to itself, and interfaces may
