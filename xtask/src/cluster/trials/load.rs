@@ -46,7 +46,7 @@ impl Load {
         // Each on a connection of its own; a letter for each outcome.
         let url = format!("http://{service}/hostname");
         let script = format!(
-            "trap 'exit 0' INT; while :; do curl -fsS -m 5 -o /dev/null {url} && printf . || printf F; done"
+            "trap 'exit 0' TERM; while :; do curl -fsS -m 5 -o /dev/null {url} && printf . || printf F; done"
         );
         let requests = inside("sh")?.args(["-c", &script]).spawn()?;
         Ok(Self { pings, requests })
@@ -57,7 +57,7 @@ impl Load {
     /// # Errors
     /// What was lost.
     fn stop(self) -> Result<String> {
-        let pings = end(self.pings)?;
+        let pings = end(self.pings, Signal::INT)?;
         let counts: Vec<u64> = pings
             .lines()
             .find(|line| line.contains("packets transmitted"))
@@ -68,7 +68,8 @@ impl Load {
         let [sent, received] = counts[..] else {
             anyhow::bail!("ping said {pings:?}");
         };
-        let outcomes = end(self.requests)?;
+        // A shell can't catch SIGINT where it was ignored from the beginning, as in the background of a script.
+        let outcomes = end(self.requests, Signal::TERM)?;
         let failed = outcomes.matches('F').count();
         let done = outcomes.len();
         ensure!(sent > 1000 && done > 100, "{sent} pings, {done} requests");
@@ -83,18 +84,18 @@ impl Load {
     }
 }
 
-/// Interrupts a program and returns what it wrote.
-fn end(mut child: Child) -> Result<String> {
+/// Sends a program a signal and returns what it wrote.
+fn end(mut child: Child, signal: Signal) -> Result<String> {
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("a child's pid")?;
     // nsenter starts it as its child when it changes the pid namespace, and hands nothing on.
     let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
     for inner in children.split_whitespace() {
         if let Some(inner) = Pid::from_raw(inner.parse()?) {
-            kill_process(inner, Signal::INT)?;
+            kill_process(inner, signal)?;
         }
     }
     if children.trim().is_empty() {
-        kill_process(pid, Signal::INT)?;
+        kill_process(pid, signal)?;
     }
     let mut text = String::new();
     if let Some(mut output) = child.stdout.take() {
