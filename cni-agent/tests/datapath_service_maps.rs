@@ -9,7 +9,7 @@ use cni_agent::{
     service::Frontend,
 };
 use cni_ebpf_common::service::{
-    Backend, BackendKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS,
+    Backend, BackendKey, Chunk, ChunkKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS,
 };
 use std::{collections::BTreeMap, net::Ipv4Addr};
 use support::{
@@ -37,15 +37,15 @@ fn tables(datapath: &Datapath) -> (BTreeMap<FrontendKey, (u32, Vec<Backend>)>, u
     let backends = HashMap::<_, BackendKey, Backend>::try_from(open("backends")).unwrap();
     let rows = frontends.iter().map(|row| {
         let (key, row) = row.unwrap();
-        let slots = 0..row.count;
+        let slots = 0..row.internal.count;
         let list = slots.map(|slot| {
             let key = BackendKey {
-                list: row.list,
+                list: row.internal.number,
                 slot,
             };
             backends.get(&key, 0).expect("a list has no gap")
         });
-        (key, (row.list, list.collect()))
+        (key, (row.internal.number, list.collect()))
     });
     (rows.collect(), backends.iter().count())
 }
@@ -54,7 +54,8 @@ fn numbered(service: u32, backends: u32) -> Frontend {
     let [a, b, c, d] = (0x0a60_0000 + service).to_be_bytes();
     let backend = |i: u32| {
         let [a, b, c, d] = (0x0a01_0000 + i).to_be_bytes();
-        at(Ipv4Addr::new(a, b, c, d), 8080)
+        // Of its own: frontends with the same backends share a list.
+        at(Ipv4Addr::new(a, b, c, d), 1000 + service as u16)
     };
     let backends: Vec<_> = (0..backends).map(backend).collect();
     frontend(at(Ipv4Addr::new(a, b, c, d), 80), TCP, &backends)
@@ -180,4 +181,42 @@ fn one_port_serves_two_protocols() {
         })
         .collect();
     assert_eq!(ports, [(TCP, 5306), (UDP, 5317)]);
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn frontends_with_the_same_backends_share_a_list_and_its_table() {
+    let bpf = BpfDir::new();
+    let datapath = load(&bpf);
+    let chunks = |datapath: &Datapath| {
+        let pinned = datapath.pinned();
+        let map = pinned.iter().find(|map| map.name == "maglev").unwrap();
+        let map = Map::HashMap(MapData::from_pin(&map.path).unwrap());
+        let chunks = HashMap::<_, ChunkKey, Chunk>::try_from(map).unwrap();
+        chunks.keys().count()
+    };
+    let one = numbered(1, 3);
+    let same = Frontend {
+        address: Ipv4Addr::new(192, 0, 2, 1).into(),
+        ..one.clone()
+    };
+    let both = [one.clone(), same];
+    datapath.sync_services(&both).unwrap();
+    let (before, rows) = tables(&datapath);
+    let numbers: Vec<u32> = before
+        .values()
+        .filter(|list| !list.1.is_empty())
+        .map(|list| list.0)
+        .collect();
+    assert_eq!((rows, numbers.len(), numbers[0]), (3, 2, numbers[1]));
+    assert_eq!(chunks(&datapath), 8, "509 places");
+    drop(datapath);
+    // The next agent finds them shared, and removes the list with the last frontend only.
+    let datapath = load(&bpf);
+    let change = datapath.sync_services(&both).unwrap();
+    assert_eq!((change.added, change.changed, change.removed), (0, 0, 0));
+    datapath.sync_services(&[one]).unwrap();
+    assert_eq!((tables(&datapath).1, chunks(&datapath)), (3, 8));
+    datapath.sync_services(&[numbered(2, 1)]).unwrap();
+    assert_eq!((tables(&datapath).1, chunks(&datapath)), (1, 0));
 }

@@ -69,7 +69,9 @@ impl Lab {
     }
 
     fn serve(&self, frontends: &[Frontend]) {
-        self.datapath().sync_services(frontends).unwrap();
+        if self.datapath().sync_services(frontends).unwrap().unswept {
+            self.datapath().sweep_flows().unwrap();
+        }
     }
 
     /// Frontends that sockets were given backends for.
@@ -390,12 +392,7 @@ fn a_frontend_whose_row_has_no_backends_refuses_connections() {
             protocol,
             pad: 0,
         };
-        let row = Row {
-            list: 1,
-            count: 0,
-            affinity_secs: 0,
-        };
-        frontends.insert(key, row, 0).unwrap();
+        frontends.insert(key, Row::default(), 0).unwrap();
     }
     let refused = |result: io::Result<()>| {
         let error = result.unwrap_err();

@@ -17,16 +17,48 @@ pub struct FrontendKey {
 /// Value of `frontends`. A row is replaced whole when its backends change, so that a program sees
 /// the old list or the new one.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Frontend {
-    /// Number of the list of backends, [`BackendKey::list`]; never used again for other backends
-    /// while a program may read it.
-    pub list: u32,
-    /// Backends of the list, in slots from 0.
-    pub count: u32,
+    /// Who answers pods and processes of nodes.
+    pub internal: List,
+    /// Who answers everybody else; the same list where both are.
+    pub external: List,
     /// Seconds that a client keeps its backend after it was last heard; 0: each flow chooses.
     pub affinity_secs: u32,
+    /// Bits of [`Frontend`].
+    pub flags: u32,
 }
+
+/// A list of backends, part of `frontends`.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct List {
+    /// [`BackendKey::list`]; never used again for other backends while a program may read it.
+    pub number: u32,
+    /// Backends of the list, in slots from 0.
+    pub count: u32,
+    /// Size of its table in `maglev`; 0: it has none.
+    pub table: u32,
+}
+
+/// Key of the map `maglev`: a part of a list's table.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ChunkKey {
+    pub list: u32,
+    /// From 0, [`CHUNK`] places each.
+    pub chunk: u32,
+}
+
+/// Value of `maglev`: slots of backends, by a flow's number modulo the table's size.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Chunk {
+    pub slots: [u16; CHUNK as usize],
+}
+
+/// Places of a table in one row.
+pub const CHUNK: u32 = 64;
 
 /// Key of the map `backends`.
 #[repr(C)]
@@ -68,21 +100,26 @@ pub struct Affinity {
 pub const MAX_FRONTENDS: u32 = 16_384;
 /// Most backends of all frontends; both lists of a frontend count while one replaces the other.
 pub const MAX_BACKENDS: u32 = 131_072;
+/// Most parts of all tables; one of ten backends has 16.
+/// Rows are made on demand. A list that finds no room goes without a table.
+pub const MAX_CHUNKS: u32 = 262_144;
 /// Most clients with affinity that are remembered; the least recently seen are forgotten first.
 pub const MAX_AFFINITY: u32 = 32_768;
 
 /// Backends that a new flow tries while its client's port is taken.
 pub const MOST_ATTEMPTS: u32 = 8;
 
-/// The slot to try for a flow; `count` is not 0.
+/// The slot to try for a flow, after `first`; `count` is not 0. Without a table `first` is the flow's
+/// number.
 #[inline(always)]
-pub const fn slot(hash: u32, attempt: u32, count: u32) -> u32 {
-    // Not `hash + attempt`, which may wrap and skip slots.
-    (hash % count + attempt) % count
+pub const fn slot(first: u32, attempt: u32, count: u32) -> u32 {
+    // Not `first + attempt`, which may wrap and skip slots.
+    (first % count + attempt) % count
 }
 
 const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>() == 2);
-const _: () = assert!(size_of::<Frontend>() == 12);
+const _: () = assert!(size_of::<Frontend>() == 32 && size_of::<List>() == 12);
+const _: () = assert!(size_of::<ChunkKey>() == 8 && size_of::<Chunk>() == 128);
 const _: () = assert!(size_of::<BackendKey>() == 8);
 const _: () = assert!(size_of::<Backend>() == 20);
 const _: () = assert!(size_of::<AffinityKey>() == 36 && size_of::<Affinity>() == 32);
@@ -96,6 +133,10 @@ mod pod {
     unsafe impl aya::Pod for super::Frontend {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::BackendKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::ChunkKey {}
+    // SAFETY: as above.
+    unsafe impl aya::Pod for super::Chunk {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Backend {}
     // SAFETY: as above.

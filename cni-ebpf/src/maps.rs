@@ -22,8 +22,8 @@ use cni_ebpf_common::{
     },
     node::{MAX_NODES, Node},
     service::{
-        Affinity, AffinityKey, Backend, BackendKey, Frontend, FrontendKey, MAX_AFFINITY,
-        MAX_BACKENDS, MAX_FRONTENDS,
+        Affinity, AffinityKey, Backend, BackendKey, CHUNK, Chunk, ChunkKey, Frontend, FrontendKey,
+        List, MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, slot,
     },
     socket::{MAX_SOCKET_BACKENDS, MAX_SOCKETS, SocketKey, SocketPeer, SocketSettings},
     verdict::{Counter, DropKey, DropReason, MAX_COUNTERS, MAX_DROPS, Path},
@@ -73,6 +73,10 @@ static FRONTENDS: HashMap<FrontendKey, Frontend, { MAX_FRONTENDS as usize }, ON_
 #[btf_map(name = "backends")]
 static BACKENDS: HashMap<BackendKey, Backend, { MAX_BACKENDS as usize }, ON_DEMAND> =
     HashMap::new();
+
+/// Which of a list's backends a flow gets; the agent writes.
+#[btf_map(name = "maglev")]
+static MAGLEV: HashMap<ChunkKey, Chunk, { MAX_CHUNKS as usize }, ON_DEMAND> = HashMap::new();
 
 /// What was decided for a flow; the programs write, the agent removes.
 #[btf_map(name = "flows")]
@@ -204,12 +208,29 @@ pub(crate) fn frontend(ip: Ip, port: u16, protocol: u8) -> Option<Frontend> {
     unsafe { FRONTENDS.get(key) }.copied()
 }
 
-/// A backend of a list: its address, and its port as it lies in memory.
+/// The backend of a list, which has some, for a flow's number: its address, and its port as it lies in
+/// memory. None when the list was replaced meanwhile.
 #[inline(always)]
-pub(crate) fn backend(list: u32, slot: u32) -> Option<(Ip, u16)> {
+pub(crate) fn backend(list: &List, number: u32, attempt: u32) -> Option<(Ip, u16)> {
     const { assert!(offset_of!(Backend, addr) == 0) };
+    let first = if list.table == 0 {
+        number
+    } else {
+        let place = number % list.table;
+        let key = ChunkKey {
+            list: list.number,
+            chunk: place / CHUNK,
+        };
+        // SAFETY: as in `endpoint`.
+        let chunk = unsafe { MAGLEV.get(key) }?;
+        chunk.slots.get((place % CHUNK) as usize).copied()?.into()
+    };
+    let key = BackendKey {
+        list: list.number,
+        slot: slot(first, attempt, list.count),
+    };
     // SAFETY: as in `endpoint`.
-    let row = unsafe { BACKENDS.get(BackendKey { list, slot }) }?;
+    let row = unsafe { BACKENDS.get(key) }?;
     // SAFETY: as in `own_address`.
     let words = unsafe { ptr::from_ref(row).cast::<[u64; 2]>().read() };
     Some((Ip::from_words(words), row.port_be))

@@ -12,7 +12,7 @@ use crate::{
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     flow::{self, Flow},
-    service::{MOST_ATTEMPTS, slot},
+    service::MOST_ATTEMPTS,
     verdict::DropReason,
 };
 
@@ -190,7 +190,8 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     let Some(frontend) = maps::frontend(search.tuple.dst, port, protocol) else {
         return UNKNOWN;
     };
-    if frontend.count == 0 {
+    let list = frontend.internal;
+    if list.count == 0 {
         return UNKNOWN;
     }
     let mut kept = None;
@@ -200,10 +201,10 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
             .filter(|row| flow::keeps_affinity(frontend.affinity_secs, row.seen_ns, search.now))
             .map(|row| (row.addr, row.port));
     }
-    let slot = slot(search.hash, attempt, frontend.count);
     // Between the frontend and its list the agent may have changed both: the next attempt sees the
     // new ones.
-    let Some((addr, backend_port)) = kept.or_else(|| maps::backend(frontend.list, slot)) else {
+    let Some((addr, backend_port)) = kept.or_else(|| maps::backend(&list, search.hash, attempt))
+    else {
         return CHANGED;
     };
     // A pod that is its own backend hears the frontend: the answer shall not stay in the pod.

@@ -11,7 +11,7 @@ use crate::{
 };
 use cni_ebpf_common::{
     flow::{self, TCP, UDP},
-    service::{Frontend, slot},
+    service::Frontend,
     socket::{self, SocketSettings},
 };
 
@@ -133,7 +133,7 @@ fn meant((ip, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant 
             return Meant::Other;
         };
         // The address itself has a row without backends, too, under port 0, which nobody talks to.
-        if frontend.count == 0 {
+        if frontend.internal.count == 0 {
             return Meant::NoBackend;
         }
         let chosen = if frontend.affinity_secs == 0 {
@@ -154,7 +154,7 @@ fn meant((ip, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant 
 /// The backend of a frontend that a number stands for; none when the list is the frontend's no more.
 #[inline(always)]
 fn choose(frontend: &Frontend, number: u32) -> Option<(Ip, u16)> {
-    maps::backend(frontend.list, slot(number, 0, frontend.count))
+    maps::backend(&frontend.internal, number, 0)
 }
 
 /// The backend that a client keeps, else one as above, which it keeps from now on.

@@ -22,8 +22,8 @@ use cni_ebpf_common::{
     },
     node::{MAX_NODES, Node, NodeKey},
     service::{
-        Affinity, AffinityKey, Backend, BackendKey, Frontend, FrontendKey, MAX_AFFINITY,
-        MAX_BACKENDS, MAX_FRONTENDS,
+        Affinity, AffinityKey, Backend, BackendKey, Chunk, ChunkKey, Frontend, FrontendKey,
+        MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
     },
     socket::{MAX_SOCKET_BACKENDS, MAX_SOCKETS, SocketKey, SocketPeer, SocketSettings},
     verdict::{Counter, DropKey, MAX_COUNTERS, MAX_DROPS},
@@ -53,12 +53,13 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 15] = [
+pub(super) const SHAPES: [Shape; 16] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
     shape::<FrontendKey, Frontend>("frontends", MapType::Hash, MAX_FRONTENDS),
     shape::<BackendKey, Backend>("backends", MapType::Hash, MAX_BACKENDS),
+    shape::<ChunkKey, Chunk>("maglev", MapType::Hash, MAX_CHUNKS),
     shape::<FlowKey, Flow>("flows", MapType::LruHash, MAX_FLOWS),
     shape::<u32, EndpointFlows>("endpoint_flows", MapType::Array, ENDPOINT_FLOWS),
     shape::<FragmentKey, FragmentPorts>("fragments", MapType::LruHash, MAX_FRAGMENTS),

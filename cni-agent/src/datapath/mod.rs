@@ -14,6 +14,7 @@ mod flows;
 mod grace;
 mod intact;
 mod kernel;
+mod lists;
 mod loader;
 mod logs;
 mod maps;

@@ -1,9 +1,10 @@
-//! Writes the tables of Services. A frontend's backends are a list of their own number: the new
-//! list is written first, then the frontend's row, then the old list goes, so that a program finds
-//! a whole list at any time.
+//! Writes the tables of Services. A frontend's backends are lists of their own numbers: a new list is
+//! written first, then the frontend's row, then the old list goes, so that a program finds a whole list
+//! at any time.
 
 use super::{
     DatapathError,
+    lists::{Backends, Lists},
     maps::{all, gone, typed, write},
     rows,
 };
@@ -14,7 +15,7 @@ use aya::{
 };
 use cni_ebpf_common::{
     flow::{SCTP, TCP, UDP},
-    service::{Backend, BackendKey, Frontend as Row, FrontendKey, MAX_BACKENDS, MAX_FRONTENDS},
+    service::{Backend, Frontend as Row, FrontendKey, List, MAX_FRONTENDS},
 };
 use std::{
     borrow::Borrow,
@@ -23,7 +24,6 @@ use std::{
 };
 
 const FRONTENDS: &str = "frontends";
-const BACKENDS: &str = "backends";
 
 /// What a call of `sync_services` did. An address counts as a frontend of its own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -38,10 +38,18 @@ pub struct ServicesChange {
 }
 
 /// A frontend as the maps hold it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
     affinity_secs: u32,
-    backends: Vec<Backend>,
+    internal: Backends,
+    external: Backends,
+}
+
+impl Entry {
+    /// Of both lists; one may be in both.
+    fn backends(&self) -> impl Iterator<Item = &Backend> {
+        self.internal.iter().chain(self.external.iter())
+    }
 }
 
 type Table = BTreeMap<FrontendKey, Entry>;
@@ -49,12 +57,10 @@ type Table = BTreeMap<FrontendKey, Entry>;
 /// The maps of Services, and what was written to them.
 pub(super) struct Services {
     frontends: HashMap<MapData, FrontendKey, Row>,
-    backends: HashMap<MapData, BackendKey, Backend>,
-    /// What the maps hold, with the number of each list; read back after a start or a failure: a
-    /// change of one frontend shall not cost a reading of all.
-    written: Option<BTreeMap<FrontendKey, (u32, Entry)>>,
-    /// Number of the next list.
-    next: u32,
+    lists: Lists,
+    /// What the maps hold; read back after a start or a failure: a change of one frontend shall not cost
+    /// a reading of all.
+    written: Option<BTreeMap<FrontendKey, Entry>>,
     /// Backends went since flows were swept last; also over a call that failed.
     pub(super) unswept: bool,
 }
@@ -63,9 +69,8 @@ impl Services {
     pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, DatapathError> {
         Ok(Self {
             frontends: typed(ebpf, FRONTENDS)?,
-            backends: typed(ebpf, BACKENDS)?,
+            lists: Lists::take(ebpf)?,
             written: None,
-            next: 1,
             unswept: false,
         })
     }
@@ -90,10 +95,10 @@ impl Services {
         let mut waiting = Vec::new();
         for (key, entry) in &wanted {
             let before = written.get(key);
-            if before.is_some_and(|(_, old)| old == entry) {
+            if before.is_some_and(|old| old == entry) {
                 continue;
             }
-            if let Some((_, old)) = before {
+            if let Some(old) = before {
                 self.unswept |= binds(*key, old, Some(entry));
             }
             match self.write(*key, entry, &mut written) {
@@ -104,7 +109,7 @@ impl Services {
             }
         }
         for key in gone_keys {
-            if let Some((_, old)) = written.get(&key) {
+            if let Some(old) = written.get(&key) {
                 self.unswept |= binds(key, old, None);
             }
             self.remove(key, &mut written)?;
@@ -116,7 +121,7 @@ impl Services {
                 Ok(false) => change.added += 1,
                 Err(DatapathError::MapFull { .. }) => {
                     // Backends that are no more would be worse than the host's stack.
-                    if let Some((_, old)) = written.get(&key) {
+                    if let Some(old) = written.get(&key) {
                         self.unswept |= binds(key, old, None);
                         self.remove(key, &mut written)?;
                         change.removed += 1;
@@ -137,17 +142,14 @@ impl Services {
     pub(super) fn has(&self, frontend: &FrontendKey, backend: &Backend) -> bool {
         self.written.as_ref().is_none_or(|written| {
             let entry = written.get(frontend);
-            entry.is_some_and(|(_, entry)| entry.backends.contains(backend))
+            entry.is_some_and(|entry| entry.backends().any(|b| b == backend))
         })
     }
 
     /// Frontends with their backends, as they were written last.
     pub(super) fn present(&self) -> Option<BTreeMap<FrontendKey, BTreeSet<Backend>>> {
         let written = self.written.as_ref()?.iter();
-        let backends = written.map(|(key, (_, entry))| {
-            let backends = entry.backends.iter().copied().collect();
-            (*key, backends)
-        });
+        let backends = written.map(|(key, entry)| (*key, entry.backends().copied().collect()));
         Some(backends.collect())
     }
 
@@ -156,110 +158,64 @@ impl Services {
         &mut self,
         key: FrontendKey,
         entry: &Entry,
-        written: &mut BTreeMap<FrontendKey, (u32, Entry)>,
+        written: &mut BTreeMap<FrontendKey, Entry>,
     ) -> Result<bool, DatapathError> {
-        let before = written.get(&key).map(|(list, old)| (*list, old.clone()));
-        let list = match &before {
-            Some((list, old)) if old.backends == entry.backends => *list,
-            _ => self.write_list(&entry.backends)?,
+        let internal = self.lists.hold(&entry.internal)?;
+        let external = match self.lists.hold(&entry.external) {
+            Ok(external) => external,
+            Err(fault) => {
+                self.lists.release(&entry.internal)?;
+                return Err(fault);
+            }
         };
         let row = Row {
-            list,
-            count: u32::try_from(entry.backends.len()).unwrap_or(u32::MAX),
+            internal,
+            external,
             affinity_secs: entry.affinity_secs,
+            flags: 0,
         };
         let result = self.frontends.insert(key, row, 0);
         if let Err(fault) = write(result, FRONTENDS, MAX_FRONTENDS) {
-            if before.as_ref().is_none_or(|(old, _)| *old != list) {
-                self.remove_list(list, entry.backends.len())?;
-            }
+            self.lists.release(&entry.internal)?;
+            self.lists.release(&entry.external)?;
             return Err(fault);
         }
-        written.insert(key, (list, entry.clone()));
-        match before {
-            Some((old_list, old)) => {
-                if old_list != list {
-                    self.remove_list(old_list, old.backends.len())?;
-                }
-                Ok(true)
-            }
-            None => Ok(false),
+        let before = written.insert(key, entry.clone());
+        if let Some(old) = &before {
+            self.lists.release(&old.internal)?;
+            self.lists.release(&old.external)?;
         }
-    }
-
-    /// The number of a new list.
-    fn write_list(&mut self, backends: &[Backend]) -> Result<u32, DatapathError> {
-        let list = self.next;
-        for (slot, backend) in (0u32..).zip(backends) {
-            let result = self.backends.insert(BackendKey { list, slot }, backend, 0);
-            if let Err(fault) = write(result, BACKENDS, MAX_BACKENDS) {
-                self.remove_list(list, slot as usize)?;
-                return Err(fault);
-            }
-        }
-        self.next = self.next.wrapping_add(1).max(1);
-        Ok(list)
-    }
-
-    fn remove_list(&mut self, list: u32, count: usize) -> Result<(), DatapathError> {
-        for slot in (0u32..).take(count) {
-            gone(self.backends.remove(&BackendKey { list, slot }), BACKENDS)?;
-        }
-        Ok(())
+        Ok(before.is_some())
     }
 
     fn remove(
         &mut self,
         key: FrontendKey,
-        written: &mut BTreeMap<FrontendKey, (u32, Entry)>,
+        written: &mut BTreeMap<FrontendKey, Entry>,
     ) -> Result<(), DatapathError> {
         gone(self.frontends.remove(&key), FRONTENDS)?;
-        if let Some((list, old)) = written.remove(&key) {
-            self.remove_list(list, old.backends.len())?;
+        if let Some(old) = written.remove(&key) {
+            self.lists.release(&old.internal)?;
+            self.lists.release(&old.external)?;
         }
         Ok(())
     }
 
-    /// What an agent before this one wrote. Lists that it had not finished are removed, frontends
-    /// whose list has a gap are as if they had other backends.
-    fn read(&mut self) -> Result<BTreeMap<FrontendKey, (u32, Entry)>, DatapathError> {
+    /// What an agent before this one wrote. Frontends whose list is not whole are as if they had other
+    /// backends.
+    fn read(&mut self) -> Result<BTreeMap<FrontendKey, Entry>, DatapathError> {
         let rows = all(self.frontends.iter(), FRONTENDS)?;
-        let mut lists: BTreeMap<u32, BTreeMap<u32, Backend>> = BTreeMap::new();
-        for (key, backend) in all(self.backends.iter(), BACKENDS)? {
-            lists.entry(key.list).or_default().insert(key.slot, backend);
-        }
-        let greatest = rows
-            .iter()
-            .map(|(_, row)| row.list)
-            .chain(lists.keys().copied());
-        self.next = greatest.max().unwrap_or(0).wrapping_add(1).max(1);
-        let whole: BTreeSet<u32> = rows
-            .iter()
-            .filter(|(_, row)| {
-                let slots = lists.get(&row.list).map_or(0, BTreeMap::len);
-                slots == row.count as usize
-            })
-            .map(|(_, row)| row.list)
-            .collect();
-        for (list, slots) in lists.iter().filter(|(list, _)| !whole.contains(list)) {
-            for slot in slots.keys() {
-                let key = BackendKey {
-                    list: *list,
-                    slot: *slot,
-                };
-                gone(self.backends.remove(&key), BACKENDS)?;
-            }
-        }
+        let values: Vec<Row> = rows.iter().map(|(_, row)| *row).collect();
+        let lists = self.lists.read(&values)?;
+        let list = |list: List| lists.get(&list.number).cloned().unwrap_or_default();
         let entry = |row: Row| Entry {
             affinity_secs: row.affinity_secs,
-            backends: lists
-                .get(&row.list)
-                .filter(|_| whole.contains(&row.list))
-                .map_or_else(Vec::new, |slots| slots.values().copied().collect()),
+            internal: list(row.internal),
+            external: list(row.external),
         };
         Ok(rows
             .into_iter()
-            .map(|(key, row)| (key, (row.list, entry(row))))
+            .map(|(key, row)| (key, entry(row)))
             .collect())
     }
 }
@@ -267,8 +223,8 @@ impl Services {
 /// Whether somebody may still be bound to a backend that the frontend has no more: flows of UDP, clients
 /// by affinity.
 fn binds(key: FrontendKey, old: &Entry, new: Option<&Entry>) -> bool {
-    let stays = |backend: &Backend| new.is_some_and(|new| new.backends.contains(backend));
-    (key.protocol == UDP || old.affinity_secs != 0) && !old.backends.iter().all(stays)
+    let stays = |backend: &Backend| new.is_some_and(|new| new.backends().any(|b| b == backend));
+    (key.protocol == UDP || old.affinity_secs != 0) && !old.backends().all(stays)
 }
 
 /// Frontends with backends as rows, and a row for each of their addresses: it tells a later
@@ -283,13 +239,11 @@ fn table(frontends: &[&Frontend]) -> Table {
             protocol: 0,
             ..key
         };
-        table.entry(address).or_insert(Entry {
-            affinity_secs: 0,
-            backends: Vec::new(),
-        });
+        table.entry(address).or_default();
         let entry = Entry {
             affinity_secs: frontend.affinity_secs,
-            backends: frontend.internal.iter().map(backend_of).collect(),
+            internal: frontend.internal.iter().map(backend_of).collect(),
+            external: frontend.external.iter().map(backend_of).collect(),
         };
         table.insert(key, entry);
     }
