@@ -131,7 +131,7 @@ impl<'a> Report<'a> {
             "RSS MiB",
             "peak MiB",
             "rows of nodes",
-            "of backends",
+            "of endpoints",
             "CPU %",
         ];
         let table = Table::new(2, &header);
@@ -160,7 +160,7 @@ impl<'a> Report<'a> {
                 mib(&status, "VmRSS:"),
                 mib(&status, "VmHWM:"),
                 entries(&metrics, "nodes").to_string(),
-                entries(&metrics, "backends").to_string(),
+                entries(&metrics, "endpoints").to_string(),
                 busy,
             ]);
             // The kernel's way to begin VmHWM anew.
@@ -186,7 +186,7 @@ impl<'a> Report<'a> {
 
     fn have_services(&self, wanted: u32) -> Result<bool> {
         for node in &self.nodes {
-            if entries(&self.metrics(*node)?, "frontends") < u64::from(wanted) {
+            if gauge(&self.metrics(*node)?, "fairlead_services ") < u64::from(wanted) {
                 return Ok(false);
             }
         }
@@ -253,9 +253,14 @@ fn mib(status: &str, name: &str) -> String {
 
 /// Rows of a map, by the metrics.
 fn entries(metrics: &str, map: &str) -> u64 {
-    let prefix = format!("fairlead_map_entries{{map=\"{map}\"}} ");
-    let line = metrics.lines().find_map(|line| line.strip_prefix(&prefix));
-    line.and_then(|rows| rows.trim().parse().ok()).unwrap_or(0)
+    gauge(metrics, &format!("fairlead_map_entries{{map=\"{map}\"}} "))
+}
+
+/// A gauge by its name and labels; 0 where there is none.
+fn gauge(metrics: &str, name: &str) -> u64 {
+    let line = metrics.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|value| value.trim().parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]
