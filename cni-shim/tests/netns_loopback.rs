@@ -5,8 +5,9 @@
 
 use serde_json::{Value, json};
 use std::{
-    fs::{self, File},
+    fs::File,
     io::Write,
+    os::unix::fs::symlink,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
 };
@@ -20,7 +21,7 @@ impl Sandbox {
         File::create(sandbox.netns()).unwrap();
         let netns = format!("--net={}", sandbox.netns().display());
         sandbox.run(Command::new("unshare").args([&netns, "true"]));
-        fs::copy(env!("CARGO_BIN_EXE_fairlead-cni"), sandbox.plugin()).unwrap();
+        symlink(env!("CARGO_BIN_EXE_fairlead-cni"), sandbox.plugin()).unwrap();
         sandbox
     }
 

@@ -14,6 +14,8 @@ mod pki;
 mod place;
 mod plan;
 mod pods;
+mod populate;
+mod processes;
 mod smoke;
 mod trials;
 mod underlay;
@@ -82,6 +84,9 @@ enum Verb {
     /// Update and kill agents, stop the API server, let nodes join, leave and lose their power, on the
     /// cluster that is up: what must go on goes on, and what must come back does.
     Trials(trials::Args),
+    /// Tell the API server of thousands of Nodes and Pods that nobody runs, and print what that costs
+    /// the agents of the cluster that is up.
+    Populate(populate::Args),
     /// Start a cluster with Fairlead, kube-proxy and DNS, run smoke and trials, and remove it.
     Check,
     /// Run Kubernetes' own end-to-end tests against the cluster that is up, or with --all against one of
@@ -117,6 +122,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         Verb::Smoke => smoke::run(&cluster),
         Verb::Trials(args) => trials::run(&cluster, &args),
+        Verb::Populate(args) => populate::run(&cluster, &args),
         Verb::Check => check(&cluster),
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;

@@ -3,7 +3,7 @@
 //! ends none before it has heard the API server. Nothing is lost meanwhile.
 
 use super::{
-    super::{objects::STATIC_PODS, place::Cluster, place::until, pods},
+    super::{objects::STATIC_PODS, place::Cluster, place::until, pods, processes},
     LIMIT, SPACE, agents, load,
 };
 use crate::workspace;
@@ -204,33 +204,12 @@ fn used(cluster: &Cluster, node: &str) -> Result<Vec<u64>> {
 }
 
 fn kill(cluster: &Cluster, node: &str, program: &str) -> Result<()> {
-    let script = format!("kill -9 $({})", finder(program));
+    let script = format!("kill -9 $({})", processes::finder(program));
     workspace::run(cluster.in_node(node, "sh")?.args(["-c", &script]))
-}
-
-/// A script that prints the pids of a program that goes on running. By its arguments, too: a probe runs
-/// `fairlead` for a moment.
-fn finder(program: &str) -> String {
-    let called = match program {
-        "fairlead" => "fairlead\\ agent",
-        other => other,
-    };
-    format!(
-        "for file in /proc/[0-9]*/cmdline; do \
-           case \"$(tr '\\0' ' ' < $file 2>/dev/null)\" in \
-             {called}\\ *|*/{called}\\ *) file=${{file%/cmdline}}; echo ${{file#/proc/}};; \
-           esac; \
-         done 2>/dev/null"
-    )
 }
 
 /// Pids of a program by node, as the node counts.
 fn pids(cluster: &Cluster, program: &str) -> Result<BTreeMap<&'static str, String>> {
-    let on = |node| {
-        let mut shell = cluster.in_node(node, "sh")?;
-        let pid = workspace::output(shell.args(["-c", &finder(program)]))?;
-        ensure!(!pid.trim().is_empty(), "no {program} on {node}");
-        Ok((node, pid.trim().to_owned()))
-    };
+    let on = |node| Ok((node, processes::pids(cluster, node, program)?));
     ["n1", "n2"].into_iter().map(on).collect()
 }
