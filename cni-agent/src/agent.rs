@@ -8,7 +8,7 @@ use crate::{
     log_level::LogLevel,
     metrics::{self, Recorder, Snapshot},
     netlink::sysctl,
-    network::part::{self, NetworkSlot},
+    network::part::{self, Named, NetworkSlot},
     parts::{Part, PartStates, Shutdown, supervise},
     query::{Query, Status},
     server::{self, Handler},
@@ -80,7 +80,10 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
     let serving = tokio::spawn(server::serve(listener, agent.clone(), shutdown.clone()));
     let watched = Arc::new(Watched {
         agent,
-        per_endpoint: config.metrics_per_endpoint,
+        named: Named {
+            endpoints: config.metrics_per_endpoint,
+            services: config.metrics_per_service,
+        },
         serving: serving.abort_handle(),
     });
     let mut tasks = vec![serving, running];
@@ -212,7 +215,7 @@ impl Agent {
 /// The agent as probes and Prometheus see it.
 struct Watched {
     agent: Arc<Agent>,
-    per_endpoint: bool,
+    named: Named,
     /// The socket's server: it ends only with the agent.
     serving: AbortHandle,
 }
@@ -235,7 +238,7 @@ impl Probed for Watched {
     }
 
     async fn metrics(&self) -> Result<String, String> {
-        let network = part::snapshot(&self.agent.slot, self.per_endpoint).await;
+        let network = part::snapshot(&self.agent.slot, self.named).await;
         let snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             parts: self.agent.states.snapshot().await,

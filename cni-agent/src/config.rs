@@ -59,6 +59,11 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_CGROUP", default_value = "auto")]
     pub cgroup: CgroupChoice,
 
+    /// Whose packets to Services are answered by this agent: `pods` beside kube-proxy; `all` in place of it,
+    /// with node ports, outer addresses and health checks; `off` for none.
+    #[arg(long, env = "FAIRLEAD_SERVICES", value_enum, default_value_t = ServicesMode::Pods)]
+    pub services: ServicesMode,
+
     /// MTU of the pods in bytes [default: the uplink's].
     #[arg(long, env = "FAIRLEAD_MTU", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
@@ -108,6 +113,10 @@ pub struct AgentArgs {
     /// Add metrics of each pod of this node: drops by namespace, pod and reason.
     #[arg(long, env = "FAIRLEAD_METRICS_PER_ENDPOINT")]
     pub metrics_per_endpoint: bool,
+
+    /// Add metrics of each Service: its flows on this node; of the thousand Services with most.
+    #[arg(long, env = "FAIRLEAD_METRICS_PER_SERVICE")]
+    pub metrics_per_service: bool,
 
     #[command(flatten)]
     pub install: InstallArgs,
@@ -199,6 +208,19 @@ impl From<XdpChoice> for XdpMode {
     }
 }
 
+/// Whose packets to Services this agent answers. A change decides about new connections alone.
+#[derive(ValueEnum, Clone, Copy, Debug, Default, PartialEq, Eq, serde::Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ServicesMode {
+    /// The pods'; kube-proxy answers the node's own processes and what comes from outside.
+    #[default]
+    Pods,
+    /// Everybody's; kube-proxy is not needed.
+    All,
+    /// Nobody's; kube-proxy answers all.
+    Off,
+}
+
 /// A part of the agent. Each fails, restarts and is watched on its own.
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -251,6 +273,7 @@ pub struct Config {
     /// Where health and metrics are served, if at all.
     pub health: Option<SocketAddr>,
     pub metrics_per_endpoint: bool,
+    pub metrics_per_service: bool,
     pub proc_sys: PathBuf,
     /// None when somebody else installs the plugin.
     pub install: Option<InstallConfig>,
@@ -274,6 +297,7 @@ pub struct NetworkConfig {
     pub bpf_dir: PathBuf,
     pub uplink: Option<String>,
     pub cgroup: CgroupChoice,
+    pub services: ServicesMode,
     pub mtu: Option<u32>,
     pub xdp: XdpMode,
     pub masquerade: bool,
@@ -346,6 +370,7 @@ impl Config {
             bpf_dir: args.bpf_dir,
             uplink: args.uplink,
             cgroup: args.cgroup,
+            services: args.services,
             mtu: args.mtu,
             xdp: args.xdp.into(),
             masquerade: args.masquerade,
@@ -358,6 +383,7 @@ impl Config {
             api,
             health: args.health_address.0,
             metrics_per_endpoint: args.metrics_per_endpoint,
+            metrics_per_service: args.metrics_per_service,
             network,
             proc_sys: args.proc_sys,
             install,
@@ -480,6 +506,14 @@ mod tests {
         assert_eq!(cgroup("off"), Ok(CgroupChoice::Off));
         assert_eq!(cgroup("/c"), Ok(CgroupChoice::Folder("/c".into())));
         assert!(cgroup("c").unwrap_err().contains("absolute"));
+    }
+
+    #[test]
+    fn services_are_the_pods_until_kube_proxy_is_to_go() {
+        let services = |options: &[&str]| config(options).unwrap().network.services;
+        assert_eq!(services(&[]), ServicesMode::Pods);
+        assert_eq!(services(&["--services", "all"]), ServicesMode::All);
+        assert_eq!(services(&["--services", "off"]), ServicesMode::Off);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! (what the node remembers), `state`, `source` and `service` (what the cluster wants), `netlink`
 //! and `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
 //! runtime asks), `install` (how it gets to the runtime), `agent`, `parts` and `server` (how it is put
-//! together), `health` and `metrics` (what watches it), `query` and `cli`.
+//! together), `health`, `health_check` and `metrics` (what watches it), `query` and `cli`.
 
 pub mod agent;
 pub mod cli;
@@ -12,6 +12,7 @@ pub mod config;
 pub mod datapath;
 mod folder_watch;
 pub mod health;
+pub mod health_check;
 pub mod install;
 pub mod ipam;
 pub mod log_level;

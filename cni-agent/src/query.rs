@@ -10,7 +10,13 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod service;
+
 pub use crate::cni::protocol::Query;
+pub use service::{
+    Answerer, By, EndpointOfService, FrontendRow, HealthCheckRow, ServiceAnswer, ServiceDetail,
+    ServiceRow,
+};
 
 /// How the agent is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

@@ -194,6 +194,7 @@ fn the_templates_say_what_the_manifest_says() {
     let from_values = [
         "- operator: Exists",
         "FAIRLEAD_LOG_LEVEL: info",
+        "FAIRLEAD_SERVICES: pods",
         "cpu: 20m",
         &format!("image: ghcr.io/fairlead/fairlead:{VERSION}"),
         "imagePullPolicy: IfNotPresent",

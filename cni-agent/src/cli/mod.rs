@@ -5,6 +5,7 @@ mod client;
 mod migrate;
 mod print;
 mod rows;
+mod service;
 mod uninstall;
 
 use crate::{
@@ -21,7 +22,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead drops -o json\n  fairlead debug maps"
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead drops -o json\n  fairlead debug maps"
 )]
 struct Cli {
     /// Unix socket of the agent, where the CNI plugin and these commands meet it.
@@ -49,6 +50,9 @@ enum Verb {
     /// The cluster's nodes and the way to each.
     #[command(subcommand)]
     Node(NodeVerb),
+    /// Services: who answers their clients on this node, and why.
+    #[command(subcommand, visible_alias = "svc")]
+    Service(service::ServiceVerb),
     /// Addresses in use, cooling down and free, by podCIDR.
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
@@ -147,6 +151,7 @@ pub fn main() -> ExitCode {
         Verb::Node(NodeVerb::List(p)) => {
             ask(&cli.socket, Query::Nodes).and_then(|list: Vec<_>| rows::nodes(&list, p.output))
         }
+        Verb::Service(verb) => service::run(&verb, &cli.socket),
         Verb::Ipam(p) => {
             ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))
         }

@@ -7,7 +7,7 @@ use crate::{
 };
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const NONE: &str = "-";
+pub(super) const NONE: &str = "-";
 
 /// What a command prints, and the code that it ends with.
 #[derive(Debug)]
@@ -274,7 +274,7 @@ fn matches(e: &EndpointRow, wanted: &str) -> bool {
         || (wanted.len() >= 6 && e.container_id.starts_with(wanted))
 }
 
-fn join<T: ToString>(list: &[T]) -> String {
+pub(super) fn join<T: ToString>(list: &[T]) -> String {
     if list.is_empty() {
         return NONE.to_owned();
     }

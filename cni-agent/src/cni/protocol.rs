@@ -72,6 +72,14 @@ pub enum Query {
     Ipam,
     Drops,
     Maps,
+    /// Every Service.
+    Services,
+    /// One Service; without a namespace the only one of that name.
+    Service {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespace: Option<String>,
+        name: String,
+    },
     /// What is logged; another filter if one is given.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -132,7 +140,7 @@ mod tests {
         let calls = seen.iter().filter(|r| matches!(r, Request::Cni(_))).count();
         assert_eq!(
             (calls, seen.len() - calls),
-            (5, 8),
+            (5, 11),
             "one for each command and question"
         );
     }

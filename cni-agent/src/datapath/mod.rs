@@ -20,6 +20,7 @@ mod logs;
 mod maps;
 mod pins;
 mod rows;
+mod service_flows;
 mod services;
 mod upgrade;
 mod xdp;
@@ -35,6 +36,7 @@ pub use error::DatapathError;
 pub use logs::LogReader;
 pub use maps::NodesChange;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
+pub use service_flows::FlowCounts;
 pub use services::ServicesChange;
 pub use xdp::UplinkXdp;
 

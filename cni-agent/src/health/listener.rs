@@ -27,7 +27,7 @@ pub(super) const LONGEST_LIFE: Duration = Duration::from_secs(10);
 /// After a failed accept (out of descriptors, say), so that others end meanwhile.
 const PAUSE: Duration = Duration::from_millis(50);
 
-pub(super) struct Bounded {
+pub(crate) struct Bounded {
     socket: TcpListener,
     places: Arc<Semaphore>,
     open: Open,
@@ -69,7 +69,7 @@ impl Open {
 }
 
 impl Bounded {
-    pub(super) fn new(socket: TcpListener) -> Self {
+    pub(crate) fn new(socket: TcpListener) -> Self {
         let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         let open = Open::default();
         Self {
@@ -120,7 +120,7 @@ impl Listener for Bounded {
 }
 
 /// A connection that fails when its time is over, or another needs its place.
-pub(super) struct Connection {
+pub(crate) struct Connection {
     stream: TcpStream,
     begin: Instant,
     /// Nothing was read yet.

@@ -29,6 +29,12 @@ struct PodReason {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ServiceLabel {
+    namespace: String,
+    service: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Path {
     path: String,
 }
@@ -58,6 +64,7 @@ pub fn encode(recorder: &Recorder, snapshot: &Snapshot) -> Result<String, fmt::E
         held(&mut registry, network);
         carried(&mut registry, network);
         by_pod(&mut registry, network);
+        services(&mut registry, network);
     }
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
@@ -104,6 +111,12 @@ fn recorded(registry: &mut Registry, recorder: &Recorder) {
         "Unix time of the last pass that succeeded, 0 before the first",
         Unit::Seconds,
         passes.last_success.clone(),
+    );
+    registry.register_with_unit(
+        "service_endpoints_duration",
+        "Time from news of an EndpointSlice to the maps that have them",
+        Unit::Seconds,
+        passes.endpoints.clone(),
     );
 }
 
@@ -196,12 +209,52 @@ fn by_pod(registry: &mut Registry, network: &NetworkSnapshot) {
     registry.register("endpoint_drop_bytes", help, bytes);
 }
 
+fn services(registry: &mut Registry, network: &NetworkSnapshot) {
+    if let Some(counts) = &network.services {
+        for (name, help, value) in [
+            ("services", "Services in the maps", counts.services),
+            (
+                "service_frontends",
+                "Addresses and ports of Services in the maps",
+                counts.frontends,
+            ),
+            (
+                "service_backends",
+                "Backends in the maps, of each address and port",
+                counts.backends,
+            ),
+            (
+                "service_frontends_refused",
+                "Addresses and ports of Services that found no room in the maps",
+                counts.refused,
+            ),
+        ] {
+            let gauge = Count::default();
+            gauge.set(value as u64);
+            registry.register(name, help, gauge);
+        }
+    }
+    if network.service_flows.is_empty() {
+        return;
+    }
+    let flows = Family::<ServiceLabel, Count>::default();
+    for row in &network.service_flows {
+        let label = ServiceLabel {
+            namespace: row.namespace.clone(),
+            service: row.service.clone(),
+        };
+        flows.get_or_create(&label).set(row.flows);
+    }
+    let help = "Flows to the Service that the programs remember; without a name: of all others";
+    registry.register("service_flows", help, flows);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
         cni::protocol::Command,
-        metrics::{MapFill, PodDrops},
+        metrics::{MapFill, PodDrops, ServiceCounts, ServiceFlows},
         parts::PartState,
         query::{IpamRow, PathRow},
     };
@@ -228,6 +281,13 @@ mod tests {
                 capacity: 4096,
             }],
             pod_drops: Vec::new(),
+            services: Some(ServiceCounts {
+                services: 3,
+                frontends: 4,
+                backends: 9,
+                refused: 1,
+            }),
+            service_flows: Vec::new(),
         }
     }
 
@@ -252,6 +312,14 @@ mod tests {
             packets: 1,
             bytes: 60,
         }];
+        network.service_flows = vec![ServiceFlows {
+            namespace: "shop".to_owned(),
+            service: "web".to_owned(),
+            flows: 12,
+        }];
+        recorder
+            .passes()
+            .endpoints_written(Duration::from_millis(25));
         let snapshot = Snapshot {
             version: "1.2.3",
             parts: BTreeMap::from([("network".to_owned(), state)]),
@@ -277,6 +345,13 @@ mod tests {
             "fairlead_path_bytes_total{path=\"to_pod\"} 90",
             "fairlead_map_entries{map=\"endpoints\"} 3",
             "fairlead_map_capacity{map=\"endpoints\"} 4096",
+            "fairlead_services 3",
+            "fairlead_service_frontends 4",
+            "fairlead_service_backends 9",
+            "fairlead_service_frontends_refused 1",
+            "fairlead_service_flows{namespace=\"shop\",service=\"web\"} 12",
+            "fairlead_service_endpoints_duration_seconds_bucket{le=\"0.02\"} 0",
+            "fairlead_service_endpoints_duration_seconds_bucket{le=\"0.03\"} 1",
             "fairlead_endpoint_drop_packets_total{namespace=\"shop\",pod=\"cart\",reason=\"loopback\"} 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} in\n{text}");
@@ -300,12 +375,15 @@ mod tests {
     }
 
     #[test]
-    fn no_pod_is_named_unless_asked_for() {
+    fn no_pod_and_no_service_is_named_unless_asked_for() {
         let snapshot = Snapshot {
             network: Some(network()),
             ..Snapshot::default()
         };
         let text = encode(&Recorder::default(), &snapshot).unwrap();
-        assert!(!text.contains("pod=\""), "{text}");
+        assert!(
+            !text.contains("pod=\"") && !text.contains("service=\""),
+            "{text}"
+        );
     }
 }

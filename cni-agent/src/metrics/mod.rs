@@ -9,4 +9,4 @@ mod snapshot;
 
 pub use encode::encode;
 pub use recorder::{Passes, Recorder};
-pub use snapshot::{MapFill, NetworkSnapshot, PodDrops, Snapshot};
+pub use snapshot::{MapFill, NetworkSnapshot, PodDrops, ServiceCounts, ServiceFlows, Snapshot};

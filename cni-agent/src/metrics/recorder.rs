@@ -12,6 +12,10 @@ const CALL_SECONDS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0,
 ];
 const PASS_SECONDS: [f64; 9] = [0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0];
+/// Close around 50 ms, which most changes of endpoints shall be below.
+const ENDPOINTS_SECONDS: [f64; 11] = [
+    0.005, 0.01, 0.02, 0.03, 0.04, 0.05, 0.1, 0.25, 1.0, 5.0, 30.0,
+];
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 pub(super) struct CommandCode {
@@ -82,6 +86,7 @@ pub struct Passes {
     pub(super) seconds: Histogram,
     /// Unix time.
     pub(super) last_success: Gauge<u64, AtomicU64>,
+    pub(super) endpoints: Histogram,
 }
 
 impl Default for Passes {
@@ -90,11 +95,17 @@ impl Default for Passes {
             total: Family::default(),
             seconds: Histogram::new(PASS_SECONDS),
             last_success: Gauge::default(),
+            endpoints: Histogram::new(ENDPOINTS_SECONDS),
         }
     }
 }
 
 impl Passes {
+    /// News of an EndpointSlice are in the maps this long after they came.
+    pub fn endpoints_written(&self, took: Duration) {
+        self.endpoints.observe(took.as_secs_f64());
+    }
+
     /// Counts a pass that ended at `now`, Unix time in seconds. `whole`: the kernel holds all that is
     /// desired.
     pub fn passed(&self, whole: bool, took: Duration, now: u64) {

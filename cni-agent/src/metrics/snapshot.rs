@@ -26,6 +26,31 @@ pub struct NetworkSnapshot {
     pub maps: Vec<MapFill>,
     /// Of living pods; none unless asked for.
     pub pod_drops: Vec<PodDrops>,
+    /// None while they could not be written.
+    pub services: Option<ServiceCounts>,
+    /// By Service; none unless asked for.
+    pub service_flows: Vec<ServiceFlows>,
+}
+
+/// How much the maps hold of Services.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ServiceCounts {
+    /// With at least one frontend.
+    pub services: usize,
+    /// Addresses and ports with backends.
+    pub frontends: usize,
+    /// Of all frontends together.
+    pub backends: usize,
+    /// Frontends that found no room.
+    pub refused: usize,
+}
+
+/// Flows of a Service that the programs remember.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ServiceFlows {
+    pub namespace: String,
+    pub service: String,
+    pub flows: u64,
 }
 
 /// How full a map is.

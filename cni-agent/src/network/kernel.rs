@@ -3,7 +3,10 @@
 
 use super::desired::{Desired, Uplink};
 use crate::{cni::CniError, model::Endpoint};
-use std::{collections::BTreeMap, fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc};
+use std::{
+    collections::BTreeMap, fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc,
+    time::Instant,
+};
 
 /// A step in the kernel that failed, already worded for people: what, where, why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -142,6 +145,16 @@ pub trait Kernel: Send + Sync + 'static {
     /// Puts the node's side of living endpoints back where somebody else removed it: the way to their
     /// addresses, and their neighbours. Goes on after a failure and returns every one.
     fn mend(&self, endpoints: &[Endpoint]) -> impl Future<Output = Vec<KernelError>> + Send;
+
+    /// When the last writing of Services ended; none while it failed, or before the first.
+    fn services_written(&self) -> Option<Instant> {
+        None
+    }
+
+    /// Tables and chains of the firewall; those of others.
+    fn chains(&self) -> impl Future<Output = Result<Vec<(String, String)>, KernelError>> + Send {
+        async { Ok(Vec::new()) }
+    }
 
     /// Forgets what is over, as nothing tells of it; called now and then. What fails is tried the next
     /// time.

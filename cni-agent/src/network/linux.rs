@@ -3,17 +3,19 @@
 mod endpoints;
 mod node;
 mod queries;
+mod services;
 
 use super::{
     desired::{Desired, Uplink},
     kernel::{HostLink, Kernel, KernelError, Unapplied},
+    services::Served,
 };
 use crate::{
-    config::{CgroupChoice, NetworkConfig},
+    config::{CgroupChoice, NetworkConfig, ServicesMode},
     datapath::{Datapath, DatapathConfig, DatapathError, XdpMode},
     model::Endpoint,
     netlink::{
-        NetlinkError,
+        NetlinkError, foreign,
         link::{self, OwnLink},
         uplink::{self, Changes},
         way,
@@ -39,6 +41,9 @@ pub struct Linux {
     datapath: Arc<Datapath>,
     xdp: XdpMode,
     cgroup: CgroupChoice,
+    services: ServicesMode,
+    /// What the maps hold of Services since they were written last.
+    served: Mutex<Served>,
     /// Uplinks that have our programs, with the mode that XDP got.
     attached: Mutex<BTreeMap<String, (u32, XdpMode)>>,
     changes: tokio::sync::Mutex<Option<Changes>>,
@@ -97,6 +102,8 @@ impl Linux {
             datapath: Arc::new(datapath),
             xdp: config.xdp,
             cgroup: config.cgroup.clone(),
+            services: config.services,
+            served: Mutex::default(),
             attached: Mutex::default(),
             changes: tokio::sync::Mutex::new(Some(uplink::changes().map_err(fault)?)),
             reaper: tokio::spawn(reap_forever(dying.clone())),
@@ -269,6 +276,14 @@ impl Kernel for Linux {
             }
             Err(error) => vec![fault(error)],
         }
+    }
+
+    fn services_written(&self) -> Option<std::time::Instant> {
+        self.served().at
+    }
+
+    async fn chains(&self) -> Result<Vec<(String, String)>, KernelError> {
+        blocking(foreign::chains).await
     }
 
     async fn tidy(&self) {

@@ -8,6 +8,7 @@
 
 pub mod add;
 pub mod check;
+mod coexistence;
 pub mod del;
 pub mod desired;
 pub mod gc;
@@ -17,6 +18,7 @@ mod locks;
 pub mod part;
 pub mod queries;
 pub mod reconcile;
+pub mod services;
 #[cfg(test)]
 mod simulated;
 pub mod spool;
@@ -28,10 +30,12 @@ mod upkeep;
 use crate::{
     clock::Clock,
     config::NetworkConfig,
+    health_check::Checks,
     metrics::Passes,
     model::AttachmentId,
     query::Adoption,
     service::{Compiled, Compiler},
+    source::Arrivals,
     state::Cluster,
     store::Book,
 };
@@ -55,6 +59,10 @@ pub struct Network<K> {
     view: Mutex<View>,
     services: Mutex<Compiler>,
     locks: AttachmentLocks,
+    /// What load balancers are told, once the kernel serves by it.
+    pub health_checks: watch::Sender<Checks>,
+    /// When the news came that the cluster's revisions hold.
+    pub arrivals: Arrivals,
     /// Counts the reconciler's passes.
     pub passes: Passes,
 }
@@ -74,6 +82,8 @@ pub struct View {
     pub troubled: BTreeMap<AttachmentId, Trouble>,
     /// Links of pods that no endpoint is known for, and that go on as they are.
     pub strangers: BTreeMap<String, String>,
+    /// That kube-proxy acts on the same packets.
+    pub coexistence: Option<String>,
     /// Spooled deletions that could not be done yet.
     pub kept_deletions: Vec<String>,
 }
@@ -106,6 +116,8 @@ impl<K: Kernel> Network<K> {
             view,
             services: Mutex::default(),
             locks,
+            health_checks: watch::Sender::default(),
+            arrivals: Arrivals::default(),
             passes: Passes::default(),
         }
     }

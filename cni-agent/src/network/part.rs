@@ -1,7 +1,7 @@
 //! The network part as the agent runs it: opens store, source and kernel, starts, reconciles, and
 //! answers the CNI calls and questions that reach the socket.
 
-use super::{Network, add::AddRequest, kernel::KernelError, linux::Linux, spool};
+use super::{Network, add::AddRequest, kernel::KernelError, linux::Linux, services::Seen, spool};
 use crate::{
     clock::SystemClock,
     cni::{
@@ -13,6 +13,7 @@ use crate::{
         result::{self, PrevResult},
     },
     config::{ApiOptions, NetworkConfig},
+    health_check,
     metrics::{NetworkSnapshot, Passes, PodDrops},
     model::AttachmentId,
     node,
@@ -33,6 +34,8 @@ use tokio::{sync::watch, task::JoinSet, time::timeout};
 pub struct Running {
     pub network: Network<Linux>,
     pub source: Box<dyn Source>,
+    /// Ports for load balancers that can't be served.
+    pub unheard: health_check::Problems,
 }
 
 /// How far the network part is.
@@ -133,7 +136,13 @@ async fn run_until(
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
     let mut network = Network::new(config, kernel, book, clock, source.subscribe());
     network.passes = passes;
-    let running = Arc::new(Running { network, source });
+    network.arrivals = source.arrivals();
+    let unheard = health_check::Problems::default();
+    let running = Arc::new(Running {
+        network,
+        source,
+        unheard: unheard.clone(),
+    });
     let network = &running.network;
 
     spool::prepare(&spool_folder).map_err(|e| format!("{}: {e}", spool_folder.display()))?;
@@ -151,6 +160,10 @@ async fn run_until(
     slot.0.send_replace(Phase::Running(running.clone()));
     // A task of its own: what is written to the API server must not stop what serves the pods.
     let mut tasks = JoinSet::new();
+    tasks.spawn(health_check::serve(
+        network.health_checks.subscribe(),
+        unheard,
+    ));
     if let Some(mut life) = life {
         let running = running.clone();
         tasks.spawn(async move { life.keep(|| facts(running.clone())).await });
@@ -161,7 +174,7 @@ async fn run_until(
         () = network.replay_forever(&spool_folder, shutdown.clone()) => Ok(()),
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
         () = running.source.ended() => Err("reading the cluster has broken off".to_owned()),
-        Some(_) = tasks.join_next() => Err("keeping the Node object has broken off".to_owned()),
+        Some(_) = tasks.join_next() => Err("keeping the Node object or the health checks has broken off".to_owned()),
     }?;
     network.book.flush().await.map_err(|e| e.to_string())
 }
@@ -313,6 +326,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         .now()
         .ok_or_else(|| CniError::try_again(&slot.obstacle().unwrap_or_default()))?;
     let network = &running.network;
+    let kernel = |error: KernelError| CniError::kernel(&error);
     let value = match query {
         Query::Endpoints => serde_json::to_value(network.endpoint_rows()),
         Query::Nodes => serde_json::to_value(network.node_rows()),
@@ -322,15 +336,19 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
                 .kernel
                 .drop_rows(&network.book.list())
                 .await
-                .map_err(|e| CniError::kernel(&e))?,
+                .map_err(kernel)?,
         ),
-        Query::Maps => serde_json::to_value(
+        Query::Maps => serde_json::to_value(network.kernel.pin_rows().await.map_err(kernel)?),
+        Query::Services => serde_json::to_value(
             network
-                .kernel
-                .pin_rows()
+                .ask_services(|seen| seen.rows())
                 .await
-                .map_err(|e| CniError::kernel(&e))?,
+                .map_err(kernel)?,
         ),
+        Query::Service { namespace, name } => {
+            let answer = |seen: &Seen<'_>| seen.answer(namespace.as_deref(), &name);
+            serde_json::to_value(network.ask_services(answer).await.map_err(kernel)?)
+        }
         Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
             return Err(CniError::internal("this is the agent's to answer"));
         }
@@ -351,15 +369,19 @@ pub async fn unready(slot: &NetworkSlot) -> Vec<String> {
     obstacle.into_iter().chain(unread).collect()
 }
 
-/// What a scrape tells of the part; none while it isn't running. `per_endpoint` adds drops by pod, which
-/// walks a map with a row for each pod and reason.
+/// What a scrape names one by one.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Named {
+    pub endpoints: bool,
+    pub services: bool,
+}
+
+/// What a scrape tells of the part; none while it isn't running. `endpoints` adds drops by pod, which
+/// walks a map with a row for each pod and reason; `services` one with a row for each flow.
 ///
 /// # Errors
 /// When a map can't be read.
-pub async fn snapshot(
-    slot: &NetworkSlot,
-    per_endpoint: bool,
-) -> Result<Option<NetworkSnapshot>, String> {
+pub async fn snapshot(slot: &NetworkSlot, named: Named) -> Result<Option<NetworkSnapshot>, String> {
     let Some(running) = slot.now() else {
         return Ok(None);
     };
@@ -368,7 +390,7 @@ pub async fn snapshot(
     let endpoints = network.book.list();
     let (maps, drops) = network.kernel.counted().await.map_err(fault)?;
     let mut pod_drops = Vec::new();
-    if per_endpoint {
+    if named.endpoints {
         let rows = network.kernel.drop_rows(&endpoints).await.map_err(fault)?;
         let named = rows.into_iter().filter_map(|row| {
             let (namespace, pod) = row.endpoint.split_once('/')?;
@@ -394,6 +416,11 @@ pub async fn snapshot(
         paths: network.kernel.path_rows().await.map_err(fault)?,
         maps,
         pod_drops,
+        services: network.service_counts(),
+        service_flows: match named.services {
+            true => network.service_flows().await.map_err(fault)?,
+            false => Vec::new(),
+        },
     }))
 }
 
@@ -410,6 +437,8 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
         .problems
         .extend(running.source.problems().iter().map(ToString::to_string));
     status.problems.extend(view.kept_deletions);
+    status.problems.extend(view.coexistence);
+    status.problems.extend(running.unheard.snapshot());
     let troubled = view.troubled.into_values().map(|trouble| trouble.text);
     status.problems.extend(troubled);
     status.problems.extend(view.strangers.into_values());
@@ -523,6 +552,7 @@ mod tests {
             bpf_dir: "/b".into(),
             uplink: None,
             cgroup: crate::config::CgroupChoice::Off,
+            services: crate::config::ServicesMode::Pods,
             mtu: None,
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,

@@ -3,10 +3,10 @@
 
 use super::{
     Network,
-    desired::{Desired, NotReady, Surroundings, compile, next_hops, own_node, unreachable},
+    desired::{NotReady, Surroundings, compile, next_hops, own_node, unreachable},
     kernel::Kernel,
 };
-use crate::{parts::Shutdown, service::for_pods};
+use crate::{config::ServicesMode, health_check::Checks, parts::Shutdown, service::for_pods};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -30,6 +30,7 @@ impl<K: Kernel> Network<K> {
             // By the clock, so that a node with news all the time is looked at, too.
             if next_look <= Instant::now() {
                 self.look_after_endpoints().await;
+                self.look_for_kube_proxy().await;
                 self.kernel.tidy().await;
                 next_look = Instant::now() + LOOK;
             }
@@ -55,6 +56,14 @@ impl<K: Kernel> Network<K> {
         let whole = self.pass().await;
         (self.passes).passed(whole, begin.elapsed(), self.clock.unix_secs());
         whole
+    }
+
+    fn tell_health(&self, checks: Checks) {
+        self.health_checks.send_if_modified(|told| {
+            let new = *told != checks;
+            *told = checks;
+            new
+        });
     }
 
     async fn pass(&self) -> bool {
@@ -83,8 +92,16 @@ impl<K: Kernel> Network<K> {
             .map_err(|e| vec![e.to_string()])?;
             let services = self.compile_services(&cluster, &own.name);
             problems.extend(services.problems);
-            desired.frontends = for_pods(&services.frontends, own);
-            Ok::<(Desired, Vec<String>), Vec<String>>((desired, problems))
+            let mode = self.config.services;
+            if mode != ServicesMode::Off {
+                desired.frontends = for_pods(&services.frontends, own);
+            }
+            let checks = match mode {
+                ServicesMode::All => services.health_checks,
+                // kube-proxy serves them.
+                ServicesMode::Pods | ServicesMode::Off => Checks::new(),
+            };
+            Ok::<_, Vec<String>>((desired, checks, problems))
         };
         match compiled.await {
             // What the kernel holds stays as it is, and so does what is known of it: a node that served
@@ -93,12 +110,19 @@ impl<K: Kernel> Network<K> {
                 self.change_view(|view| view.problems = problems);
                 false
             }
-            Ok((desired, mut problems)) => {
+            Ok((desired, checks, mut problems)) => {
                 if let Err(error) = self.book.set_prefixes(&desired.local) {
                     self.change_view(|view| view.problems = vec![error.to_string()]);
                     return false;
                 }
                 let unapplied = self.kernel.apply(&desired).await;
+                if let Some(at) = self.kernel.services_written() {
+                    for came in self.arrivals.written(cluster.revision) {
+                        self.passes
+                            .endpoints_written(at.saturating_duration_since(came));
+                    }
+                }
+                self.tell_health(checks);
                 let unmended = self.kernel.mend(&self.book.list()).await;
                 let whole = unapplied.is_empty() && unmended.is_empty();
                 let serves = unapplied.own.is_empty();

@@ -25,6 +25,8 @@ pub(super) struct State {
     pub(super) behind_a_router: Vec<IpAddr>,
     /// What the next `apply`s do not take.
     pub(super) unapplied: Unapplied,
+    /// Tables and chains of the firewall.
+    pub(super) chains: Vec<(String, String)>,
     /// Endpoints of the last `mend`.
     pub(super) mended: usize,
     /// Calls left until one fails; none: no failure.
@@ -195,6 +197,10 @@ impl Kernel for Simulated {
     async fn mend(&self, endpoints: &[Endpoint]) -> Vec<KernelError> {
         let mended = self.call("mend", |state| state.mended = endpoints.len());
         mended.err().into_iter().collect()
+    }
+
+    async fn chains(&self) -> Result<Vec<(String, String)>, KernelError> {
+        self.call("chains", |state| state.chains.clone())
     }
 
     async fn changed(&self) {

@@ -4,7 +4,7 @@ use super::{Network, add::AddRequest, desired::Uplink, kernel::KernelError, simu
 use crate::{
     clock::ManualClock,
     cni::{args::CniArgs, caller::Caller, netconf::NetConf, result::PrevResult},
-    config::{EbpfLogLevel, NetworkConfig},
+    config::{EbpfLogLevel, NetworkConfig, ServicesMode},
     datapath::XdpMode,
     model::{AttachmentId, Node, Protocol, Service, ServicePort},
     state::Cluster,
@@ -49,6 +49,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         bpf_dir: PathBuf::new(),
         uplink: None,
         cgroup: crate::config::CgroupChoice::Off,
+        services: ServicesMode::Pods,
         mtu: None,
         xdp: XdpMode::Off,
         masquerade: true,
@@ -279,6 +280,64 @@ async fn the_kernel_is_told_of_services_and_the_status_of_what_is_not_served() {
     assert_eq!(served, ["default/a"]);
     let problems = bench.network.view().problems;
     assert!(problems[0].contains("default/b"), "{problems:?}");
+}
+
+/// A cluster with a load balanced Service of one endpoint on this node.
+fn balanced() -> Cluster {
+    let mut with_service = cluster();
+    let service = serde_json::from_value(json!({
+        "namespace": "default", "name": "web", "service_type": "LoadBalancer",
+        "cluster_ips": ["10.96.0.10"], "internal_local": false, "external_local": true,
+        "ports": [{"name": "", "protocol": "TCP", "port": 80}], "health_check_port": 30999
+    }));
+    let key = ("default".to_owned(), "web".to_owned());
+    let service: crate::model::Service = service.unwrap();
+    with_service.services.insert(key.clone(), service);
+    let slice = serde_json::from_value(json!({
+        "namespace": "default", "name": "web", "service": "web",
+        "ports": [{"name": "", "protocol": "TCP", "port": 8080}],
+        "endpoints": [
+            {"address": "100.11.1.7", "ready": true, "serving": true, "terminating": false, "node": "n1"}
+        ]
+    }));
+    let slice: crate::model::EndpointSlice = slice.unwrap();
+    with_service.slices.insert(key, slice);
+    with_service
+}
+
+#[tokio::test]
+async fn the_mode_decides_whether_pods_and_load_balancers_are_answered() {
+    for (mode, frontends, checks) in [
+        (ServicesMode::Pods, 1, 0),
+        (ServicesMode::All, 1, 1),
+        (ServicesMode::Off, 0, 0),
+    ] {
+        let mut bench = bench(Simulated::default(), Store::in_memory().unwrap());
+        bench.network.config.services = mode;
+        bench.cluster.send_replace(Arc::new(balanced()));
+        bench.network.start().await.unwrap();
+        assert!(bench.network.reconcile().await);
+        let applied = bench.kernel.0.lock().unwrap().applied.clone().unwrap();
+        assert_eq!(applied.frontends.len(), frontends, "{mode:?}");
+        let told = bench.network.health_checks.borrow().clone();
+        assert_eq!(told.len(), checks, "{mode:?}");
+        assert!(told.values().all(|check| check.local_endpoints == 1));
+    }
+}
+
+#[tokio::test]
+async fn rules_of_kube_proxy_are_told_only_where_both_would_act() {
+    for (mode, told) in [(ServicesMode::Pods, false), (ServicesMode::All, true)] {
+        let mut bench = ready().await;
+        bench.network.config.services = mode;
+        let chain = ("kube-proxy".to_owned(), "services".to_owned());
+        bench.kernel.0.lock().unwrap().chains = vec![chain];
+        bench.network.look_for_kube_proxy().await;
+        assert_eq!(bench.network.view().coexistence.is_some(), told);
+        bench.kernel.0.lock().unwrap().chains.clear();
+        bench.network.look_for_kube_proxy().await;
+        assert_eq!(bench.network.view().coexistence, None);
+    }
 }
 
 #[tokio::test]

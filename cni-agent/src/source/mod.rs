@@ -5,6 +5,7 @@
 //! parts: [`convert`] (one object to the model), `document` (text to objects) and `merge` (objects to one
 //! cluster).
 
+mod arrivals;
 pub mod convert;
 mod document;
 mod folder;
@@ -17,6 +18,7 @@ mod problem;
 #[cfg(test)]
 mod tests;
 
+pub use arrivals::Arrivals;
 pub use problem::{Severity, SourceProblem};
 
 use crate::state::Cluster;
@@ -28,6 +30,11 @@ pub trait Source: Send + Sync + 'static {
     /// The present snapshot and every later one. Level-triggered: a slow reader gets the newest.
     /// The channel closes when the source is dropped.
     fn subscribe(&self) -> watch::Receiver<Arc<Cluster>>;
+
+    /// When the news came that the snapshots hold; one that doesn't know tells of none.
+    fn arrivals(&self) -> Arrivals {
+        Arrivals::default()
+    }
 
     /// Returns when the source has broken down and tells nothing new any more.
     fn ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -2,16 +2,17 @@
 
 use super::{Linux, blocking, fault};
 use crate::{
-    config::CgroupChoice,
+    config::{CgroupChoice, ServicesMode},
     datapath::{NodeRoute as MapRoute, ServedSockets, Via, unified_cgroup},
     netlink::{NetlinkError, masquerade, route, sysctl, uplink},
     network::{
         desired::{Desired, Uplink},
         kernel::{KernelError, Unapplied},
+        services::Served,
     },
 };
 use ipnetwork::IpNetwork;
-use std::{net::IpAddr, sync::PoisonError};
+use std::{net::IpAddr, sync::PoisonError, time::Instant};
 
 /// The devices that hold the node's addresses, or the one that is named.
 pub(super) async fn find_uplinks(
@@ -82,11 +83,16 @@ impl Linux {
             }
         }
         match self.sync_services(desired).await {
-            Err(error) => unapplied.remote.push(error),
+            Err(error) => {
+                self.change_served(|served| served.at = None);
+                unapplied.remote.push(error);
+            }
             Ok(refused) => unapplied.remote.extend(refused),
         }
         // Without them packets are translated.
         let sockets = self.serve_sockets().await;
+        let pods = self.services != ServicesMode::Off;
+        self.change_served(|served| served.sockets = pods && sockets == Ok(true));
         unapplied.remote.extend(sockets.err());
         let masqueraded = match &desired.masquerade {
             Some(wanted) => masquerade::sync(&wanted.pod_cidrs, &wanted.inside)
@@ -101,22 +107,27 @@ impl Linux {
         unapplied
     }
 
-    /// Programs of sockets on the control group that was chosen, or on none.
-    async fn serve_sockets(&self) -> Result<(), KernelError> {
+    /// Programs of sockets on the control group that was chosen, or on none; whether on one.
+    async fn serve_sockets(&self) -> Result<bool, KernelError> {
         let (datapath, choice) = (self.datapath.clone(), self.cgroup.clone());
         let served = ServedSockets {
-            pods: true,
-            host: false,
+            pods: self.services != ServicesMode::Off,
+            host: self.services == ServicesMode::All,
         };
         blocking(move || {
             let folder = match &choice {
-                CgroupChoice::Off => return datapath.detach_sockets().map_err(fault),
+                CgroupChoice::Off => {
+                    return datapath.detach_sockets().map(|_| false).map_err(fault);
+                }
                 CgroupChoice::Auto => None,
                 CgroupChoice::Folder(folder) => Some(folder.as_path()),
             };
             match (unified_cgroup(folder), folder) {
-                (Some(cgroup), _) => datapath.serve_sockets(&cgroup, served).map_err(fault),
-                (None, None) => Ok(()),
+                (Some(cgroup), _) => datapath
+                    .serve_sockets(&cgroup, served)
+                    .map(|_| true)
+                    .map_err(fault),
+                (None, None) => Ok(false),
                 (None, Some(folder)) => Err(fault(format!(
                     "no control group of version 2 at {}: packets to Services are translated one by \
                      one; correct --cgroup or set it to off",
@@ -165,10 +176,20 @@ impl Linux {
         }
     }
 
+    fn change_served(&self, change: impl FnOnce(&mut Served)) {
+        change(&mut self.served.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     /// That the maps have no room for some frontends.
     async fn sync_services(&self, desired: &Desired) -> Result<Option<KernelError>, KernelError> {
         let (datapath, frontends) = (self.datapath.clone(), desired.frontends.clone());
         let change = blocking(move || datapath.sync_services(&frontends)).await?;
+        let refused = change.refused.iter();
+        let refused = refused.map(|f| (f.address, f.port, f.protocol)).collect();
+        self.change_served(|served| {
+            served.at = Some(Instant::now());
+            served.refused = refused;
+        });
         if change.unswept {
             // Beside this pass, which others wait for; a failure is mended by the next periodic one.
             let datapath = self.datapath.clone();

@@ -2,10 +2,10 @@
 
 use super::{Linux, blocking};
 use crate::{
-    datapath::{DropRow as CountedDrop, XdpMode},
+    datapath::{DropRow as CountedDrop, FlowCounts, XdpMode},
     metrics::MapFill,
     model::Endpoint,
-    network::kernel::KernelError,
+    network::{kernel::KernelError, services::Served},
     query::{DropRow, PathRow, PinRow},
 };
 use std::{collections::BTreeMap, sync::PoisonError};
@@ -20,6 +20,23 @@ impl Linux {
             _ => "off",
         }
         .to_owned()
+    }
+
+    /// What the maps hold of Services.
+    pub fn served(&self) -> Served {
+        self.served
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Flows to Services that the programs remember.
+    ///
+    /// # Errors
+    /// When the map can't be read.
+    pub async fn flow_counts(&self) -> Result<FlowCounts, KernelError> {
+        let datapath = self.datapath.clone();
+        blocking(move || datapath.flow_counts()).await
     }
 
     /// Drops by interface and reason, named by the endpoints they belong to.

@@ -14,7 +14,7 @@ mod read;
 mod saved;
 mod watch_kind;
 
-use super::{Source, SourceProblem};
+use super::{Arrivals, Source, SourceProblem};
 use crate::state::Cluster;
 use collected::Collected;
 use health::Health;
@@ -53,6 +53,7 @@ pub struct Kubernetes {
 struct Shared {
     collected: Mutex<Collected>,
     health: Mutex<Health>,
+    arrivals: Arrivals,
     /// Something in `collected` has changed.
     changed: Notify,
 }
@@ -94,6 +95,7 @@ impl Kubernetes {
         let shared = Arc::new(Shared {
             collected: Mutex::new(Collected::new(node_name)),
             health: Mutex::default(),
+            arrivals: Arrivals::default(),
             changed: Notify::new(),
         });
         let cluster = watch::Sender::new(Arc::new(Cluster::default()));
@@ -155,6 +157,10 @@ impl Kubernetes {
 impl Source for Kubernetes {
     fn subscribe(&self) -> watch::Receiver<Arc<Cluster>> {
         self.cluster.subscribe()
+    }
+
+    fn arrivals(&self) -> Arrivals {
+        self.shared.arrivals.clone()
     }
 
     fn ended(&self) -> Pin<Box<dyn Future<Output = ()> + Send + '_>> {

@@ -31,6 +31,7 @@ impl Publisher {
             new
         });
         if !collected.is_whole() {
+            self.shared.arrivals.dropped();
             return;
         }
         // Before it is published: what is kept on disk is kept of the live state.
@@ -38,6 +39,7 @@ impl Publisher {
         self.cluster.send_if_modified(|current| {
             let mut cluster = collected.cluster(current);
             if current.revision > 0 && current.same_objects(&cluster) {
+                self.shared.arrivals.dropped();
                 return false;
             }
             cluster.revision = current.revision + 1;
@@ -49,6 +51,8 @@ impl Publisher {
                 slices = cluster.slices.len(),
                 "read the cluster"
             );
+            // Before a reader may have it: who writes it asks for them.
+            self.shared.arrivals.published(cluster.revision);
             *current = Arc::new(cluster);
             true
         });

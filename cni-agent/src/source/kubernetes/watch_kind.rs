@@ -2,7 +2,7 @@
 
 use super::{
     Shared,
-    collected::{Effect, Keep, Key},
+    collected::{Effect, Keep, Key, KindName},
     read::Read,
 };
 use futures_util::{StreamExt, stream::BoxStream};
@@ -18,7 +18,7 @@ use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tokio::time::{sleep, timeout};
 
@@ -128,6 +128,7 @@ impl<K: Keep> Watched<K> {
     }
 
     fn take(&mut self, event: Event<Read<K>>) {
+        let came = Instant::now();
         let effect = match event {
             Event::Init => {
                 self.listing = Some(BTreeSet::new());
@@ -147,13 +148,27 @@ impl<K: Keep> Watched<K> {
                 self.shared.collected().listed::<K>(&seen)
             }
             Event::Apply(object) => {
-                let key = key(&object);
-                self.shared.collected().apply::<K>(&key, object.model)
+                let mut collected = self.shared.collected();
+                let effect = collected.apply::<K>(&key(&object), object.model);
+                self.note(effect, came);
+                effect
             }
-            Event::Delete(object) => self.shared.collected().delete::<K>(&key(&object)),
+            Event::Delete(object) => {
+                let mut collected = self.shared.collected();
+                let effect = collected.delete::<K>(&key(&object));
+                self.note(effect, came);
+                effect
+            }
         };
         if effect.changed {
             self.shared.changed.notify_one();
+        }
+    }
+
+    /// While what was collected is locked: the next snapshot has the news, and nobody makes it yet.
+    fn note(&self, effect: Effect, came: Instant) {
+        if effect.changed && K::KIND == KindName::EndpointSlice {
+            self.shared.arrivals.arrived(came);
         }
     }
 
