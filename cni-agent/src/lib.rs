@@ -5,6 +5,7 @@
 //! together), `health` and `metrics` (what watches it), `query` and `cli`.
 
 pub mod agent;
+pub mod balancer;
 pub mod cli;
 pub mod clock;
 pub mod cni;

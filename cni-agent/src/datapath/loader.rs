@@ -7,6 +7,7 @@ use aya::{
     programs::{ProgramError, SchedClassifier, Xdp},
 };
 use cni_ebpf_common::{
+    announcement::{Announcement, AnnouncementKey, MAX_ANNOUNCEMENTS},
     config::LOG_LEVEL,
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
@@ -47,7 +48,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 12] = [
+pub(super) const SHAPES: [Shape; 13] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -57,6 +58,7 @@ pub(super) const SHAPES: [Shape; 12] = [
     shape::<u32, EndpointFlows>("endpoint_flows", MapType::Array, ENDPOINT_FLOWS),
     shape::<FragmentKey, FragmentPorts>("fragments", MapType::LruHash, MAX_FRAGMENTS),
     shape::<AffinityKey, Affinity>("affinity", MapType::LruHash, MAX_AFFINITY),
+    shape::<AnnouncementKey, Announcement>("announcements", MapType::Hash, MAX_ANNOUNCEMENTS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),
