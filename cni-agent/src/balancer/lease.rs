@@ -139,11 +139,8 @@ impl Share {
         };
         match done {
             Ok(()) => Ok(()),
-            // Another was faster; the next look tells who.
-            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => {
-                self.holds = false;
-                Ok(())
-            }
+            // It was changed meanwhile. The next look tells by whom; until then this one holds what it held.
+            Err(Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
             Err(error) => Err(error),
         }
     }

@@ -49,11 +49,15 @@ impl Announcements {
                 gone(self.0.remove(&key), ANNOUNCEMENTS)?;
             }
         }
+        let mut failed = None;
         for (key, row) in wanted {
             let written = self.0.insert(key, row, 0);
-            write(written, ANNOUNCEMENTS, MAX_ANNOUNCEMENTS)?;
+            // One without room must not silence those that have some.
+            if let Err(error) = write(written, ANNOUNCEMENTS, MAX_ANNOUNCEMENTS) {
+                failed.get_or_insert(error);
+            }
         }
-        Ok(())
+        failed.map_or(Ok(()), Err)
     }
 
     /// What is answered for now, in order.
