@@ -107,8 +107,13 @@ async fn answer(State(inner): State<Arc<Mutex<Inner>>>, method: Method, body: By
 }
 
 fn status(code: StatusCode) -> Response {
+    let reason = match code {
+        StatusCode::NOT_FOUND => "NotFound",
+        StatusCode::CONFLICT => "Conflict",
+        _ => "ServiceUnavailable",
+    };
     let status = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
-        "message": "", "reason": "", "code": code.as_u16()});
+        "message": "", "reason": reason, "code": code.as_u16()});
     (code, status.to_string()).into_response()
 }
 
