@@ -1,6 +1,7 @@
 //! Options of `fairlead agent`, checked once into a [`Config`] that the parts take their share of.
 
 use crate::{
+    balancer::pool::Range,
     datapath::{LogLevel, XdpMode},
     install::{InstallArgs, InstallConfig},
 };
@@ -75,6 +76,17 @@ pub struct AgentArgs {
     /// Replace the pods' addresses by the node's on their way out of the cluster.
     #[arg(long, env = "FAIRLEAD_MASQUERADE", default_value_t = true, action = clap::ArgAction::Set)]
     pub masquerade: bool,
+
+    /// Addresses to give to Services of the type LoadBalancer and to answer for on the nodes' links, by
+    /// ARP and neighbour discovery: prefixes, ranges such as 192.0.2.16-192.0.2.31 and addresses,
+    /// separated by commas, that nothing else uses. The same on every node.
+    #[arg(
+        long,
+        env = "FAIRLEAD_LOAD_BALANCER_POOL",
+        value_delimiter = ',',
+        value_name = "RANGES"
+    )]
+    pub load_balancer_pool: Vec<Range>,
 
     /// Parts to run in this process, separated by commas.
     #[arg(
@@ -302,6 +314,8 @@ pub struct NetworkConfig {
     pub xdp: XdpMode,
     pub masquerade: bool,
     pub ebpf_log_level: EbpfLogLevel,
+    /// Addresses for Services of the type LoadBalancer; none: somebody else gives them theirs.
+    pub load_balancer_pool: Vec<Range>,
 }
 
 impl NetworkConfig {
@@ -324,6 +338,10 @@ pub enum ConfigError {
     RelativePath { option: &'static str, path: PathBuf },
     #[error("--parts is empty: name at least one part, `network`")]
     NoParts,
+    #[error(
+        "--load-balancer-pool needs a cluster whose Services it can write to: give --kubeconfig or --source kubernetes, or leave it out"
+    )]
+    PoolWithoutCluster,
 }
 
 impl Config {
@@ -337,6 +355,9 @@ impl Config {
         }
         let in_cluster = Path::new(SERVICE_ACCOUNT).exists();
         let api = api(&args, in_cluster);
+        if api.is_none() && !args.load_balancer_pool.is_empty() {
+            return Err(ConfigError::PoolWithoutCluster);
+        }
         let manifests = args.manifests.unwrap_or_else(|| DEFAULT_MANIFESTS.into());
         let kubeconfig = api.iter().filter_map(|api| api.kubeconfig.as_ref());
         let kubeconfig = kubeconfig.map(|path| ("kubeconfig", path));
@@ -375,6 +396,7 @@ impl Config {
             xdp: args.xdp.into(),
             masquerade: args.masquerade,
             ebpf_log_level: args.ebpf_log_level,
+            load_balancer_pool: args.load_balancer_pool,
         };
         let install = InstallConfig::new(args.install, &socket, network.spool());
         Ok(Self {
@@ -486,6 +508,27 @@ mod tests {
     fn a_relative_path_is_refused_by_the_option_s_name() {
         let error = config(&["--state-dir", "state"]).unwrap_err();
         assert!(error.to_string().starts_with("--state-dir"), "{error}");
+    }
+
+    #[test]
+    fn a_pool_has_ranges_that_can_be_read_and_a_cluster() {
+        let pool = [
+            "--load-balancer-pool",
+            "192.0.2.16/28,2001:db8::1-2001:db8::9",
+        ];
+        let error = config(&[&pool[..], &["--source", "manifests"]].concat()).unwrap_err();
+        assert!(error.to_string().starts_with("--load-balancer-pool"));
+        let config = config(&[&pool[..], &["--kubeconfig", "/k"]].concat()).unwrap();
+        assert_eq!(config.network.load_balancer_pool.len(), 2);
+        let args = [
+            "agent",
+            "--node-name",
+            "n1",
+            "--load-balancer-pool",
+            "192.0.2.1/28",
+        ];
+        let error = Cli::try_parse_from(args).err().unwrap().to_string();
+        assert!(error.contains("192.0.2.0/28"), "{error}");
     }
 
     #[test]

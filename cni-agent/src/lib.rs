@@ -1,10 +1,12 @@
 //! The node agent as a library; read it in this order: `model` (plain values), `ipam` and `store`
 //! (what the node remembers), `state`, `source` and `service` (what the cluster wants), `netlink`
-//! and `datapath` (what the kernel holds), `network` (the network part), `cni` (what the container
-//! runtime asks), `install` (how it gets to the runtime), `agent`, `parts` and `server` (how it is put
-//! together), `health`, `health_check` and `metrics` (what watches it), `query` and `cli`.
+//! and `datapath` (what the kernel holds), `network` (the network part), `balancer` (addresses of load
+//! balancers), `cni` (what the container runtime asks), `install` (how it gets to the runtime), `agent`,
+//! `parts` and `server` (how it is put together), `health`, `health_check` and `metrics` (what watches
+//! it), `query` and `cli`.
 
 pub mod agent;
+pub mod balancer;
 pub mod cli;
 pub mod clock;
 pub mod cni;

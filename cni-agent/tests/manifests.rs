@@ -5,7 +5,7 @@
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, ServiceAccount},
-    rbac::v1::{ClusterRole, ClusterRoleBinding},
+    rbac::v1::{ClusterRole, ClusterRoleBinding, PolicyRule, Role, RoleBinding},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::{Value, json};
@@ -54,12 +54,16 @@ fn kubernetes_knows_each_field_of_the_manifests() {
         "ClusterRoleBinding",
         "ConfigMap",
         "DaemonSet",
+        "Role",
+        "RoleBinding",
         "ServiceAccount",
     ];
     assert_eq!(kinds, expected);
     typed::<ServiceAccount>(&all["ServiceAccount"]);
     typed::<ClusterRole>(&all["ClusterRole"]);
     typed::<ClusterRoleBinding>(&all["ClusterRoleBinding"]);
+    typed::<Role>(&all["Role"]);
+    typed::<RoleBinding>(&all["RoleBinding"]);
     typed::<ConfigMap>(&all["ConfigMap"]);
     typed::<DaemonSet>(&all["DaemonSet"]);
     typed::<DaemonSet>(&objects(&text("uninstall.yaml"))["DaemonSet"]);
@@ -67,17 +71,9 @@ fn kubernetes_knows_each_field_of_the_manifests() {
 
 #[test]
 fn the_role_allows_what_the_agent_does_and_nothing_else() {
-    let role: ClusterRole = typed(&objects(&text("fairlead.yaml"))["ClusterRole"]);
-    let mut allowed = BTreeSet::new();
-    for rule in role.rules.unwrap() {
-        for group in rule.api_groups.unwrap() {
-            for resource in rule.resources.iter().flatten() {
-                for verb in &rule.verbs {
-                    allowed.insert(format!("{verb} {group}/{resource}"));
-                }
-            }
-        }
-    }
+    let all = objects(&text("fairlead.yaml"));
+    let role: ClusterRole = typed(&all["ClusterRole"]);
+    let allowed = allowed(role.rules.unwrap());
     let mut expected = BTreeSet::new();
     for verb in ["list", "watch"] {
         for what in [
@@ -93,7 +89,26 @@ fn the_role_allows_what_the_agent_does_and_nothing_else() {
     for verb in ["create", "patch"] {
         expected.insert(format!("{verb} events.k8s.io/events"));
     }
+    expected.extend(["get /services", "patch /services/status"].map(str::to_owned));
     assert_eq!(allowed, expected);
+    let role: Role = typed(&all["Role"]);
+    let verbs = ["get", "create", "update", "delete"];
+    let expected = verbs.map(|verb| format!("{verb} coordination.k8s.io/leases"));
+    assert_eq!(self::allowed(role.rules.unwrap()), BTreeSet::from(expected));
+}
+
+fn allowed(rules: Vec<PolicyRule>) -> BTreeSet<String> {
+    let mut allowed = BTreeSet::new();
+    for rule in rules {
+        for group in rule.api_groups.unwrap() {
+            for resource in rule.resources.iter().flatten() {
+                for verb in &rule.verbs {
+                    allowed.insert(format!("{verb} {group}/{resource}"));
+                }
+            }
+        }
+    }
+    allowed
 }
 
 #[test]
@@ -108,7 +123,10 @@ fn the_pod_has_few_rights_and_its_files_where_the_plugin_looks() {
     assert_eq!(rights.read_only_root_filesystem, Some(true));
     let capabilities = rights.capabilities.unwrap();
     assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
-    assert_eq!(capabilities.add.unwrap(), ["NET_ADMIN", "SYS_ADMIN"]);
+    assert_eq!(
+        capabilities.add.unwrap(),
+        ["NET_ADMIN", "SYS_ADMIN", "NET_RAW"]
+    );
     // The runtime executes the plugin on the node: paths of both must be the same.
     let volumes = spec.volumes.unwrap();
     for folder in ["/run/fairlead", "/var/lib/fairlead", "/sys/fs/bpf"] {

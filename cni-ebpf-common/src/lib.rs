@@ -6,6 +6,7 @@
 #![cfg_attr(not(test), no_std)]
 
 pub mod addr;
+pub mod announcement;
 pub mod config;
 pub mod endpoint;
 pub mod flow;

@@ -5,7 +5,7 @@
 
 use crate::{
     address::Ip,
-    deliver, forward, maps,
+    announce, deliver, forward, maps,
     packet::{self, Addressed, Parsed},
 };
 use aya_ebpf::programs::TcContext;
@@ -22,8 +22,10 @@ use cni_ebpf_common::{
 #[inline(always)]
 pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     // Frames for other stations are seen while somebody captures; the stack ignores them.
-    if packet::addressed(ctx) != Addressed::Host {
-        return Ok(forward::PASS);
+    match packet::addressed(ctx) {
+        Addressed::Host => {}
+        Addressed::Group => return announce::answer(ctx),
+        Addressed::Other => return Ok(forward::PASS),
     }
     if packet::lacks_ethernet(ctx) {
         let Some((src, dst)) = packet::addresses_without_ethernet(ctx) else {
@@ -35,10 +37,12 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         packet::restore_ethernet(ctx)?;
     }
     let Parsed::Ip(mut packet) = packet::parse(ctx)? else {
-        return Ok(forward::PASS);
+        return announce::answer(ctx);
     };
     match receiver(packet.src, packet.dst)? {
         Some(local) => deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod),
+        // A neighbour asks the one it knows whether it is still there.
+        None if announce::may_ask(&packet) => announce::answer(ctx),
         None => Ok(forward::PASS),
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::{
         bpf_redir_neigh, bpf_redir_neigh__bindgen_ty_1,
     },
     helpers::{
-        bpf_check_mtu, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
+        bpf_check_mtu, bpf_redirect, bpf_redirect_neigh, bpf_redirect_peer, bpf_skb_change_head,
         bpf_skb_change_tail, bpf_skb_change_type,
         generated::{
             bpf_ktime_get_coarse_ns, bpf_l3_csum_replace, bpf_l4_csum_replace,
@@ -32,6 +32,13 @@ const AF_INET6: u32 = 10;
 pub(crate) fn redirect_peer(ifindex: u32) -> Result<i32, DropReason> {
     // SAFETY: takes two integers.
     redirected(unsafe { bpf_redirect_peer(ifindex, 0) })
+}
+
+/// Sends the frame out of an interface as it is.
+#[inline(always)]
+pub(crate) fn redirect_out(ifindex: u32) -> Result<i32, DropReason> {
+    // SAFETY: takes two integers.
+    redirected(unsafe { bpf_redirect(ifindex, 0) })
 }
 
 /// Sends the packet by an interface to a neighbour, whose MAC the kernel finds. Kernel 5.10.

@@ -4,6 +4,7 @@
 #![no_main]
 
 mod address;
+mod announce;
 mod deliver;
 mod drop;
 mod flow;

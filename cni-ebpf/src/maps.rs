@@ -13,6 +13,7 @@ use aya_ebpf::{
 };
 use cni_ebpf_common::{
     addr::Addr,
+    announcement::{Announcement, AnnouncementKey, MAX_ANNOUNCEMENTS},
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
@@ -108,6 +109,15 @@ static SOCKETS: LruHashMap<SocketKey, SocketPeer, { MAX_SOCKETS as usize }> = Lr
 #[btf_map(name = "socket_backends")]
 static SOCKET_BACKENDS: LruHashMap<SocketKey, SocketPeer, { MAX_SOCKET_BACKENDS as usize }> =
     LruHashMap::new();
+
+/// Addresses of Services that this node answers for; the agent writes.
+#[btf_map(name = "announcements")]
+static ANNOUNCEMENTS: HashMap<
+    AnnouncementKey,
+    Announcement,
+    { MAX_ANNOUNCEMENTS as usize },
+    ON_DEMAND,
+> = HashMap::new();
 
 /// Room of the programs.
 #[btf_map(name = "scratch")]
@@ -206,6 +216,26 @@ pub(crate) fn frontend(ip: Ip, port: u16, protocol: u8) -> Option<Frontend> {
     let key = unsafe { &*ptr::from_ref(&words).cast::<FrontendKey>() };
     // SAFETY: as in `endpoint`.
     unsafe { FRONTENDS.get(key) }.copied()
+}
+
+/// Until when an uplink answers for an address, and at which MAC.
+#[inline(always)]
+pub(crate) fn announcement(ip: Ip, ifindex: u32) -> Option<Announcement> {
+    /// `AnnouncementKey` in words, for the same reason as in `endpoint_addr`.
+    #[repr(C, packed(4))]
+    struct Words {
+        addr: [u64; 2],
+        ifindex: u32,
+    }
+    const { assert!(size_of::<Words>() == size_of::<AnnouncementKey>()) };
+    let words = Words {
+        addr: ip.words(),
+        ifindex,
+    };
+    // SAFETY: the same fields at the same offsets.
+    let key = unsafe { &*ptr::from_ref(&words).cast::<AnnouncementKey>() };
+    // SAFETY: as in `endpoint`.
+    unsafe { ANNOUNCEMENTS.get(key) }.copied()
 }
 
 /// The backend of a list, which has some, for a flow's number: its address, and its port as it lies in

@@ -12,6 +12,7 @@ use aya::{
     programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
 };
 use cni_ebpf_common::{
+    announcement::{Announcement, AnnouncementKey, MAX_ANNOUNCEMENTS},
     config::LOG_LEVEL,
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
@@ -53,7 +54,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 16] = [
+pub(super) const SHAPES: [Shape; 17] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -67,6 +68,7 @@ pub(super) const SHAPES: [Shape; 16] = [
     shape::<u32, SocketSettings>("socket_settings", MapType::Array, 1),
     shape::<SocketKey, SocketPeer>("sockets", MapType::LruHash, MAX_SOCKETS),
     shape::<SocketKey, SocketPeer>("socket_backends", MapType::LruHash, MAX_SOCKET_BACKENDS),
+    shape::<AnnouncementKey, Announcement>("announcements", MapType::Hash, MAX_ANNOUNCEMENTS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),

@@ -3,6 +3,7 @@
 
 use super::{
     DatapathError,
+    announcements::Announcements,
     rows::{self, EndpointRows, NodeRoute},
     services::Services,
 };
@@ -34,6 +35,7 @@ pub(super) struct Maps {
     nodes: LpmTrie<MapData, Addr, Node>,
     endpoint_flows: Array<MapData, EndpointFlows>,
     pub(super) services: Services,
+    pub(super) announcements: Announcements,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) drop_totals: PerCpuArray<MapData, Counter>,
     pub(super) paths: PerCpuArray<MapData, Counter>,
@@ -58,6 +60,7 @@ impl Maps {
             nodes: typed(ebpf, NODES)?,
             endpoint_flows: typed(ebpf, FLOWS_OF_ENDPOINTS)?,
             services: Services::take(ebpf)?,
+            announcements: Announcements::take(ebpf)?,
             drops: typed(ebpf, "drops")?,
             drop_totals: typed(ebpf, "drop_totals")?,
             paths: typed(ebpf, "paths")?,

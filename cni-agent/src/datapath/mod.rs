@@ -5,6 +5,7 @@
 //! Start with [`Datapath::load`]. All of it takes microseconds, except for loading (tens of
 //! milliseconds); none of it waits for a peer.
 
+mod announcements;
 mod attach;
 mod cgroup;
 mod counters;
@@ -25,6 +26,7 @@ mod services;
 mod upgrade;
 mod xdp;
 
+pub use announcements::Announced;
 pub use attach::Attachment;
 pub use cgroup::{ServedSockets, unified_cgroup};
 pub use cni_ebpf_common::{
@@ -52,6 +54,7 @@ use std::{
     net::IpAddr,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 /// What the programs log.
@@ -358,6 +361,24 @@ impl Datapath {
             sockets.retain(|frontend, backend| maps.services.has(frontend, backend))?;
         }
         Ok(change)
+    }
+
+    /// Makes this node answer for these addresses on its uplinks' links and for no others, for so long
+    /// from now on: whoever wants it to go on calls again before. What needs a MAC of an address is
+    /// asked for by ARP or neighbour discovery.
+    ///
+    /// # Errors
+    /// [`DatapathError::MapFull`] when no room is left, or the map can't be read or written.
+    pub fn announce(&self, desired: &[Announced], lasts: Duration) -> Result<(), DatapathError> {
+        self.lock().maps.announcements.sync(desired, lasts)
+    }
+
+    /// What this node answers for now, in order.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn announced(&self) -> Result<Vec<Announced>, DatapathError> {
+        self.lock().maps.announcements.list()
     }
 
     /// Forgets flows that are over, and UDP flows and clients with affinity whose backend is none any

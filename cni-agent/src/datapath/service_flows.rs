@@ -67,11 +67,14 @@ mod tests {
             };
             let flow = Flow {
                 seen_ns: 0,
-                addr: [9; 16],
-                port_be: 0,
+                src: [client; 16],
+                dst: [9; 16],
+                sport_be: 7,
+                dport_be: 0,
                 flags,
                 closing: 0,
                 by_stack: 0,
+                ifindex: 0,
                 pad: 0,
             };
             (key, flow)

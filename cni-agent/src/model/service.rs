@@ -44,6 +44,9 @@ pub struct Service {
     /// Entries of `status.loadBalancer.ingress` that have an address.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub ingress: Vec<Ingress>,
+    /// Addresses that it asks a load balancer for, by annotation or `spec.loadBalancerIP`, each once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub wanted_ips: Vec<IpAddr>,
     /// `spec.loadBalancerSourceRanges`, host bits zero; nothing written: every client.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub source_ranges: Vec<IpNetwork>,

@@ -1,5 +1,6 @@
 //! The kernel as the network part sees it, on Linux: `netlink` and `datapath` joined.
 
+mod announce;
 mod endpoints;
 mod node;
 mod queries;

@@ -3,6 +3,7 @@
 
 use super::{Network, add::AddRequest, kernel::KernelError, linux::Linux, services::Seen, spool};
 use crate::{
+    balancer,
     clock::SystemClock,
     cni::{
         CniError,
@@ -28,7 +29,11 @@ use crate::{
 };
 use serde_json::Value;
 use std::{os::fd::OwnedFd, sync::Arc, time::Duration};
-use tokio::{sync::watch, task::JoinSet, time::timeout};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinSet,
+    time::timeout,
+};
 
 /// The network on Linux, with what only this process needs beside it.
 pub struct Running {
@@ -131,7 +136,7 @@ async fn run_until(
     book.bind_node(&config.node_name)
         .await
         .map_err(|e| e.to_string())?;
-    let (source, life) = open_source(&config, api.as_ref()).await?;
+    let (source, kept) = open_source(&config, api.as_ref()).await?;
     let spool_folder = config.spool();
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
     let mut network = Network::new(config, kernel, book, clock, source.subscribe());
@@ -164,7 +169,12 @@ async fn run_until(
         network.health_checks.subscribe(),
         unheard,
     ));
-    if let Some(mut life) = life {
+    let (end, ended) = oneshot::channel();
+    let mut balancing = JoinSet::new();
+    if let Some(Kept { mut life, client }) = kept {
+        if !network.config.load_balancer_pool.is_empty() {
+            balancing.spawn(balancer::run(client, running.clone(), ended));
+        }
         let running = running.clone();
         tasks.spawn(async move { life.keep(|| facts(running.clone())).await });
     }
@@ -175,8 +185,20 @@ async fn run_until(
         () = network.book.closed() => Err("the store's writer has ended".to_owned()),
         () = running.source.ended() => Err("reading the cluster has broken off".to_owned()),
         Some(_) = tasks.join_next() => Err("keeping the Node object or the health checks has broken off".to_owned()),
+        Some(_) = balancing.join_next() => {
+            Err("looking after load balancer addresses has broken off".to_owned())
+        }
     }?;
+    drop(end);
+    while balancing.join_next().await.is_some() {}
     network.book.flush().await.map_err(|e| e.to_string())
+}
+
+/// What is kept in the cluster.
+struct Kept {
+    /// This node's Node object.
+    life: node::Life,
+    client: kube::Client,
 }
 
 /// What the Node object may tell of this part.
@@ -188,11 +210,11 @@ async fn facts(running: Arc<Running>) -> node::Facts {
     }
 }
 
-/// The source that the options choose, and what keeps this node's Node object if there is one.
+/// The source that the options choose, and what is kept in the cluster if there is one.
 async fn open_source(
     config: &NetworkConfig,
     api: Option<&ApiOptions>,
-) -> Result<(Box<dyn Source>, Option<node::Life>), String> {
+) -> Result<(Box<dyn Source>, Option<Kept>), String> {
     let Some(api) = api else {
         let last_good = config.state_dir.join("manifests");
         let source = Manifests::watch(&config.manifests, &last_good).map_err(|e| e.to_string())?;
@@ -201,8 +223,8 @@ async fn open_source(
     let client = client::connect(api).await.map_err(|e| e.to_string())?;
     let (name, state) = (&config.node_name, &config.state_dir);
     let source = Kubernetes::watch(client.clone(), name, state, kubernetes::PATIENCE).await;
-    let life = node::Life::new(client, source.own_node(), source.conflicts());
-    Ok((Box::new(source), Some(life)))
+    let life = node::Life::new(client.clone(), source.own_node(), source.conflicts());
+    Ok((Box::new(source), Some(Kept { life, client })))
 }
 
 /// Says that the part does not run, also when it panicked.
@@ -557,6 +579,7 @@ mod tests {
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,
             ebpf_log_level: crate::config::EbpfLogLevel::Off,
+            load_balancer_pool: Vec::new(),
         }
     }
 

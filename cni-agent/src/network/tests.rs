@@ -54,6 +54,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         xdp: XdpMode::Off,
         masquerade: true,
         ebpf_log_level: EbpfLogLevel::Off,
+        load_balancer_pool: Vec::new(),
     };
     let clock = Arc::new(ManualClock::default());
     let book = Book::open(store, clock.clone()).unwrap();

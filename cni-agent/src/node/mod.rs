@@ -17,6 +17,7 @@ use tokio::{
     time::{Instant, sleep},
 };
 use write::Writer;
+pub(crate) use write::fitting;
 
 /// How often is looked whether the node serves, until it does.
 const SOON: Duration = Duration::from_millis(250);
@@ -28,7 +29,9 @@ const BETWEEN_EVENTS: Duration = Duration::from_secs(600);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Gives up after [`PATIENCE`].
-async fn within<T>(write: impl Future<Output = Result<T, kube::Error>>) -> Result<T, kube::Error> {
+pub(crate) async fn within<T>(
+    write: impl Future<Output = Result<T, kube::Error>>,
+) -> Result<T, kube::Error> {
     let late = |error| Err(kube::Error::Service(Box::new(error)));
     tokio::time::timeout(PATIENCE, write)
         .await

@@ -80,16 +80,12 @@ impl Writer {
         &self,
         own: &OwnNode,
         reason: &str,
-        mut note: String,
+        note: String,
     ) -> Result<(), Error> {
-        if note.len() > LONGEST_NOTE {
-            note.truncate(note.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8()));
-            note.push('…');
-        }
         let event = Event {
             type_: EventType::Warning,
             reason: reason.to_owned(),
-            note: Some(note),
+            note: Some(fitting(note)),
             action: "Serve".to_owned(),
             secondary: None,
         };
@@ -102,4 +98,13 @@ impl Writer {
         };
         self.events.publish(&event, &about).await
     }
+}
+
+/// As much of an Event's note as Kubernetes takes.
+pub(crate) fn fitting(mut note: String) -> String {
+    if note.len() > LONGEST_NOTE {
+        note.truncate(note.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8()));
+        note.push('…');
+    }
+    note
 }

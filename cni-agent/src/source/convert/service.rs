@@ -12,6 +12,10 @@ const AFFINITY_SECS: u32 = 10_800;
 /// Label of Services that another proxy serves; kube-proxy leaves them alone, too.
 const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
+/// Annotation with the addresses that a Service asks for, separated by commas: one of each family is
+/// enough.
+const WANTED: &str = "fairlead.io/load-balancer-ips";
+
 /// Converts a Service. Headless ones, those of type ExternalName and those of another proxy have no
 /// address. What a controller or the administrator of a load balancer wrote wrong (`status`, source
 /// ranges) costs that entry only, and is told as a fault of the model.
@@ -32,6 +36,7 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     let affinity_secs = affinity(spec, &mut errors);
     let (source_ranges, source_ranges_faulty) = source_ranges(spec, &mut faults);
     let ingress = ingress(object, &mut faults);
+    let wanted_ips = wanted_ips(object, spec, &mut faults);
     if !errors.is_empty() {
         return Err(errors);
     }
@@ -43,6 +48,7 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
         ports,
         external_ips,
         ingress,
+        wanted_ips,
         source_ranges,
         source_ranges_faulty,
         internal_local: spec.internal_traffic_policy.as_deref() == Some("Local"),
@@ -61,6 +67,7 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
         service.cluster_ips.clear();
         service.external_ips.clear();
         service.ingress.clear();
+        service.wanted_ips.clear();
         service.health_check_port = None;
         service.faults.clear();
         for port in &mut service.ports {
@@ -230,6 +237,35 @@ fn ingress(object: &v1::Service, faults: &mut Vec<FieldError>) -> Vec<Ingress> {
                 proxy: !matches!(entry.ip_mode.as_deref(), None | Some("" | "VIP")),
             }),
             Err(error) => faults.push(error),
+        }
+    }
+    found
+}
+
+fn wanted_ips(
+    object: &v1::Service,
+    spec: &v1::ServiceSpec,
+    faults: &mut Vec<FieldError>,
+) -> Vec<IpAddr> {
+    let annotations = object.metadata.annotations.as_ref();
+    let written = annotations.and_then(|all| Some((all.get(WANTED)?, WANTED)));
+    let field = spec
+        .load_balancer_ip
+        .as_ref()
+        .map(|ip| (ip, "spec.loadBalancerIP"));
+    let mut found = Vec::new();
+    for (text, field) in written.into_iter().chain(field) {
+        let parts = text.split(',').map(str::trim);
+        for part in parts.filter(|part| !part.is_empty()) {
+            let field = match field {
+                WANTED => format!("metadata.annotations[{WANTED}]"),
+                field => field.to_owned(),
+            };
+            match address(&field, part) {
+                Ok(ip) if found.contains(&ip) => {}
+                Ok(ip) => found.push(ip),
+                Err(error) => faults.push(error),
+            }
         }
     }
     found

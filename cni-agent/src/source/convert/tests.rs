@@ -245,6 +245,32 @@ fn addresses_from_outside_and_their_policies_are_read() {
 }
 
 #[test]
+fn addresses_that_a_service_asks_for_are_read_one_by_one() {
+    let read = |wanted: &str| {
+        let object = json!({
+            "metadata": {"name": "web",
+                "annotations": {"fairlead.io/load-balancer-ips": wanted}},
+            "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.10",
+                "loadBalancerIP": "192.0.2.7"}});
+        service(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let texts = |read: &Service| -> Vec<String> {
+        read.wanted_ips.iter().map(ToString::to_string).collect()
+    };
+    let good = read("192.0.2.9, 2001:db8::9,192.0.2.7,");
+    assert_eq!(texts(&good), ["192.0.2.9", "2001:db8::9", "192.0.2.7"]);
+    assert_eq!(good.faults, [""; 0]);
+    let odd = read("192.0.2.9,192.0.2.900");
+    assert_eq!(texts(&odd), ["192.0.2.9", "192.0.2.7"]);
+    let fault = &odd.faults[0];
+    let field = "metadata.annotations[fairlead.io/load-balancer-ips]: ";
+    assert!(
+        fault.starts_with(field) && fault.contains("192.0.2.900"),
+        "{fault}"
+    );
+}
+
+#[test]
 fn source_ranges_are_read_one_by_one_and_what_is_wrong_with_one_costs_that_one_only() {
     let read = |ranges: Value| read_service(json!({"loadBalancerSourceRanges": ranges})).unwrap();
     let good = read(json!(["10.1.2.3/8", "2001:db8::/32", "10.0.0.0/8"]));

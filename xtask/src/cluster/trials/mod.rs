@@ -3,6 +3,7 @@
 
 mod agents;
 mod away;
+mod balancer;
 mod burst;
 mod join;
 mod load;
@@ -52,11 +53,13 @@ enum Trial {
     Away,
     /// A hundred pods at once on one node.
     Burst,
+    /// A load balancer's address moves when the node that answers for it loses its power.
+    Balancer,
 }
 
 impl Trial {
     fn is_slow(self) -> bool {
-        self == Self::Burst
+        matches!(self, Self::Burst | Self::Balancer)
     }
 
     /// Answers what was seen.
@@ -70,6 +73,7 @@ impl Trial {
             Self::Join => join::run(cluster),
             Self::Reboot => reboot::run(cluster),
             Self::Burst => burst::run(cluster),
+            Self::Balancer => balancer::run(cluster),
         }
     }
 }
