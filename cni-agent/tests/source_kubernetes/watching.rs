@@ -79,6 +79,29 @@ async fn changes_arrive_and_many_at_once_make_few_snapshots() {
 }
 
 #[tokio::test]
+async fn news_of_endpoints_are_known_by_the_revision_that_has_them_and_a_list_is_none() {
+    let fake = Fake::start(true).await;
+    fake.put(node("n1", 1));
+    fake.put(slice("web-1", "web", "10.0.1.5"));
+    let state = tempfile::tempdir().unwrap();
+    let source = fake.source(state.path(), LONG).await;
+    let (listed, _) = until(&source, |cluster| cluster.slices.len() == 1).await;
+    assert_eq!(
+        source.arrivals().written(u64::MAX),
+        [],
+        "nobody waited for it"
+    );
+    fake.put(slice("web-1", "web", "10.0.1.6"));
+    let moved = |cluster: &Cluster| cluster.revision > listed.revision;
+    let (changed, _) = until(&source, moved).await;
+    assert_eq!(source.arrivals().written(changed.revision - 1), []);
+    assert_eq!(source.arrivals().written(changed.revision).len(), 1);
+    fake.put(node("n2", 2));
+    until(&source, |cluster| cluster.nodes.len() == 2).await;
+    assert_eq!(source.arrivals().written(u64::MAX), []);
+}
+
+#[tokio::test]
 async fn a_watch_that_is_too_old_lists_anew_without_removing_what_is_there() {
     let fake = Fake::start(true).await;
     for number in 1..4 {
