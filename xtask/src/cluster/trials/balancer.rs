@@ -11,6 +11,7 @@ use super::{
     },
     LIMIT, SPACE, rollout,
 };
+use crate::lab::run as program;
 use anyhow::{Context, Result, ensure};
 use std::{
     fs::File,
@@ -110,7 +111,14 @@ fn moved(cluster: &Cluster, plan: &Plan, local: bool) -> Result<String> {
         .node(&node)
         .context("the holder of the Lease is a node")?;
     let pid = std::fs::read_to_string(cluster.node_dir(killed).join("pid"))?;
-    let gap = within(&netns, || gap(server, || cluster.kill(pid.trim())))?;
+    // Its kernel lives on in its namespace and would carry packets: a node without power doesn't.
+    let underlay = cluster.netns(Member::Underlay);
+    let port = format!("to-{node}");
+    let cut = || {
+        program("ip", &["-n", &underlay, "link", "set", &port, "down"])?;
+        cluster.kill(pid.trim())
+    };
+    let gap = within(&netns, || gap(server, cut))?;
     let heir = holder(cluster, &lease)?;
     ensure!(
         gap <= GAP && heir != node,
