@@ -3,7 +3,7 @@
 use super::finding::{Finding, Kind, Removal};
 use crate::{
     install::CONFLIST,
-    netlink::foreign::{ForeignRoute, Link},
+    netlink::foreign::{Chain, ForeignRoute, Link},
 };
 use serde_json::Value;
 use std::path::Path;
@@ -218,10 +218,12 @@ pub fn route(route: &ForeignRoute, device: Option<&str>) -> Option<Finding> {
 
 /// A chain of a table of nftables. The jumps to it stand in chains that kube-proxy and others share, so
 /// the tools that keep those whole remove it.
-pub fn chain(table: &str, name: &str) -> Option<Finding> {
-    // Tables of their own, which the reference plugins make where nftables is their backend.
+pub fn chain(chain: &Chain) -> Option<Finding> {
+    let (table, name) = (chain.table.as_str(), chain.name.as_str());
+    // Tables of their own, which the reference plugins make where nftables is their backend: portmap one of
+    // each family, masquerading one of both.
     if let "cni_hostport" | "cni_plugins_masquerade" = table {
-        let command = format!("nft delete table inet {table}");
+        let command = format!("nft delete table {} {table}", chain.family);
         return Some(finding(
             Kind::Firewall,
             table,
@@ -261,11 +263,11 @@ pub fn chain(table: &str, name: &str) -> Option<Finding> {
 }
 
 /// Whether a chain is one of the plugin `portmap`.
-pub fn is_of_portmap(table: &str, name: &str) -> bool {
-    table == "cni_hostport"
+pub fn is_of_portmap(chain: &Chain) -> bool {
+    chain.table == "cni_hostport"
         || ["CNI-HOSTPORT-", "CNI-DN-", "CNI-SN-"]
             .iter()
-            .any(|prefix| name.starts_with(prefix))
+            .any(|prefix| chain.name.starts_with(prefix))
 }
 
 /// Whether a configuration is ours and chains `portmap`, whose rules then are not left over.

@@ -38,8 +38,8 @@ pub fn scan(root: &Path) -> Result<Vec<Finding>, String> {
     let chains = foreign::chains().map_err(fault)?;
     let others = chains
         .iter()
-        .filter(|(table, chain)| !(host_ports_are_ours && recognise::is_of_portmap(table, chain)));
-    found.extend(others.filter_map(|(t, c)| recognise::chain(t, c)));
+        .filter(|chain| !(host_ports_are_ours && recognise::is_of_portmap(chain)));
+    found.extend(others.filter_map(recognise::chain));
     // Absent where the kernel has no legacy iptables.
     let legacy = fs::read_to_string("/proc/thread-self/net/ip_tables_names").unwrap_or_default();
     let untold = recognise::untold(&found, &legacy);

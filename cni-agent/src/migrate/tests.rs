@@ -1,7 +1,7 @@
 //! Recognition by tables, files in a folder of the test's own.
 
 use super::{recognise::*, *};
-use crate::netlink::foreign::{ForeignRoute, Link};
+use crate::netlink::foreign::{Chain, ForeignRoute, Link};
 use std::path::Path;
 
 fn removed_by_clean(finding: Option<Finding>) -> Option<bool> {
@@ -149,7 +149,7 @@ fn shared_plugins_and_others_chains_are_no_findings() {
         ("nat", "KUBE-SERVICES", false),
         ("fairlead", "postrouting", false),
     ] {
-        let found = chain(table, name);
+        let found = chain(&of("ip", table, name));
         assert_eq!(found.is_some(), expected, "{name}");
         assert!(
             found.is_none_or(|f| !f.is_cleaned(true)),
@@ -174,9 +174,35 @@ fn shared_plugins_and_others_chains_are_no_findings() {
         let path = Path::new("/etc/cni/net.d/10-x").with_extension(ending);
         assert_eq!(chains_portmap(&path, text), expected, "{text} {ending}");
     }
-    assert!(is_of_portmap("nat", "CNI-DN-0123456789ab") && !is_of_portmap("nat", "KUBE-SEP-X"));
+    assert!(is_of_portmap(&of("ip", "nat", "CNI-DN-0123456789ab")));
+    assert!(!is_of_portmap(&of("ip", "nat", "KUBE-SEP-X")));
     let calico = folder(Path::new("/etc/calico"), "Calico");
     assert!(untold(&[], "filter\n").is_none());
     assert!(untold(std::slice::from_ref(&calico), "").is_none());
     assert!(untold(&[calico], "filter\n").is_some());
+}
+
+/// A chain of a table.
+fn of(family: &'static str, table: &str, name: &str) -> Chain {
+    Chain {
+        family,
+        table: table.to_owned(),
+        name: name.to_owned(),
+    }
+}
+
+#[test]
+fn a_table_is_removed_from_the_family_that_it_is_of() {
+    for (family, table, command) in [
+        ("ip", "cni_hostport", "nft delete table ip cni_hostport"),
+        ("ip6", "cni_hostport", "nft delete table ip6 cni_hostport"),
+        (
+            "inet",
+            "cni_plugins_masquerade",
+            "nft delete table inet cni_plugins_masquerade",
+        ),
+    ] {
+        let found = chain(&of(family, table, "any")).unwrap();
+        assert_eq!(found.removal, Removal::ByHand(command.to_owned()));
+    }
 }

@@ -80,6 +80,15 @@ fn seen(message: &LinkMessage) -> Link {
     link
 }
 
+/// A chain of nftables.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// As `nft` names it: `ip`, `ip6`, `inet`. Empty for others.
+    pub family: &'static str,
+    pub table: String,
+    pub name: String,
+}
+
 /// Removes a link, if it still has this name: numbers are given again.
 ///
 /// # Errors
@@ -152,12 +161,12 @@ pub fn remove_route(route: &ForeignRoute) -> Result<(), NetlinkError> {
     }
 }
 
-/// Tables and chains of nftables, which `iptables-nft` writes, too. Names are read by hand: others'
+/// Chains of nftables, which `iptables-nft` writes, too. Names are read by hand: others'
 /// chains may be of kinds that the message crate can't read.
 ///
 /// # Errors
 /// When the kernel does not answer. One without nftables has none.
-pub fn chains() -> Result<Vec<(String, String)>, NetlinkError> {
+pub fn chains() -> Result<Vec<Chain>, NetlinkError> {
     let question = NfTablesMessage::GetChain(ChainMessage {
         attributes: Vec::new(),
     });
@@ -177,10 +186,17 @@ pub fn chains() -> Result<Vec<(String, String)>, NetlinkError> {
     }
 }
 
-fn chain(message: &[u8]) -> Option<(String, String)> {
+fn chain(message: &[u8]) -> Option<Chain> {
     const NFGENMSG: usize = 4;
     const TABLE: u16 = 1;
     const NAME: u16 = 3;
+    // nfgenmsg begins with it: NFPROTO_* of linux/netfilter.h.
+    let family = match message.first()? {
+        1 => "inet",
+        2 => "ip",
+        10 => "ip6",
+        _ => "",
+    };
     let (mut table, mut name) = (None, None);
     for attribute in NlasIterator::new(message.get(NFGENMSG..)?) {
         let attribute = attribute.ok()?;
@@ -194,5 +210,9 @@ fn chain(message: &[u8]) -> Option<(String, String)> {
             _ => {}
         }
     }
-    Some((table?, name?))
+    Some(Chain {
+        family,
+        table: table?,
+        name: name?,
+    })
 }

@@ -8,6 +8,7 @@ mod control_plane;
 mod e2e;
 mod images;
 mod members;
+mod migration;
 mod node;
 mod objects;
 mod pki;
@@ -89,6 +90,8 @@ enum Verb {
     Populate(populate::Args),
     /// Start a cluster with Fairlead, kube-proxy and DNS, run smoke and trials, and remove it.
     Check,
+    /// Change a cluster of its own from another network to Fairlead, as docs/migrate-from-calico.md says.
+    Rehearse(migration::Args),
     /// Run Kubernetes' own end-to-end tests against the cluster that is up, or with --all against one of
     /// its own.
     E2e(e2e::Args),
@@ -124,6 +127,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Verb::Trials(args) => trials::run(&cluster, &args),
         Verb::Populate(args) => populate::run(&cluster, &args),
         Verb::Check => check(&cluster),
+        Verb::Rehearse(args) => migration::run(&cluster, &args).and_then(|()| down(&cluster)),
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;
             end_to_end(&cluster, &args)

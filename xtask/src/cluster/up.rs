@@ -211,7 +211,10 @@ fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> 
 }
 
 /// The image's archive, packed now, and the manifest that runs it.
-fn image_of_fairlead() -> Result<(PathBuf, PathBuf)> {
+///
+/// # Errors
+/// When it can't be packed.
+pub(super) fn image_of_fairlead() -> Result<(PathBuf, PathBuf)> {
     let manifest = crate::workspace::root().join("deploy/fairlead.yaml");
     if !manifest.is_file() {
         bail!(
