@@ -118,10 +118,10 @@ mod tests {
         layer.finish().unwrap()
     }
 
-    fn packed(program: &[u8]) -> Vec<u8> {
+    fn packed(program: &[u8], arch: &str) -> Vec<u8> {
         let image = Image {
             name: "registry.example/a/b:1.2",
-            arch: "x86_64",
+            arch,
             config: json!({ "Entrypoint": ["/usr/program"] }),
             layer: layer(program),
             compress: true,
@@ -144,13 +144,14 @@ mod tests {
 
     #[test]
     fn packing_twice_gives_the_same_bytes_and_another_program_others() {
+        let packed = |program| packed(program, "x86_64");
         assert_eq!(packed(b"program"), packed(b"program"));
         assert_ne!(packed(b"program"), packed(b"another"));
     }
 
     #[test]
     fn each_descriptor_leads_to_the_bytes_that_it_names() {
-        let files = unpack(&packed(b"program"));
+        let files = unpack(&packed(b"program", "x86_64"));
         assert!(files.iter().all(|(_, mtime, _)| *mtime == 0));
         let files: BTreeMap<_, _> = files.into_iter().map(|(p, _, b)| (p, b)).collect();
         let parse = |bytes: &[u8]| serde_json::from_slice::<Value>(bytes).unwrap();
@@ -179,6 +180,27 @@ mod tests {
         let inside = unpack(&unpacked);
         assert_eq!(inside[1].0, "usr/program");
         assert_eq!(inside[1].2, b"program");
+    }
+
+    #[test]
+    fn index_and_config_name_the_processor_in_gos_words() {
+        for (arch, word) in [("x86_64", "amd64"), ("aarch64", "arm64")] {
+            let files: BTreeMap<_, _> = unpack(&packed(b"program", arch))
+                .into_iter()
+                .map(|(path, _, bytes)| (path, bytes))
+                .collect();
+            let parse = |path: &str| serde_json::from_slice::<Value>(&files[path]).unwrap();
+            let blob = |descriptor: &Value| {
+                let name = descriptor["digest"].as_str().unwrap().replace(':', "/");
+                parse(&format!("blobs/{name}"))
+            };
+            let listed = &parse("index.json")["manifests"][0];
+            let config = blob(&blob(listed)["config"]);
+            for place in [&listed["platform"], &config] {
+                assert_eq!(place["architecture"], word, "{arch}");
+                assert_eq!(place["os"], "linux", "{arch}");
+            }
+        }
     }
 
     #[test]
