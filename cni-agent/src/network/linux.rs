@@ -284,7 +284,8 @@ impl Kernel for Linux {
     }
 
     async fn chains(&self) -> Result<Vec<(String, String)>, KernelError> {
-        blocking(foreign::chains).await
+        let chains = blocking(foreign::chains).await?.into_iter();
+        Ok(chains.map(|chain| (chain.table, chain.name)).collect())
     }
 
     async fn tidy(&self) {
