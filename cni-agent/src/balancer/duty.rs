@@ -11,7 +11,7 @@ use std::{
 };
 
 /// `spec.loadBalancerClass` of Services that get an address of the pool; none means the same.
-pub const CLASS: &str = "fairlead.io/pool";
+pub const CLASS: &str = "fairlead.dev/pool";
 
 /// Namespace and name of a Service.
 pub type Key = (String, String);

@@ -14,7 +14,7 @@ const OTHER_PROXY: &str = "service.kubernetes.io/service-proxy-name";
 
 /// Annotation with the addresses that a Service asks for, separated by commas: one of each family is
 /// enough.
-const WANTED: &str = "fairlead.io/load-balancer-ips";
+const WANTED: &str = "fairlead.dev/load-balancer-ips";
 
 /// Converts a Service. Headless ones, those of type ExternalName and those of another proxy have no
 /// address. What a controller or the administrator of a load balancer wrote wrong (`status`, source

@@ -249,7 +249,7 @@ fn addresses_that_a_service_asks_for_are_read_one_by_one() {
     let read = |wanted: &str| {
         let object = json!({
             "metadata": {"name": "web",
-                "annotations": {"fairlead.io/load-balancer-ips": wanted}},
+                "annotations": {"fairlead.dev/load-balancer-ips": wanted}},
             "spec": {"type": "LoadBalancer", "clusterIP": "10.96.0.10",
                 "loadBalancerIP": "192.0.2.7"}});
         service(&serde_json::from_value(object).unwrap()).unwrap()
@@ -263,7 +263,7 @@ fn addresses_that_a_service_asks_for_are_read_one_by_one() {
     let odd = read("192.0.2.9,192.0.2.900");
     assert_eq!(texts(&odd), ["192.0.2.9", "192.0.2.7"]);
     let fault = &odd.faults[0];
-    let field = "metadata.annotations[fairlead.io/load-balancer-ips]: ";
+    let field = "metadata.annotations[fairlead.dev/load-balancer-ips]: ";
     assert!(
         fault.starts_with(field) && fault.contains("192.0.2.900"),
         "{fault}"
