@@ -227,7 +227,8 @@ pub enum ServicesMode {
     /// The pods'; kube-proxy answers the node's own processes and what comes from outside.
     #[default]
     Pods,
-    /// Everybody's; kube-proxy is not needed.
+    /// Everybody's; kube-proxy is not needed. No option yet: nothing answers what comes from outside.
+    #[value(skip)]
     All,
     /// Nobody's; kube-proxy answers all.
     Off,
@@ -552,10 +553,9 @@ mod tests {
     }
 
     #[test]
-    fn services_are_the_pods_until_kube_proxy_is_to_go() {
+    fn services_of_pods_are_answered_unless_it_is_switched_off() {
         let services = |options: &[&str]| config(options).unwrap().network.services;
         assert_eq!(services(&[]), ServicesMode::Pods);
-        assert_eq!(services(&["--services", "all"]), ServicesMode::All);
         assert_eq!(services(&["--services", "off"]), ServicesMode::Off);
     }
 

@@ -54,16 +54,12 @@ fn kubernetes_knows_each_field_of_the_manifests() {
         "ClusterRoleBinding",
         "ConfigMap",
         "DaemonSet",
-        "Role",
-        "RoleBinding",
         "ServiceAccount",
     ];
     assert_eq!(kinds, expected);
     typed::<ServiceAccount>(&all["ServiceAccount"]);
     typed::<ClusterRole>(&all["ClusterRole"]);
     typed::<ClusterRoleBinding>(&all["ClusterRoleBinding"]);
-    typed::<Role>(&all["Role"]);
-    typed::<RoleBinding>(&all["RoleBinding"]);
     typed::<ConfigMap>(&all["ConfigMap"]);
     typed::<DaemonSet>(&all["DaemonSet"]);
     typed::<DaemonSet>(&objects(&text("uninstall.yaml"))["DaemonSet"]);
@@ -89,9 +85,21 @@ fn the_role_allows_what_the_agent_does_and_nothing_else() {
     for verb in ["create", "patch"] {
         expected.insert(format!("{verb} events.k8s.io/events"));
     }
-    expected.extend(["get /services", "patch /services/status"].map(str::to_owned));
     assert_eq!(allowed, expected);
+}
+
+/// Rights that not everybody needs, and Leases where no others are.
+#[test]
+fn addresses_for_load_balancers_need_rights_of_their_own() {
+    let all = objects(&text("load-balancer/rights.yaml"));
+    typed::<RoleBinding>(&all["RoleBinding"]);
+    typed::<ClusterRoleBinding>(&all["ClusterRoleBinding"]);
+    let role: ClusterRole = typed(&all["ClusterRole"]);
+    let expected = ["get /services", "patch /services/status"].map(str::to_owned);
+    assert_eq!(allowed(role.rules.unwrap()), BTreeSet::from(expected));
     let role: Role = typed(&all["Role"]);
+    let namespace = role.metadata.namespace.unwrap();
+    assert_eq!(namespace, cni_agent::balancer::NAMESPACE);
     let verbs = ["get", "create", "update", "delete"];
     let expected = verbs.map(|verb| format!("{verb} coordination.k8s.io/leases"));
     assert_eq!(self::allowed(role.rules.unwrap()), BTreeSet::from(expected));
@@ -123,10 +131,7 @@ fn the_pod_has_few_rights_and_its_files_where_the_plugin_looks() {
     assert_eq!(rights.read_only_root_filesystem, Some(true));
     let capabilities = rights.capabilities.unwrap();
     assert_eq!(capabilities.drop.unwrap(), ["ALL"]);
-    assert_eq!(
-        capabilities.add.unwrap(),
-        ["NET_ADMIN", "SYS_ADMIN", "NET_RAW"]
-    );
+    assert_eq!(capabilities.add.unwrap(), ["NET_ADMIN", "SYS_ADMIN"]);
     // The runtime executes the plugin on the node: paths of both must be the same.
     let volumes = spec.volumes.unwrap();
     for folder in ["/run/fairlead", "/var/lib/fairlead", "/sys/fs/bpf"] {

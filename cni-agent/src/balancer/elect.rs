@@ -38,8 +38,7 @@ pub(super) struct Elections {
 
 impl Elections {
     pub(super) fn new(client: Client, running: Arc<Running>) -> Self {
-        // The namespace of the service account: the agent's own.
-        let leases: Api<Lease> = Api::default_namespaced(client);
+        let leases: Api<Lease> = Api::namespaced(client, super::NAMESPACE);
         let me = running.network.config.node_name.clone();
         Self {
             common: Share::new(leases.clone(), COMMON.to_owned(), me),
@@ -111,8 +110,10 @@ impl Elections {
 
     fn next(&self) -> Instant {
         let shares = self.local.values().chain([&self.common]);
-        let due = shares.filter_map(Share::due).min();
-        let latest = Instant::now() + RENEWED;
+        let now = Instant::now();
+        // What is past was looked at in vain: again at the usual time.
+        let due = shares.filter_map(Share::due).filter(|due| *due > now).min();
+        let latest = now + RENEWED;
         due.map_or(latest, |due| due.min(latest))
     }
 

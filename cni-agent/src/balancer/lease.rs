@@ -154,7 +154,9 @@ impl Share {
             self.noted = None;
             return;
         };
-        let same = self.noted.as_ref().filter(|n| n.version == version);
+        // While this agent could not look, the holder may have given signs, or could not either.
+        let looked = self.noted.as_ref().filter(|_| !self.failing);
+        let same = looked.filter(|n| n.version == version);
         let since = same.map_or(now, |noted| noted.since);
         self.noted = Some(Noted {
             holder,

@@ -15,6 +15,9 @@ mod frame;
 pub mod lease;
 pub mod pool;
 
+/// Namespace of the Leases: of their own, since other namespaces have those of others.
+pub const NAMESPACE: &str = "fairlead-load-balancer";
+
 use crate::network::part::Running;
 use allocate::Allocator;
 use elect::Elections;

@@ -16,10 +16,13 @@ fn is_ours(program: &[u8]) -> bool {
 
 /// Whether the folder holds one: ours, somebody else's, or none.
 fn found(folder: &Folder) -> io::Result<Option<bool>> {
-    match folder.read(LOOPBACK)? {
-        Some((program, _)) => Ok(Some(is_ours(&program))),
+    match folder.read(LOOPBACK) {
+        Ok(Some((program, _))) => Ok(Some(is_ours(&program))),
+        // Ours can always be read.
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(Some(false)),
+        Err(error) => Err(error),
         // A link is somebody else's, wherever it leads.
-        None => {
+        Ok(None) => {
             let there = folder.names()?.iter().any(|name| name == LOOPBACK);
             Ok(there.then_some(false))
         }

@@ -6,7 +6,12 @@ use super::{
     desired::{NotReady, Surroundings, compile, next_hops, own_node, unreachable},
     kernel::Kernel,
 };
-use crate::{config::ServicesMode, health_check::Checks, parts::Shutdown, service::for_pods};
+use crate::{
+    config::ServicesMode,
+    health_check::Checks,
+    parts::Shutdown,
+    service::{for_pods, without_thefts},
+};
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
 
@@ -94,7 +99,9 @@ impl<K: Kernel> Network<K> {
             problems.extend(services.problems);
             let mode = self.config.services;
             if mode != ServicesMode::Off {
-                desired.frontends = for_pods(&services.frontends, own);
+                let (frontends, refused) = without_thefts(services.frontends, &cluster);
+                problems.extend(refused);
+                desired.frontends = for_pods(&frontends, own);
             }
             let checks = match mode {
                 ServicesMode::All => services.health_checks,

@@ -1,10 +1,13 @@
 //! Which frontends the programs translate for this node's pods.
 
 use super::{Frontend, FrontendKind};
-use crate::model::Node;
+use crate::{
+    model::{Node, Protocol},
+    state::Cluster,
+};
 use ipnetwork::IpNetwork;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -39,6 +42,64 @@ pub fn for_pods(frontends: &[Arc<Frontend>], own: &Node) -> Vec<Arc<Frontend>> {
     reached
 }
 
+/// Takes out what would take others' packets away, with why: an address that a Service only names
+/// (CVE-2020-8554) where pods' addresses are, or where another Service's backends answer. Packets to a
+/// ClusterIP are translated once; by sockets they would be here a second time.
+pub fn without_thefts(
+    frontends: Vec<Arc<Frontend>>,
+    cluster: &Cluster,
+) -> (Vec<Arc<Frontend>>, Vec<String>) {
+    let named = |f: &Frontend| {
+        matches!(
+            f.kind,
+            FrontendKind::ExternalIp | FrontendKind::LoadBalancer
+        )
+    };
+    if !frontends.iter().any(|frontend| named(frontend)) {
+        return (frontends, Vec::new());
+    }
+    let mut backends: BTreeMap<(SocketAddr, Protocol), String> = BTreeMap::new();
+    for frontend in frontends.iter().filter(|frontend| !named(frontend)) {
+        for backend in frontend.internal.iter().chain(&frontend.external) {
+            let place = (*backend, frontend.protocol);
+            backends
+                .entry(place)
+                .or_insert_with(|| frontend.service.clone());
+        }
+    }
+    let mut problems = Vec::new();
+    let mut kept = frontends;
+    kept.retain(|frontend| {
+        let Frontend {
+            address,
+            port,
+            protocol,
+            service,
+            ..
+        } = &**frontend;
+        let place = (SocketAddr::new(*address, *port), *protocol);
+        let pods = || {
+            let mut cidrs = cluster.nodes.values().flat_map(|node| &node.pod_cidrs);
+            cidrs.find(|cidr| cidr.contains(*address))
+        };
+        let whose = if !named(frontend) {
+            None
+        } else if let Some(cidr) = pods() {
+            Some(format!("it is a pod's, of {cidr}"))
+        } else {
+            let other = backends.get(&place).filter(|other| *other != service);
+            other.map(|other| format!("a backend of Service {other} answers there"))
+        };
+        if let Some(whose) = &whose {
+            problems.push(format!(
+                "Service {service} is not served at {address} port {port}: {whose}; give it another external address"
+            ));
+        }
+        whose.is_none()
+    });
+    (kept, problems)
+}
+
 fn may_use(frontend: &Frontend, own: &Node) -> bool {
     let Some(ranges) = &frontend.source_ranges else {
         return true;
@@ -55,7 +116,7 @@ fn may_use(frontend: &Frontend, own: &Node) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{model::Protocol, service::WhenEmpty};
+    use crate::service::WhenEmpty;
 
     fn frontend(kind: FrontendKind, address: &str, port: u16) -> Arc<Frontend> {
         Arc::new(Frontend {
@@ -128,6 +189,35 @@ mod tests {
             });
             let reached = for_pods(&[balanced], &node());
             assert_eq!(!reached.is_empty(), expected, "{ranges:?}");
+        }
+    }
+
+    #[test]
+    fn nobody_takes_packets_of_pods_or_of_other_services_backends() {
+        use FrontendKind::{ClusterIp, ExternalIp, LoadBalancer};
+        let mut cluster = Cluster::default();
+        cluster.nodes.insert("n1".into(), node());
+        let api = Frontend {
+            service: "default/kubernetes".into(),
+            internal: vec!["172.16.0.9:6443".parse().unwrap()],
+            ..Frontend::clone(&frontend(ClusterIp, "10.96.0.1", 443))
+        };
+        let all = vec![
+            Arc::new(api),
+            frontend(ExternalIp, "172.16.0.9", 6443),
+            frontend(ExternalIp, "172.16.0.9", 80),
+            frontend(LoadBalancer, "10.1.0.7", 80),
+            frontend(ExternalIp, "fd00::7", 80),
+        ];
+        let (kept, problems) = without_thefts(all, &cluster);
+        assert_eq!(places(&kept), ["10.96.0.1:443", "172.16.0.9:80"]);
+        let told = problems.join("\n");
+        for part in [
+            "172.16.0.9 port 6443: a backend of Service default/kubernetes",
+            "10.1.0.7 port 80: it is a pod's, of 10.1.0.0/24",
+            "fd00::7 port 80",
+        ] {
+            assert!(told.contains(part), "{told}");
         }
     }
 }

@@ -31,7 +31,7 @@ pub fn service(object: &v1::Service) -> Result<Service, Vec<FieldError>> {
     let service_type = service_type(spec, &mut errors);
     let cluster_ips = cluster_ips(spec, &mut errors);
     let ports = ports(spec, &mut errors);
-    let external_ips = external_ips(spec, &mut errors);
+    let external_ips = external_ips(spec, &mut faults);
     let health_check_port = health_check_port(spec, &mut errors);
     let affinity_secs = affinity(spec, &mut errors);
     let (source_ranges, source_ranges_faulty) = source_ranges(spec, &mut faults);
@@ -171,13 +171,14 @@ fn health_check_port(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Op
     )
 }
 
-fn external_ips(spec: &v1::ServiceSpec, errors: &mut Vec<FieldError>) -> Vec<IpAddr> {
+/// One that can't be read is not served, and the rest is.
+fn external_ips(spec: &v1::ServiceSpec, faults: &mut Vec<FieldError>) -> Vec<IpAddr> {
     let mut found = Vec::new();
     for (n, text) in spec.external_ips.iter().flatten().enumerate() {
         match address(&format!("spec.externalIPs[{n}]"), text) {
             Ok(ip) if found.contains(&ip) => {}
             Ok(ip) => found.push(ip),
-            Err(error) => errors.push(error),
+            Err(error) => faults.push(error),
         }
     }
     found

@@ -355,10 +355,6 @@ fn what_of_outer_addresses_can_t_be_used_is_refused_by_field_and_remedy() {
             ["spec.type", "write ClusterIP, NodePort"],
         ),
         (
-            json!({"externalIPs": ["127.0.0.1"]}),
-            ["spec.externalIPs[0]", "loopback"],
-        ),
-        (
             json!({"healthCheckNodePort": 70000}),
             ["spec.healthCheckNodePort", "1 to 65535"],
         ),
@@ -373,6 +369,14 @@ fn what_of_outer_addresses_can_t_be_used_is_refused_by_field_and_remedy() {
     ] {
         refused(read_service(spec), &parts);
     }
+    // The rest of the Service is served.
+    let read = read_service(json!({"externalIPs": ["127.0.0.1", "192.0.2.1"]})).unwrap();
+    assert_eq!(read.external_ips.len(), 1);
+    let fault = &read.faults[0];
+    assert!(
+        fault.contains("spec.externalIPs[0]") && fault.contains("loopback"),
+        "{fault}"
+    );
 }
 
 #[test]

@@ -15,12 +15,18 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{sync::watch, task::spawn_blocking, time::sleep};
+use tokio::{
+    sync::watch,
+    task::spawn_blocking,
+    time::{Instant, sleep},
+};
 
 /// Changes with the form of the file; another one is not read.
 const VERSION: u32 = 1;
-/// Shortest time between two writes.
-const BETWEEN_WRITES: Duration = Duration::from_secs(5);
+/// The pause after a write, as a multiple of what it took, and its bounds.
+const PAUSE_FOR_TIME: u32 = 50;
+const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// The file.
 #[derive(Clone, Debug)]
@@ -88,13 +94,16 @@ impl Saved {
                 failed = false;
                 continue;
             }
+            let begin = Instant::now();
             let outcome = self.write(newest).await;
             failed = outcome.is_err();
             if let Err(fault) = &outcome {
                 tracing::warn!(fault, "the state of the cluster is not kept on disk");
             }
             shared.health().disk(outcome.err());
-            sleep(BETWEEN_WRITES).await;
+            // A small cluster's newest state is soon on the disk, a large one's doesn't keep the disk busy.
+            let pause = begin.elapsed() * PAUSE_FOR_TIME;
+            sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
             if cluster.has_changed().is_err() {
                 return;
             }

@@ -172,6 +172,9 @@ can run here, compares the results with this list, fails on any difference, and 
 `xtask/src/cluster/e2e/expected.json`, which also has the reasons. What the reference fails, too, is the
 machine's or the images' fault.
 
+The list is not whole yet: it is of one run that met its time limit, the reference was not run, and what failed
+has not been explained. Until it is, `--all` tells differences.
+
 | network | seen | Kubernetes | passed | failed | skipped | varies |
 |---|---|---|---|---|---|---|
 ";

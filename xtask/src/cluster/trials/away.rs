@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use std::{
     collections::BTreeMap,
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 /// How long the API server is away, at least.
@@ -22,13 +22,18 @@ const STATIC: &str = "static";
 
 pub(super) fn run(cluster: &Cluster) -> Result<String> {
     let before = agents::agree(cluster, "n1")?;
-    // An agent that starts without the API server goes on from its disk, which it writes every 5 seconds.
-    let far = pods::address(cluster, SPACE, "far")?;
-    until(LIMIT, "n1's agent has the pods on its disk", || {
-        let mut grep = cluster.in_node("n1", "grep")?;
-        grep.args(["-qF", &far, "/var/lib/fairlead/cluster.json"]);
-        Ok(workspace::status(&mut grep)?.success().then_some(()))
-    })?;
+    // An agent that starts without the API server goes on from its disk, where the newest may still lack.
+    // What was there before the last Service is there with it.
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?;
+    let last = format!("last-{}", since.as_millis());
+    cluster.apply(&[pods::service(SPACE, &last)])?;
+    for node in ["n1", "n2"] {
+        until(LIMIT, "the agent has the cluster on its disk", || {
+            let mut grep = cluster.in_node(node, "grep")?;
+            grep.args(["-qF", &last, "/var/lib/fairlead/cluster.json"]);
+            Ok(workspace::status(&mut grep)?.success().then_some(()))
+        })?;
+    }
     let mut steps = Vec::new();
     let pings = load::under(cluster, || {
         let server = cluster.pid_of("kube-apiserver")?;

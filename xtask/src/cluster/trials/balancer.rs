@@ -34,6 +34,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
         plan.kube_proxy && plan.nodes().count() >= 3,
         "needs three nodes and --kube-proxy"
     );
+    grant(cluster)?;
     option(cluster, Some(&pool()))?;
     let mut steps = Vec::new();
     for local in [false, true] {
@@ -48,6 +49,19 @@ fn pool() -> String {
     let [a, b, c, _] = Member::Underlay.v4().octets();
     let at = |host| Ipv4Addr::new(a, b, c, host);
     format!("{}-{}", at(200), at(209))
+}
+
+/// Gives the agents the rights that it needs.
+fn grant(cluster: &Cluster) -> Result<()> {
+    let rights = crate::workspace::root().join("deploy/load-balancer/rights.yaml");
+    cluster.ask(&["apply", "-f", &rights.to_string_lossy()])?;
+    let path = "/spec/template/spec/containers/0/securityContext/capabilities/add/-";
+    let patch = serde_json::json!([{ "op": "add", "path": path, "value": "NET_RAW" }]);
+    let words = ["patch", "daemonset", "fairlead", "-n", "kube-system"];
+    let patch = ["--type=json", "-p", &patch.to_string()].map(ToOwned::to_owned);
+    let patch = patch.iter().map(String::as_str);
+    cluster.ask(&words.into_iter().chain(patch).collect::<Vec<_>>())?;
+    Ok(())
 }
 
 /// Gives the agents the pool, or none.
