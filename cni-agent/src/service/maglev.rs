@@ -116,7 +116,6 @@ fn hashes(backend: SocketAddr) -> (u64, u64) {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-    use std::time::Instant;
 
     fn backend(n: u32) -> SocketAddr {
         let [_, b, c, d] = n.to_be_bytes();
@@ -188,22 +187,5 @@ mod tests {
                 prop_assert!(share == fair || share == fair + 1, "{share} of {fair}");
             }
         }
-    }
-
-    /// Prints; asserts no time.
-    #[test]
-    #[ignore = "a measurement: run it alone, in release"]
-    fn time_of_ten_thousand_tables_of_ten() {
-        let begin = Instant::now();
-        let mut slots = 0;
-        for n in 0..10_000 {
-            let backends: Vec<_> = (0..10).map(|i| backend(10 * n + i)).collect();
-            slots += table(&backends).len();
-        }
-        println!("{slots} slots in {:?}", begin.elapsed());
-        let many: Vec<_> = (0..1_000).map(backend).collect();
-        let begin = Instant::now();
-        let size = table(&many).len();
-        println!("1,000 backends: {size} slots in {:?}", begin.elapsed());
     }
 }

@@ -9,7 +9,7 @@ use crate::model::{
     SlicePort,
 };
 use proptest::{collection::vec, prelude::*};
-use std::{collections::BTreeSet, time::Instant};
+use std::collections::BTreeSet;
 
 fn any_endpoint(v4: bool) -> impl Strategy<Value = SliceEndpoint> {
     let hints = (0u8..8, 0u8..8);
@@ -383,61 +383,4 @@ proptest! {
             before = after;
         }
     }
-}
-
-/// Ten thousand Services of ten endpoints.
-fn large() -> Cluster {
-    let services = (0..10_000u32).map(|n| {
-        let ip = format!("10.96.{}.{}", n / 250, n % 250 + 1);
-        service(&format!("s{n}"), &[&ip])
-    });
-    let slices = (0..10_000u32).map(|n| slice(&format!("e{n}"), &format!("s{n}"), ten(n)));
-    cluster(services.collect(), slices.collect())
-}
-
-fn ten(n: u32) -> Vec<SliceEndpoint> {
-    (0..10)
-        .map(|i| {
-            endpoint(
-                &format!("10.{}.{}.{}", 128 + i, n / 250, n % 250 + 1),
-                &format!("n{i}"),
-            )
-        })
-        .collect()
-}
-
-/// Prints; asserts no time.
-#[test]
-#[ignore = "a measurement: run it alone, in release"]
-fn times_with_ten_thousand_services() {
-    let mut cluster = large();
-    let mut compiler = Compiler::default();
-    let begin = Instant::now();
-    let compiled = compiler.compile(&cluster, "n1");
-    println!(
-        "all anew: {:?}, {} frontends",
-        begin.elapsed(),
-        compiled.frontends.len()
-    );
-    let mut times = Vec::new();
-    for n in 0..1_000u32 {
-        let mut endpoints = ten(n);
-        endpoints.pop();
-        let name = format!("e{n}");
-        let held = cluster.clone();
-        cluster.slices.insert(
-            ("default".into(), name.clone()),
-            slice(&name, &format!("s{n}"), endpoints),
-        );
-        let begin = Instant::now();
-        let compiled = compiler.compile(&cluster, "n1");
-        times.push(begin.elapsed());
-        assert_eq!(compiled.frontends.len(), 10_000);
-        drop(held);
-    }
-    times.sort_unstable();
-    println!(
-        "one slice changed: median {:?}, p99 {:?}",
-        times[500], times[990]
-    );
 }
