@@ -9,13 +9,14 @@ mod cni;
 mod figures;
 mod paths;
 mod report;
+mod services;
 pub(crate) mod stats;
 pub(crate) mod worker;
 
 use crate::{
     build,
     lab::{self, Session, load::Load},
-    setup::{self, Group},
+    setup::{self, Extra, Group},
     workspace,
 };
 use anyhow::{Context, Result, bail, ensure};
@@ -65,6 +66,8 @@ enum Part {
     Udp,
     /// CNI calls and memory.
     Cni,
+    /// Services beside kube-proxy.
+    Services,
 }
 
 impl Part {
@@ -91,7 +94,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         rounds % 2 == 0,
         "--rounds {rounds} is odd: give an even number, so that both orders count the same"
     );
+    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     setup::ensure(Group::Bench)?;
+    if wanted(Part::Services) {
+        setup::ensure_extra(Extra::KubeProxy)?;
+    }
     let missing = lab::missing();
     if !missing.is_empty() {
         let list: Vec<_> = missing.iter().map(|one| format!("  - {one}")).collect();
@@ -115,7 +122,6 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let machine = Machine::now()?;
     say(&format!("on {machine}"));
     say("making labs, agents and pods");
-    let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     let loads: Vec<_> = LOADS
         .into_iter()
         .filter(|(load, _)| wanted(Part::of(*load)))
@@ -142,15 +148,43 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             )?)
         }
     };
+    let services = match wanted(Part::Services) {
+        false => None,
+        true => {
+            say("Services: an API server, two nodes of kube-proxy and one of Fairlead");
+            let extent = services::Extent {
+                counts: if args.quick {
+                    &[1, 100]
+                } else {
+                    &[1, 1_000, 10_000]
+                },
+                rounds,
+                time,
+                changes: if args.quick { 4 } else { 200 },
+            };
+            Some(services::measure(&session, &binaries, extent, &say)?)
+        }
+    };
     say("done");
 
-    report::write(&dir, &series, cni.as_ref(), time, &machine)?;
+    report::write(
+        &dir,
+        &series,
+        cni.as_ref(),
+        services.as_ref(),
+        time,
+        &machine,
+    )?;
     if !series.is_empty() {
         chart::draw(&dir.join("chart.svg"), &series)?;
     }
     println!("\n{}", report::path_tables(&series));
     if let Some(cni) = &cni {
         println!("CNI calls\n\n{}", report::cni_table(cni));
+    }
+    if let Some(all) = &services {
+        services::draw(&dir.join("services.svg"), all)?;
+        println!("Services\n\n{}", services::tables(all));
     }
     match rounds {
         0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),

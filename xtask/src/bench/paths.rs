@@ -98,7 +98,7 @@ impl Paths {
             Client::Host => &self.labs[0].nodes[0].ns,
         };
         let serving = &mut self.servings[path.serving];
-        worker::measure(client, CORES.0, serving, path.target, load, time)
+        worker::measure(client, CORES.0, None, serving, path.target, load, time)
     }
 
     /// The limits, and plain kernel routing.

@@ -5,6 +5,7 @@ use super::{
     cni::Cni,
     figures::{Figure, LOADS},
     paths::Place,
+    services::Services,
     stats::{Estimate, median, paired_ratio},
 };
 use crate::table::Table;
@@ -214,6 +215,7 @@ struct Summary<'a> {
     millis_per_run: u128,
     paths: Vec<PathSummary<'a>>,
     cni: Option<&'a Cni>,
+    services: Option<&'a Services>,
     machine: &'a Machine,
 }
 
@@ -234,6 +236,7 @@ pub(super) fn write(
     dir: &Path,
     all: &[Series],
     cni: Option<&Cni>,
+    services: Option<&Services>,
     run: std::time::Duration,
     machine: &Machine,
 ) -> Result<()> {
@@ -276,6 +279,7 @@ pub(super) fn write(
         millis_per_run: run.as_millis(),
         paths,
         cni,
+        services,
         machine,
     };
     fs::write(dir.join("raw.csv"), csv)?;

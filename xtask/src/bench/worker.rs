@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     io::{BufRead, BufReader, Write},
     net::IpAddr,
+    path::Path,
     process::{ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -163,7 +164,7 @@ pub(super) struct Measured {
     pub(super) cpu_nanos: u64,
 }
 
-/// Sends a load from a namespace on a core to a serving end.
+/// Sends a load from a namespace on a core, and in a control group if one is given, to a serving end.
 ///
 /// CPU time is what the scheduler accounts to both processes, to the nanosecond, and to the
 /// kernel's ksoftirqd threads. A soft interrupt that runs on top of a process counts as that
@@ -175,12 +176,23 @@ pub(super) struct Measured {
 pub(super) fn measure(
     ns: &NetNs,
     cpu: usize,
+    group: Option<&Path>,
     serving: &mut Serving,
     target: IpAddr,
     load: load::Load,
     time: Duration,
 ) -> Result<Measured> {
-    let mut command = Command::new(std::env::current_exe()?);
+    let this = std::env::current_exe()?;
+    let mut command = match group {
+        None => Command::new(this),
+        Some(group) => {
+            let mut shell = Command::new("sh");
+            let enter = r#"echo 0 > "$0" && exec "$@""#;
+            shell.args(["-euc", enter]);
+            shell.arg(group.join("cgroup.procs")).arg(this);
+            shell
+        }
+    };
     command
         .args(["lab-probe", "load", "--cpu", &cpu.to_string()])
         .args([

@@ -4,6 +4,7 @@
 //! Reading order: `plan` (what it is made of), `place` (where it lives and how it goes away), `up` (the
 //! order of things), then the parts.
 
+mod api_server;
 mod control_plane;
 mod e2e;
 mod images;
@@ -27,6 +28,7 @@ use crate::{
     table::Table,
 };
 use anyhow::{Context, Result, ensure};
+pub(crate) use api_server::{ApiServer, ProxyMode};
 use place::Cluster;
 use plan::{Member, Plan};
 use std::{ffi::OsString, fs, os::unix::process::CommandExt, path::PathBuf, process::Command};

@@ -225,6 +225,13 @@ pub(super) fn reference(cluster: &Cluster, node: Member, cidrs: &[String]) -> Re
     Ok(())
 }
 
+/// Limits of the whole machine are not for kube-proxy on a node of ours to set.
+pub(super) const OF_THE_MACHINE: [&str; 3] = [
+    "--conntrack-max-per-core=0",
+    "--conntrack-tcp-timeout-established=0s",
+    "--conntrack-tcp-timeout-close-wait=0s",
+];
+
 /// Starts kube-proxy on a node.
 ///
 /// # Errors
@@ -240,12 +247,9 @@ pub(super) fn kube_proxy(cluster: &Cluster, plan: &Plan, node: Member) -> Result
     proxy.arg(format!("--cluster-cidr={}", plan.pods()));
     proxy.args([
         "--proxy-mode=nftables",
-        // Limits of the whole machine are not a node's to set.
-        "--conntrack-max-per-core=0",
-        "--conntrack-tcp-timeout-established=0s",
-        "--conntrack-tcp-timeout-close-wait=0s",
         "--metrics-bind-address=127.0.0.1:10249",
     ]);
+    proxy.args(OF_THE_MACHINE);
     cluster.daemon(&format!("{name}-kube-proxy"), &mut proxy)?;
     Ok(())
 }

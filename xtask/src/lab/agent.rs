@@ -43,12 +43,14 @@ impl Agent {
             .arg(node.socket())
             .arg("--bpf-dir")
             .arg(lab.bpf_dir(node))
-            // The machine's control group holds others' processes, too.
-            .args(["--cgroup", "off"])
             .args(extra)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(stderr);
+        if !extra.contains(&"--cgroup") {
+            // The machine's control group holds others' processes, too.
+            command.args(["--cgroup", "off"]);
+        }
         let process = node
             .ns
             .spawn(&format!("the agent of {}", node.name), &mut command)?;

@@ -65,10 +65,12 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 5] = [
+const EXTRAS: [(Extra, Step); 7] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
+    (Extra::KubeProxy, Step { group: Group::Cluster, name: "Kubernetes", ready: |cache| go_programs::KUBERNETES.ready(cache), make: |cache| go_programs::KUBERNETES.make(cache) }),
+    (Extra::KubeProxy, Step { group: Group::Cluster, name: "iptables", ready: programs::proxy, make: programs::add_proxy }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
 ];
@@ -84,6 +86,8 @@ pub(crate) enum Extra {
     Dns,
     /// Kubernetes' end-to-end tests.
     EndToEnd,
+    /// An API server, and kube-proxy in each of its modes.
+    KubeProxy,
 }
 
 #[rustfmt::skip] // one step, one line

@@ -41,6 +41,13 @@ const CLUSTER: [Program; 8] = [
     Program { name: "setsid", package: "util-linux", purpose: "cluster: outlives the command" },
 ];
 
+#[rustfmt::skip] // one program, one line
+const PROXY: [Program; 3] = [
+    Program { name: "openssl", package: "openssl", purpose: "bench: certificates of the API server" },
+    Program { name: "setpriv", package: "util-linux", purpose: "the same: its user" },
+    Program { name: "iptables", package: "iptables", purpose: "bench: what Services are compared with" },
+];
+
 pub(super) fn lab(_: &Path) -> Result<Option<String>> {
     Ok(present(&LAB))
 }
@@ -63,6 +70,14 @@ pub(super) fn cluster(_: &Path) -> Result<Option<String>> {
 
 pub(super) fn add_cluster(_: &Path) -> Result<()> {
     add(&CLUSTER)
+}
+
+pub(super) fn proxy(_: &Path) -> Result<Option<String>> {
+    Ok(present(&PROXY))
+}
+
+pub(super) fn add_proxy(_: &Path) -> Result<()> {
+    add(&PROXY)
 }
 
 fn present(programs: &[Program]) -> Option<String> {
