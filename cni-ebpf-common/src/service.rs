@@ -97,9 +97,9 @@ pub struct Affinity {
 
 /// Most frontends: a port of a Service counts once for each ClusterIP, and so does each ClusterIP
 /// itself. What finds no room is left to kube-proxy, and the agent's status says so.
-pub const MAX_FRONTENDS: u32 = 16_384;
+pub const MAX_FRONTENDS: u32 = 131_072;
 /// Most backends of all frontends; both lists of a frontend count while one replaces the other.
-pub const MAX_BACKENDS: u32 = 131_072;
+pub const MAX_BACKENDS: u32 = 262_144;
 /// Most parts of all tables; one of ten backends has 16.
 /// Rows are made on demand. A list that finds no room goes without a table.
 pub const MAX_CHUNKS: u32 = 262_144;
