@@ -187,7 +187,10 @@ pub(super) fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> 
 }
 
 /// Loads this project's image and applies its manifest.
-fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> Result<()> {
+///
+/// # Errors
+/// When containerd or the API server refuses.
+pub(super) fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> Result<()> {
     let archive = images::keep(cluster, archive)?;
     for node in plan.nodes() {
         node::import(cluster, node, &archive)?;

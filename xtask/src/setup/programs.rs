@@ -30,7 +30,7 @@ const TEST: [Program; 4] = [
 ];
 
 #[rustfmt::skip] // one program, one line
-const CLUSTER: [Program; 8] = [
+const CLUSTER: [Program; 9] = [
     Program { name: "openssl", package: "openssl", purpose: "cluster: certificates" },
     Program { name: "mount", package: "mount", purpose: "cluster: a node's own folders" },
     Program { name: "bash", package: "bash", purpose: "cluster: what end-to-end tests run in pods" },
@@ -38,6 +38,7 @@ const CLUSTER: [Program; 8] = [
     Program { name: "nc", package: "netcat-openbsd", purpose: "the same" },
     Program { name: "wget", package: "wget", purpose: "the same" },
     Program { name: "dig", package: "bind9-dnsutils", purpose: "the same" },
+    Program { name: "iperf3", package: "iperf3", purpose: "cluster: what a limit lets pass" },
     Program { name: "setsid", package: "util-linux", purpose: "cluster: outlives the command" },
 ];
 

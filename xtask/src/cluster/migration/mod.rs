@@ -1,6 +1,7 @@
 //! docs/migrate-from-calico.md carried out on a cluster of its own: step by step, with what the page has done
 //! by hand done, and with a look at every pod's traffic meanwhile.
 
+mod calico;
 mod node;
 mod reference;
 mod streams;
@@ -21,6 +22,8 @@ pub(crate) struct Args {
 enum Old {
     /// The reference plugins bridge and portmap, with pods that ask each other all the time.
     Reference,
+    /// What Calico leaves, put there by hand: there are no pods of it.
+    Calico,
 }
 
 /// Starts a cluster with the old network, changes it to Fairlead, and removes it. After a failure it stays.
@@ -30,6 +33,7 @@ enum Old {
 pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
     match args.from {
         Old::Reference => reference::run(cluster)?,
+        Old::Calico => calico::run(cluster)?,
     }
     smoke::run(cluster)
 }

@@ -9,6 +9,7 @@ use serde::Deserialize;
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Finding {
+    pub(super) kind: String,
     pub(super) name: String,
     pub(super) removal: String,
 }
@@ -96,6 +97,7 @@ mod tests {
             ("clean deletes link vxlan.calico", None),
         ] {
             let finding = Finding {
+                kind: String::new(),
                 name: String::new(),
                 removal: removal.to_owned(),
             };

@@ -5,6 +5,7 @@ mod agents;
 mod away;
 mod balancer;
 mod burst;
+mod chain;
 mod join;
 mod load;
 mod reboot;
@@ -51,6 +52,8 @@ enum Trial {
     // After those: the agent of n1 has run for a while by then, and its kubelet keeps nothing by chance.
     /// A minute without the API server, under load: agents and a kubelet end meanwhile, pods come and go.
     Away,
+    /// Plugins chained after ours on one node: portmap, bandwidth, tuning.
+    Chain,
     /// A hundred pods at once on one node.
     Burst,
     /// A load balancer's address moves when the node that answers for it loses its power.
@@ -72,6 +75,7 @@ impl Trial {
             Self::Away => away::run(cluster),
             Self::Join => join::run(cluster),
             Self::Reboot => reboot::run(cluster),
+            Self::Chain => chain::run(cluster),
             Self::Burst => burst::run(cluster),
             Self::Balancer => balancer::run(cluster),
         }
