@@ -96,7 +96,8 @@ pub(super) fn reference(cidrs: &[String]) -> Value {
                 "hairpinMode": true,
                 "ipam": { "type": "host-local", "ranges": ranges, "routes": routes },
             },
-            { "type": "portmap", "capabilities": { "portMappings": true } },
+            // Also where iptables is installed: what is left of it is looked for by name.
+            { "type": "portmap", "backend": "nftables", "capabilities": { "portMappings": true } },
         ],
     })
 }

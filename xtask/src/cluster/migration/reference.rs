@@ -22,8 +22,11 @@ const LABEL: &str = "network";
 const TAINT: &str = "network=changing:NoExecute";
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// Fairlead chains `portmap` too: its table may lead to pods that have one of our links, and to no others.
-const STRAY_PORTS: &str = r"nft list ruleset | sed -n 's/.*dnat to \(100\.11\.[0-9.]*\):.* comment .*/\1/p' |
+/// Fairlead chains `portmap` too, by iptables where that is installed: its table may lead to pods that have
+/// one of our links, and to no others.
+const STRAY_PORTS: &str = r"nft list ruleset |
+awk '/^table/ { host = /cni_hostport/ } /chain / { port = /CNI-DN/ } host || port' |
+sed -n 's/.*dnat to \(100\.11\.[0-9.]*\):.*/\1/p' |
 while read -r address; do
     ip route get $address | grep -q 'dev fl' || echo $address
 done";
@@ -78,6 +81,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<()> {
 fn old_network(cluster: &Cluster, node: &str, cidrs: &[String]) -> Result<()> {
     let mut list = objects::reference(cidrs);
     list["plugins"][0]["ipMasq"] = true.into();
+    list["plugins"][0]["ipMasqBackend"] = "nftables".into();
     let file = cluster.dir().join("reference.conflist");
     fs::write(&file, serde_json::to_vec_pretty(&list)?)?;
     let folder = "/etc/cni/net.d";
@@ -204,7 +208,7 @@ fn nothing_left(cluster: &Cluster, node: &str) -> Result<()> {
         ),
         (
             "chains",
-            "nft list ruleset | grep -E 'cni_plugins|CNI-' || true",
+            "nft list ruleset | grep -E 'cni_plugins|CNI-[0-9a-f]{24}' || true",
         ),
         ("host ports", STRAY_PORTS),
         (
