@@ -227,8 +227,7 @@ pub enum ServicesMode {
     /// The pods'; kube-proxy answers the node's own processes and what comes from outside.
     #[default]
     Pods,
-    /// Everybody's; kube-proxy is not needed. No option yet: nothing answers what comes from outside.
-    #[value(skip)]
+    /// Everybody's; kube-proxy is not needed.
     All,
     /// Nobody's; kube-proxy answers all.
     Off,

@@ -687,6 +687,7 @@ fn a_new_endpoint_has_no_flows_of_the_former_with_its_number() {
     let both = EndpointFlows {
         client: 1,
         by_stack: 1,
+        ..EndpointFlows::default()
     };
     assert_eq!(of(&lab.a), both);
     // As after a restart: it is the same one.

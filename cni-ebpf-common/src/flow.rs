@@ -65,6 +65,9 @@ pub struct EndpointFlows {
     pub client: u32,
     /// Not 0: pods have reached it by the host's stack.
     pub by_stack: u32,
+    /// Not 0: clients outside have reached it by frontends.
+    pub outside: u32,
+    pub pad: u32,
 }
 
 /// Key of the LRU map `fragments`: an IP packet in fragments.
@@ -101,6 +104,9 @@ pub const UDP_IDLE_NS: u64 = 120 * SECOND;
 /// Another frontend may take the ports of a connection without packets for longer: beyond two
 /// hours the kernel's own keep-alive would have been seen.
 pub const TAKEN_IDLE_NS: u64 = 3 * 3600 * SECOND;
+/// How long a TCP socket that closed first refuses most connections from the same port: Linux's
+/// TIME_WAIT, and a second for the clock.
+pub const TIME_WAIT_NS: u64 = 61 * SECOND;
 /// `seen_ns` is written at most this often, and the other direction's row looked after.
 pub const REFRESH_NS: u64 = SECOND;
 
@@ -128,13 +134,21 @@ pub const fn keeps_affinity(affinity_secs: u32, seen_ns: u64, now_ns: u64) -> bo
 }
 
 /// Whether a new flow of another frontend may have the row of this one for its answers. `flags`,
-/// `closing` and `seen_ns` are the row's.
+/// `closing` and `seen_ns` are the row's. `last`: no other port is left to try; then an ended connection
+/// is enough, although its backend may refuse a new one from the same port for a while (TIME_WAIT).
 #[inline(always)]
-pub const fn is_free(protocol: u8, flags: u16, closing: bool, seen_ns: u64, now_ns: u64) -> bool {
+pub const fn is_free(
+    protocol: u8,
+    flags: u16,
+    closing: bool,
+    seen_ns: u64,
+    now_ns: u64,
+    last: bool,
+) -> bool {
     let idle = idle_ns(seen_ns, now_ns);
     // Of a direct connection that the host's stack carried nothing is to be turned back.
     flags & (Flow::ANSWER | Flow::TO_BACKEND) == 0
-        || closing
+        || closing && (last || idle > TIME_WAIT_NS)
         || idle
             > if protocol == UDP {
                 UDP_IDLE_NS
@@ -235,7 +249,7 @@ const fn times(a: u32, mut b: u32) -> u32 {
 
 const _: () = assert!(size_of::<FlowKey>() == 40 && align_of::<FlowKey>() == 2);
 const _: () = assert!(size_of::<Flow>() == 56 && align_of::<Flow>() == 8);
-const _: () = assert!(size_of::<EndpointFlows>() == 8);
+const _: () = assert!(size_of::<EndpointFlows>() == 16);
 const _: () = assert!(size_of::<FragmentKey>() == 40 && size_of::<FragmentPorts>() == 4);
 
 #[cfg(feature = "user")]

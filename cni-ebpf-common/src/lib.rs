@@ -11,10 +11,11 @@ pub mod config;
 pub mod endpoint;
 pub mod flow;
 pub mod node;
+pub mod outside;
 pub mod service;
 pub mod socket;
 pub mod verdict;
 
 /// Version of the maps' layout. Pins live below a folder of this number, so that an agent with
 /// another layout builds its maps beside the old ones and then swaps the links.
-pub const LAYOUT_VERSION: u32 = 3;
+pub const LAYOUT_VERSION: u32 = 4;

@@ -27,6 +27,15 @@ pub struct Frontend {
     pub affinity_secs: u32,
     /// Bits of [`Frontend`].
     pub flags: u32,
+    /// Whose packets are taken: a number in `source_ranges`; 0: everybody's.
+    pub ranges: u32,
+}
+
+impl Frontend {
+    /// Who asks from inside finds nobody, although there are backends elsewhere: not refused.
+    pub const INTERNAL_DROP: u32 = 1;
+    /// The same from outside.
+    pub const EXTERNAL_DROP: u32 = 2;
 }
 
 /// A list of backends, part of `frontends`.
@@ -106,19 +115,15 @@ pub const MAX_CHUNKS: u32 = 262_144;
 /// Most clients with affinity that are remembered; the least recently seen are forgotten first.
 pub const MAX_AFFINITY: u32 = 32_768;
 
-/// Backends that a new flow tries while its client's port is taken.
+/// Port of a backend that refuses: nobody can listen there (the node's own address, where no endpoint
+/// answers).
+pub const REFUSING_PORT: u16 = 0;
+
+/// Source ports that a new flow tries while its client's own is taken.
 pub const MOST_ATTEMPTS: u32 = 8;
 
-/// The slot to try for a flow, after `first`; `count` is not 0. Without a table `first` is the flow's
-/// number.
-#[inline(always)]
-pub const fn slot(first: u32, attempt: u32, count: u32) -> u32 {
-    // Not `first + attempt`, which may wrap and skip slots.
-    (first % count + attempt) % count
-}
-
 const _: () = assert!(size_of::<FrontendKey>() == 20 && align_of::<FrontendKey>() == 2);
-const _: () = assert!(size_of::<Frontend>() == 32 && size_of::<List>() == 12);
+const _: () = assert!(size_of::<Frontend>() == 36 && size_of::<List>() == 12);
 const _: () = assert!(size_of::<ChunkKey>() == 8 && size_of::<Chunk>() == 128);
 const _: () = assert!(size_of::<BackendKey>() == 8);
 const _: () = assert!(size_of::<Backend>() == 20);
@@ -143,20 +148,4 @@ mod pod {
     unsafe impl aya::Pod for super::AffinityKey {}
     // SAFETY: as above.
     unsafe impl aya::Pod for super::Affinity {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_backend_is_tried_once_before_any_is_tried_again() {
-        for hash in [0, 1, 7, u32::MAX - 1, u32::MAX] {
-            for count in 1..=MOST_ATTEMPTS {
-                let mut tried: Vec<u32> = (0..count).map(|i| slot(hash, i, count)).collect();
-                tried.sort_unstable();
-                assert_eq!(tried, (0..count).collect::<Vec<_>>(), "{hash} of {count}");
-            }
-        }
-    }
 }

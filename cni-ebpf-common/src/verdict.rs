@@ -59,6 +59,12 @@ numbered! {
         TranslationClash = 16 => "translation_clash",
         /// A later fragment to a Service whose first fragment was not seen.
         FragmentUnknown = 17 => "fragment_unknown",
+        /// To a Service that keeps to endpoints of this node (policy `Local`), which has none.
+        NoLocalBackend = 18 => "no_local_backend",
+        /// A client that is in none of the Service's `loadBalancerSourceRanges`.
+        SourceRange = 19 => "source_range",
+        /// A packet between a Service's client and a backend elsewhere has no hop left.
+        HopLimit = 20 => "hop_limit",
     }
 }
 
@@ -79,6 +85,10 @@ numbered! {
         Answered = 5 => "answered",
         /// From the uplink to a local pod, by XDP.
         XdpToPod = 6 => "xdp_to_pod",
+        /// From a Service's client outside to a backend of another node.
+        ServiceToNode = 7 => "service_to_node",
+        /// From a backend to a Service's client outside.
+        ServiceToClient = 8 => "service_to_client",
     }
 }
 

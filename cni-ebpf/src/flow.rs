@@ -42,6 +42,19 @@ pub(crate) fn unpack(packed: u32) -> Result<bool, DropReason> {
     Err(DropReason::try_from(packed - FAULT).unwrap_or(DropReason::Redirect))
 }
 
+/// The number as what was done.
+///
+/// # Errors
+/// The reason that was packed.
+#[inline(always)]
+pub(crate) fn unpack_code(packed: u32) -> Result<u32, DropReason> {
+    if packed < FAULT {
+        return Ok(packed);
+    }
+    // As above.
+    Err(DropReason::try_from(packed - FAULT).unwrap_or(DropReason::Redirect))
+}
+
 /// Gives an answer to a local client the frontend's address and port as its source.
 ///
 /// # Errors

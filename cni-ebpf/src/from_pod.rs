@@ -3,7 +3,7 @@
 
 use crate::{
     address::{Ip, Mac},
-    deliver, drop, flow, forward, maps, neighbor,
+    deliver, drop, flow, forward, maps, neighbor, outside,
     packet::{self, Addressed, Packet, Parsed},
     service,
     upper::{self, Upper},
@@ -89,6 +89,9 @@ fn check_addresses(
 
 #[inline(always)]
 fn route(ctx: &TcContext, mut packet: Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
+    if let Some(verdict) = outside::answer(ctx, &mut packet, endpoint.id)? {
+        return Ok(verdict);
+    }
     let mut local = maps::endpoint_addr(packet.dst);
     let mut node = None;
     if local.is_none() {

@@ -5,7 +5,7 @@
 
 use crate::{
     address::Ip,
-    announce, deliver, forward, maps,
+    announce, deliver, forward, maps, outside,
     packet::{self, Addressed, Parsed},
 };
 use aya_ebpf::programs::TcContext;
@@ -43,7 +43,7 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         Some(local) => deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod),
         // A neighbour asks the one it knows whether it is still there.
         None if announce::may_ask(&packet) => announce::answer(ctx),
-        None => Ok(forward::PASS),
+        None => Ok(outside::arrive(ctx, &mut packet)?.unwrap_or(forward::PASS)),
     }
 }
 

@@ -76,6 +76,13 @@ pub(crate) fn redirect_neighbor(ifindex: u32, next_hop: Ip) -> Result<i32, DropR
     })
 }
 
+/// Sends the packet by an interface to wherever the host's routes by it lead. Kernel 5.10.
+#[inline(always)]
+pub(crate) fn redirect_route(ifindex: u32) -> Result<i32, DropReason> {
+    // SAFETY: no parameters means that the kernel looks the route up.
+    redirected(unsafe { bpf_redirect_neigh(ifindex, ptr::null_mut(), 0, 0) })
+}
+
 #[inline(always)]
 fn redirected(action: i64) -> Result<i32, DropReason> {
     if action == TC_ACT_REDIRECT as i64 {

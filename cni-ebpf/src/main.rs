@@ -15,6 +15,7 @@ mod icmp_error;
 mod kernel;
 mod maps;
 mod neighbor;
+mod outside;
 mod packet;
 mod rewrite;
 mod service;
@@ -47,6 +48,12 @@ pub(crate) fn to_pod(ctx: TcContext) -> i32 {
 #[classifier]
 pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
     from_uplink::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
+}
+
+/// tcx egress of the uplink. Kernel 6.6.
+#[classifier]
+pub(crate) fn to_uplink(ctx: TcContext) -> i32 {
+    outside::leave(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
 }
 
 /// XDP on the uplink; takes frames of several buffers. Kernel 5.18.

@@ -12,7 +12,8 @@ use crate::{
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     flow::{self, Flow},
-    service::MOST_ATTEMPTS,
+    outside,
+    service::{Frontend, MOST_ATTEMPTS},
     verdict::DropReason,
 };
 
@@ -53,7 +54,23 @@ pub(crate) struct Search {
     pub(crate) row: FlowWords,
     kept: Kept,
     hash: u32,
+    /// Bits of [`Search`].
+    pub(crate) side: u32,
+    /// Of what comes from outside: the uplink. Of its answers: by which they leave.
+    pub(crate) ifindex: u32,
     pad: u32,
+}
+
+impl Search {
+    /// It came by an uplink, from outside of the node.
+    pub(crate) const UPLINK: u32 = 1;
+    /// Its client is outside of the cluster.
+    pub(crate) const EXTERNAL: u32 = 2;
+
+    #[inline(always)]
+    fn is(&self, bit: u32) -> bool {
+        self.side & bit != 0
+    }
 }
 
 #[inline(always)]
@@ -69,6 +86,7 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
         };
     }
     search.now = kernel::now_ns();
+    search.side = 0;
     let mut step = UNKNOWN;
     if maps::endpoint_flows(id).client != 0 {
         step = follow(search);
@@ -76,11 +94,9 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
     if step == UNKNOWN {
         step = choose(search);
     }
-    match step {
+    match found(step)? {
         KNOWN => {}
         CHOSEN => maps::mark_client(id),
-        CLASH | CHANGED => return Err(DropReason::TranslationClash),
-        NO_MEMORY => return Err(DropReason::Redirect),
         _ => {
             // An address that isn't all a Service's, such as a node's: later fragments to its other ports
             // are told by their first one.
@@ -95,22 +111,41 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
     Ok(TRANSLATED)
 }
 
+/// What a search ended with: `UNKNOWN`, `KNOWN` or `CHOSEN`.
+///
+/// # Errors
+/// Why the packet is dropped.
+#[inline(always)]
+pub(crate) fn found(step: u32) -> Result<u32, DropReason> {
+    match step {
+        CLASH | CHANGED => Err(DropReason::TranslationClash),
+        NO_MEMORY => Err(DropReason::Redirect),
+        NONE_HERE => Err(DropReason::NoLocalBackend),
+        OUT_OF_RANGE => Err(DropReason::SourceRange),
+        step => Ok(step),
+    }
+}
+
 /// Steps of a search: a subprogram's result has to fit a register.
-const UNKNOWN: u32 = 0;
+pub(crate) const UNKNOWN: u32 = 0;
 /// The flow keeps its backend.
-const KNOWN: u32 = 1;
+pub(crate) const KNOWN: u32 = 1;
 /// The flow has a backend now.
-const CHOSEN: u32 = 2;
+pub(crate) const CHOSEN: u32 = 2;
 /// The client's port is free nowhere.
 const CLASH: u32 = 3;
 /// The kernel could not remember it.
 const NO_MEMORY: u32 = 4;
 /// The list is not the frontend's any more; at the last attempt as good as no backend that is free.
 const CHANGED: u32 = 5;
+/// Backends are elsewhere, and a policy forbids them.
+const NONE_HERE: u32 = 6;
+/// The Service is not for this client.
+const OUT_OF_RANGE: u32 = 7;
 
 /// What a known flow does with its packet: `UNKNOWN` when it has to choose.
 #[inline(never)]
-fn follow(search: &mut Search) -> u32 {
+pub(crate) fn follow(search: &mut Search) -> u32 {
     let protocol = search.transport.protocol as u8;
     let (begins, ends) = (search.transport.begins(), search.transport.ends());
     let Some(row) = maps::flow(&search.tuple) else {
@@ -167,7 +202,7 @@ fn is_of(row: &FlowWords, tuple: &Tuple) -> bool {
 
 /// Chooses a backend where the client's port is free. `UNKNOWN`: there is no such frontend.
 #[inline(always)]
-fn choose(search: &mut Search) -> u32 {
+pub(crate) fn choose(search: &mut Search) -> u32 {
     search.hash = search.tuple.hash();
     let mut attempt = 0;
     let mut step = UNKNOWN;
@@ -181,8 +216,9 @@ fn choose(search: &mut Search) -> u32 {
     step
 }
 
-/// Takes a backend if the client's port is free there, and remembers both directions. `UNKNOWN`
-/// when no backend is left that was not tried before.
+/// Takes a backend if the client's port is free there, at later attempts another port, and remembers both
+/// directions. What a backend elsewhere gets from outside has the node's address, so that the answer comes
+/// back here.
 #[inline(never)]
 fn take(search: &mut Search, attempt: u32) -> u32 {
     let protocol = search.transport.protocol as u8;
@@ -190,12 +226,23 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     let Some(frontend) = maps::frontend(search.tuple.dst, port, protocol) else {
         return UNKNOWN;
     };
-    let list = frontend.internal;
+    if frontend.ranges != 0 && !maps::in_ranges(frontend.ranges, search.tuple.src) {
+        return OUT_OF_RANGE;
+    }
+    let (list, drops) = if search.is(Search::EXTERNAL) {
+        (frontend.external, Frontend::EXTERNAL_DROP)
+    } else {
+        (frontend.internal, Frontend::INTERNAL_DROP)
+    };
     if list.count == 0 {
-        return UNKNOWN;
+        return if frontend.flags & drops != 0 {
+            NONE_HERE
+        } else {
+            UNKNOWN
+        };
     }
     let mut kept = None;
-    if frontend.affinity_secs != 0 && attempt == 0 {
+    if frontend.affinity_secs != 0 {
         let client = maps::client(&search.tuple, port, protocol);
         kept = maps::kept_backend(&client)
             .filter(|row| flow::keeps_affinity(frontend.affinity_secs, row.seen_ns, search.now))
@@ -203,18 +250,37 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     }
     // Between the frontend and its list the agent may have changed both: the next attempt sees the
     // new ones.
-    let Some((addr, backend_port)) = kept.or_else(|| maps::backend(&list, search.hash, attempt))
-    else {
+    let Some((addr, backend_port)) = kept.or_else(|| maps::backend(&list, search.hash)) else {
         return CHANGED;
     };
+    let Some(node) = maps::outside() else {
+        return UNKNOWN;
+    };
+    let own = node.own(search.packet.v4);
+    let uplink = search.is(Search::UPLINK);
+    let local = if uplink {
+        maps::endpoint_addr(addr).map(|local| local.id)
+    } else {
+        None
+    };
     // A pod that is its own backend hears the frontend: the answer shall not stay in the pod.
-    let itself = addr == search.tuple.src;
+    let itself = !uplink && addr == search.tuple.src;
+    let elsewhere = uplink && local.is_none() && addr != own;
     let src = if itself {
         search.tuple.dst
+    } else if elsewhere {
+        own
     } else {
         search.tuple.src
     };
-    let ports = port_pair(source_port(search.tuple.ports), backend_port);
+    let client_port = if attempt == 0 && !elsewhere {
+        source_port(search.tuple.ports)
+    } else if node.ports == 0 {
+        return CLASH;
+    } else {
+        outside::source_port(node.first_port, node.ports, search.hash, attempt).to_be()
+    };
+    let ports = port_pair(client_port, backend_port);
     search.change = Tuple::new(src, addr, ports, protocol);
     search.other = search.change.reversed();
     if let Some(row) = maps::flow(&search.other) {
@@ -227,17 +293,25 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
                 row.closing != 0,
                 row.seen_ns,
                 search.now,
+                attempt + 1 == MOST_ATTEMPTS,
             )
         {
             return CLASH;
         }
     }
-    let hairpin = if itself { Flow::HAIRPIN } else { 0 };
-    search.row = FlowWords::new(&search.tuple.reversed(), Flow::ANSWER | hairpin, search.now);
+    let kind = if uplink {
+        Flow::OUTSIDE
+    } else if itself {
+        Flow::HAIRPIN
+    } else {
+        0
+    };
+    search.row = FlowWords::new(&search.tuple.reversed(), Flow::ANSWER | kind, search.now);
+    search.row.ifindex = if uplink { search.ifindex } else { 0 };
     if maps::remember_flow(&search.other, &search.row).is_err() {
         return NO_MEMORY;
     }
-    search.row = FlowWords::new(&search.change, Flow::TO_BACKEND | hairpin, search.now);
+    search.row = FlowWords::new(&search.change, Flow::TO_BACKEND | kind, search.now);
     if maps::remember_flow(&search.tuple, &search.row).is_err() {
         return NO_MEMORY;
     }
@@ -250,6 +324,11 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
         };
         let client = maps::client(&search.tuple, port, protocol);
         maps::keep_backend(&client, &search.kept);
+    }
+    if let Some(id) = local {
+        maps::mark_outside(id);
+    } else if uplink && !elsewhere {
+        maps::mark_host();
     }
     CHOSEN
 }

@@ -11,7 +11,7 @@ use crate::{
 };
 use cni_ebpf_common::{
     flow::{self, TCP, UDP},
-    service::Frontend,
+    service::{Frontend, REFUSING_PORT},
     socket::{self, SocketSettings},
 };
 
@@ -126,7 +126,12 @@ fn name_frontend<const V4: bool>(call: Call<'_, V4>) {
 
 /// Looks a destination up, and chooses a backend by a number.
 #[inline(always)]
-fn meant((ip, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant {
+fn meant((named, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant {
+    let ip = if named.is_loopback() {
+        own_of_loopback(named, netns)
+    } else {
+        named
+    };
     let mut look = 0;
     while look < LOOKS {
         let Some(frontend) = maps::frontend(ip, port, protocol) else {
@@ -136,6 +141,9 @@ fn meant((ip, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant 
         if frontend.internal.count == 0 {
             return Meant::NoBackend;
         }
+        if frontend.ranges != 0 && !may_ask(&frontend, ip, netns) {
+            return Meant::Other;
+        }
         let chosen = if frontend.affinity_secs == 0 {
             choose(&frontend, number)
         } else {
@@ -144,17 +152,38 @@ fn meant((ip, port): (Ip, u16), protocol: u8, netns: u64, number: u32) -> Meant 
             choose_for_client(&frontend, &maps::client(&flow, port, protocol), number)
         };
         if let Some((ip, port)) = chosen {
-            return Meant::Backend(ip, port);
+            return if port == REFUSING_PORT {
+                Meant::NoBackend
+            } else {
+                Meant::Backend(ip, port)
+            };
         }
         look += 1;
     }
     Meant::Other
 }
 
+/// A NodePort by the node's loopback address is the one of the node's own.
+#[inline(always)]
+fn own_of_loopback(named: Ip, netns: u64) -> Ip {
+    match maps::outside() {
+        Some(node) if netns == maps::socket_settings().host_netns => node.own(named.is_v4()),
+        _ => named,
+    }
+}
+
+/// Whether source ranges let a process of the node in. A pod's address is told by its packets alone.
+#[inline(always)]
+fn may_ask(frontend: &Frontend, ip: Ip, netns: u64) -> bool {
+    netns == maps::socket_settings().host_netns
+        && maps::outside()
+            .is_some_and(|node| maps::in_ranges(frontend.ranges, node.own(ip.is_v4())))
+}
+
 /// The backend of a frontend that a number stands for; none when the list is the frontend's no more.
 #[inline(always)]
 fn choose(frontend: &Frontend, number: u32) -> Option<(Ip, u16)> {
-    maps::backend(&frontend.internal, number, 0)
+    maps::backend(&frontend.internal, number)
 }
 
 /// The backend that a client keeps, else one as above, which it keeps from now on.

@@ -5,7 +5,7 @@ use super::{
     DatapathError, UplinkXdp, XdpMode,
     grace::Expedited,
     kernel::{self, LinkState},
-    loader::{self, FROM_POD, FROM_UPLINK, TO_POD, XDP_UPLINK},
+    loader::{self, FROM_POD, FROM_UPLINK, TO_POD, TO_UPLINK, XDP_UPLINK},
     pins::{self, Pins},
     xdp,
 };
@@ -59,6 +59,11 @@ const UPLINK_HOOK: Hook = Hook {
     direction: TcAttachType::Ingress,
 };
 
+const ANSWERS_HOOK: Hook = Hook {
+    program: TO_UPLINK,
+    direction: TcAttachType::Egress,
+};
+
 /// An interface by name and number; both must fit the kernel's.
 #[derive(Clone, Copy)]
 pub(super) struct Interface<'a> {
@@ -103,6 +108,17 @@ pub(super) fn endpoint(
     Ok(())
 }
 
+/// Attaches the program for what the host answers by an uplink.
+pub(super) fn answers(
+    ebpf: &mut Ebpf,
+    pins: &Pins,
+    interface: Interface<'_>,
+) -> Result<(), DatapathError> {
+    interface.check()?;
+    let program = loader::classifier(ebpf, TO_UPLINK)?;
+    tcx(program, pins, interface, ANSWERS_HOOK)
+}
+
 /// Attaches the programs of an uplink.
 pub(super) fn uplink(
     ebpf: &mut Ebpf,
@@ -117,6 +133,10 @@ pub(super) fn uplink(
         interface,
         UPLINK_HOOK,
     )?;
+    // Only where it is already: it costs each packet that leaves.
+    if pins.link(interface.ifname, TO_UPLINK)?.exists() {
+        answers(ebpf, pins, interface)?;
+    }
     xdp::take(
         loader::xdp(ebpf, XDP_UPLINK)?,
         &pins.interface(interface.ifname),

@@ -142,8 +142,8 @@ fn over(rows: &HashMap<FlowKey, Flow>, present: &Present, now_ns: u64) -> Vec<Fl
 
 fn is_over(protocol: u8, row: &Flow, pod: Addr, present: &Present, now_ns: u64) -> bool {
     let idle = idle_ns(row.seen_ns, now_ns);
-    // A pod that is its own client has the frontend's address in one of the rows.
-    let gone = row.flags & Flow::HAIRPIN == 0 && !present.pods.contains(&pod);
+    // A pod that is its own client has the frontend's address in one of the rows; a client outside is no pod.
+    let gone = row.flags & (Flow::HAIRPIN | Flow::OUTSIDE) == 0 && !present.pods.contains(&pod);
     let ended = gone || row.closing != 0;
     ended && idle > ENDED_NS || protocol == UDP && idle > UDP_IDLE_NS || idle > TAKEN_IDLE_NS
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
-    maps::{MapInfo, MapType},
+    maps::{MapInfo, MapType, lpm_trie::Key as LpmKey},
     programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
 };
 use cni_ebpf_common::{
@@ -22,6 +22,7 @@ use cni_ebpf_common::{
         MAX_FRAGMENTS,
     },
     node::{MAX_NODES, Node, NodeKey},
+    outside::{MAX_RANGES, OutsideFlows, OutsideSettings, RangeKey},
     service::{
         Affinity, AffinityKey, Backend, BackendKey, Chunk, ChunkKey, Frontend, FrontendKey,
         MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
@@ -54,7 +55,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 17] = [
+pub(super) const SHAPES: [Shape; 20] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -68,6 +69,9 @@ pub(super) const SHAPES: [Shape; 17] = [
     shape::<u32, SocketSettings>("socket_settings", MapType::Array, 1),
     shape::<SocketKey, SocketPeer>("sockets", MapType::LruHash, MAX_SOCKETS),
     shape::<SocketKey, SocketPeer>("socket_backends", MapType::LruHash, MAX_SOCKET_BACKENDS),
+    shape::<u32, OutsideSettings>("outside_settings", MapType::Array, 1),
+    shape::<u32, OutsideFlows>("outside_flows", MapType::Array, 1),
+    shape::<LpmKey<RangeKey>, u32>("source_ranges", MapType::LpmTrie, MAX_RANGES),
     shape::<AnnouncementKey, Announcement>("announcements", MapType::Hash, MAX_ANNOUNCEMENTS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
@@ -78,6 +82,7 @@ pub(super) const SHAPES: [Shape; 17] = [
 pub(super) const FROM_POD: &str = "from_pod";
 pub(super) const TO_POD: &str = "to_pod";
 pub(super) const FROM_UPLINK: &str = "from_uplink";
+pub(super) const TO_UPLINK: &str = "to_uplink";
 pub(super) const XDP_UPLINK: &str = "xdp_uplink";
 
 /// What was loaded: programs that the kernel has verified and typed maps.
@@ -100,7 +105,7 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
     let mut ebpf = loader.load(OBJECT)?;
-    for program in [FROM_POD, TO_POD, FROM_UPLINK] {
+    for program in [FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK] {
         let classifier = classifier(&mut ebpf, program)?;
         let loaded = uninterrupted(|| classifier.load());
         loaded.map_err(|source| DatapathError::Program { program, source })?;

@@ -4,6 +4,7 @@
 use super::{
     DatapathError,
     announcements::Announcements,
+    outside,
     rows::{self, EndpointRows, NodeRoute},
     services::Services,
 };
@@ -35,6 +36,7 @@ pub(super) struct Maps {
     nodes: LpmTrie<MapData, Addr, Node>,
     endpoint_flows: Array<MapData, EndpointFlows>,
     pub(super) services: Services,
+    pub(super) outside: outside::Settings,
     pub(super) announcements: Announcements,
     pub(super) drops: PerCpuHashMap<MapData, DropKey, Counter>,
     pub(super) drop_totals: PerCpuArray<MapData, Counter>,
@@ -60,6 +62,7 @@ impl Maps {
             nodes: typed(ebpf, NODES)?,
             endpoint_flows: typed(ebpf, FLOWS_OF_ENDPOINTS)?,
             services: Services::take(ebpf)?,
+            outside: outside::settings(ebpf)?,
             announcements: Announcements::take(ebpf)?,
             drops: typed(ebpf, "drops")?,
             drop_totals: typed(ebpf, "drop_totals")?,

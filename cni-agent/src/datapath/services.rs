@@ -6,9 +6,13 @@ use super::{
     DatapathError,
     lists::{Backends, Lists},
     maps::{all, gone, typed, write},
+    ranges::{Ranges, SourceRanges},
     rows,
 };
-use crate::{model::Protocol, service::Frontend};
+use crate::{
+    model::Protocol,
+    service::{Frontend, WhenEmpty},
+};
 use aya::{
     Ebpf,
     maps::{HashMap, MapData},
@@ -21,6 +25,7 @@ use std::{
     borrow::Borrow,
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
+    sync::Arc,
 };
 
 const FRONTENDS: &str = "frontends";
@@ -41,6 +46,8 @@ pub struct ServicesChange {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Entry {
     affinity_secs: u32,
+    flags: u32,
+    ranges: Option<Arc<Ranges>>,
     internal: Backends,
     external: Backends,
 }
@@ -58,6 +65,7 @@ type Table = BTreeMap<FrontendKey, Entry>;
 pub(super) struct Services {
     frontends: HashMap<MapData, FrontendKey, Row>,
     lists: Lists,
+    ranges: SourceRanges,
     /// What the maps hold; read back after a start or a failure: a change of one frontend shall not cost
     /// a reading of all.
     written: Option<BTreeMap<FrontendKey, Entry>>,
@@ -70,6 +78,7 @@ impl Services {
         Ok(Self {
             frontends: typed(ebpf, FRONTENDS)?,
             lists: Lists::take(ebpf)?,
+            ranges: SourceRanges::take(ebpf)?,
             written: None,
             unswept: false,
         })
@@ -160,6 +169,21 @@ impl Services {
         entry: &Entry,
         written: &mut BTreeMap<FrontendKey, Entry>,
     ) -> Result<bool, DatapathError> {
+        let row = self.hold(entry)?;
+        let result = self.frontends.insert(key, row, 0);
+        if let Err(fault) = write(result, FRONTENDS, MAX_FRONTENDS) {
+            self.release(entry)?;
+            return Err(fault);
+        }
+        let before = written.insert(key, entry.clone());
+        if let Some(old) = &before {
+            self.release(old)?;
+        }
+        Ok(before.is_some())
+    }
+
+    /// A row with what it leads to. Without room nothing changes.
+    fn hold(&mut self, entry: &Entry) -> Result<Row, DatapathError> {
         let internal = self.lists.hold(&entry.internal)?;
         let external = match self.lists.hold(&entry.external) {
             Ok(external) => external,
@@ -168,24 +192,27 @@ impl Services {
                 return Err(fault);
             }
         };
-        let row = Row {
+        let ranges = match self.ranges.hold(entry.ranges.as_deref()) {
+            Ok(ranges) => ranges,
+            Err(fault) => {
+                self.lists.release(&entry.internal)?;
+                self.lists.release(&entry.external)?;
+                return Err(fault);
+            }
+        };
+        Ok(Row {
             internal,
             external,
             affinity_secs: entry.affinity_secs,
-            flags: 0,
-        };
-        let result = self.frontends.insert(key, row, 0);
-        if let Err(fault) = write(result, FRONTENDS, MAX_FRONTENDS) {
-            self.lists.release(&entry.internal)?;
-            self.lists.release(&entry.external)?;
-            return Err(fault);
-        }
-        let before = written.insert(key, entry.clone());
-        if let Some(old) = &before {
-            self.lists.release(&old.internal)?;
-            self.lists.release(&old.external)?;
-        }
-        Ok(before.is_some())
+            flags: entry.flags,
+            ranges,
+        })
+    }
+
+    fn release(&mut self, entry: &Entry) -> Result<(), DatapathError> {
+        self.lists.release(&entry.internal)?;
+        self.lists.release(&entry.external)?;
+        self.ranges.release(entry.ranges.as_deref())
     }
 
     fn remove(
@@ -195,8 +222,7 @@ impl Services {
     ) -> Result<(), DatapathError> {
         gone(self.frontends.remove(&key), FRONTENDS)?;
         if let Some(old) = written.remove(&key) {
-            self.lists.release(&old.internal)?;
-            self.lists.release(&old.external)?;
+            self.release(&old)?;
         }
         Ok(())
     }
@@ -207,9 +233,15 @@ impl Services {
         let rows = all(self.frontends.iter(), FRONTENDS)?;
         let values: Vec<Row> = rows.iter().map(|(_, row)| *row).collect();
         let lists = self.lists.read(&values)?;
+        let numbers: Vec<u32> = values.iter().map(|row| row.ranges).collect();
+        let ranges = self.ranges.read(&numbers)?;
+        let ranges: BTreeMap<u32, Arc<Ranges>> =
+            ranges.into_iter().map(|(n, r)| (n, Arc::new(r))).collect();
         let list = |list: List| lists.get(&list.number).cloned().unwrap_or_default();
         let entry = |row: Row| Entry {
             affinity_secs: row.affinity_secs,
+            flags: row.flags,
+            ranges: ranges.get(&row.ranges).cloned(),
             internal: list(row.internal),
             external: list(row.external),
         };
@@ -227,11 +259,12 @@ fn binds(key: FrontendKey, old: &Entry, new: Option<&Entry>) -> bool {
     (key.protocol == UDP || old.affinity_secs != 0) && !old.backends().all(stays)
 }
 
-/// Frontends with backends as rows, and a row for each of their addresses: it tells a later
-/// fragment to a Service from one to anywhere else.
+/// Frontends with backends as rows, also those of which a policy hides the backends, and a row for each of
+/// their addresses: it tells a later fragment to a Service from one to anywhere else.
 fn table(frontends: &[&Frontend]) -> Table {
     let mut table = Table::new();
-    let served = |f: &&&Frontend| !f.internal.is_empty();
+    let served =
+        |f: &&&Frontend| !(f.internal.is_empty() && f.external.is_empty()) || flags(f) != 0;
     for frontend in frontends.iter().filter(served) {
         let key = key_of(frontend);
         let address = FrontendKey {
@@ -242,12 +275,25 @@ fn table(frontends: &[&Frontend]) -> Table {
         table.entry(address).or_default();
         let entry = Entry {
             affinity_secs: frontend.affinity_secs,
+            flags: flags(frontend),
+            ranges: ranges(frontend),
             internal: frontend.internal.iter().map(backend_of).collect(),
             external: frontend.external.iter().map(backend_of).collect(),
         };
         table.insert(key, entry);
     }
     table
+}
+
+fn flags(frontend: &Frontend) -> u32 {
+    let bit = |empty, bit| if empty == WhenEmpty::Drop { bit } else { 0 };
+    bit(frontend.internal_empty, Row::INTERNAL_DROP)
+        | bit(frontend.external_empty, Row::EXTERNAL_DROP)
+}
+
+fn ranges(frontend: &Frontend) -> Option<Arc<Ranges>> {
+    let ranges = frontend.source_ranges.as_ref()?;
+    Some(Arc::new(ranges.iter().copied().collect()))
 }
 
 fn key_of(frontend: &Frontend) -> FrontendKey {

@@ -54,6 +54,8 @@ pub struct Masquerade {
 #[serde(rename_all = "camelCase")]
 pub struct Desired {
     pub uplinks: Vec<Uplink>,
+    /// This node's addresses.
+    pub addresses: Vec<IpAddr>,
     /// This node's podCIDRs.
     pub local: Vec<IpNetwork>,
     pub remote: Vec<RemoteCidr>,
@@ -153,6 +155,7 @@ pub fn compile(
     });
     let pod_mtu = wanted_mtu.unwrap_or(smallest);
     Ok(Desired {
+        addresses: own.addresses.clone(),
         uplinks: surroundings.uplinks,
         local: own.pod_cidrs.clone(),
         remote,

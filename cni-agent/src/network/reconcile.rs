@@ -10,7 +10,7 @@ use crate::{
     config::ServicesMode,
     health_check::Checks,
     parts::Shutdown,
-    service::{for_pods, without_thefts},
+    service::{for_all, for_pods, without_thefts},
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -101,7 +101,10 @@ impl<K: Kernel> Network<K> {
             if mode != ServicesMode::Off {
                 let (frontends, refused) = without_thefts(services.frontends, &cluster);
                 problems.extend(refused);
-                desired.frontends = for_pods(&frontends, own);
+                desired.frontends = match mode {
+                    ServicesMode::All => for_all(&frontends, own),
+                    _ => for_pods(&frontends, own),
+                };
             }
             let checks = match mode {
                 ServicesMode::All => services.health_checks,

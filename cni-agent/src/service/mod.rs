@@ -20,7 +20,7 @@ mod tests;
 pub use compiler::Compiler;
 pub use endpoints::{Topology, Unused};
 pub use explain::{ExplainedEndpoint, ExplainedFrontend, Explanation, explain};
-pub use reach::{for_pods, without_thefts};
+pub use reach::{for_all, for_pods, without_thefts};
 
 use crate::{model::Protocol, state::Cluster};
 use ipnetwork::IpNetwork;

@@ -1,10 +1,11 @@
-//! Which frontends the programs translate for this node's pods.
+//! Which frontends the programs translate, for this node's pods or for everybody.
 
-use super::{Frontend, FrontendKind};
+use super::{Frontend, FrontendKind, WhenEmpty};
 use crate::{
     model::{Node, Protocol},
     state::Cluster,
 };
+use cni_ebpf_common::service::REFUSING_PORT;
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,13 +15,52 @@ use std::{
 
 /// Those that the pods of a node can reach, NodePorts at each of the node's own addresses. Another node's
 /// are that node's work: what it does depends on its endpoints. A load balancer's address that not every
-/// pod may use is left to kube-proxy, which knows the ranges.
+/// pod may use is left to kube-proxy, which knows the ranges; so is what nobody answers.
 pub fn for_pods(frontends: &[Arc<Frontend>], own: &Node) -> Vec<Arc<Frontend>> {
-    let (ports, others): (Vec<_>, Vec<_>) = frontends
-        .iter()
+    let answered = |frontend: &&Arc<Frontend>| !frontend.internal.is_empty();
+    let served = frontends.iter().filter(answered);
+    let served = served.filter(|frontend| may_use(frontend, own)).cloned();
+    let open = served.map(|frontend| match &frontend.source_ranges {
+        None => frontend,
+        // All who ask may.
+        Some(_) => Arc::new(Frontend {
+            source_ranges: None,
+            ..Frontend::clone(&frontend)
+        }),
+    });
+    at_own_addresses(open.collect(), own)
+}
+
+/// Those that everybody reaches by a node. Where nobody answers at all, the node itself refuses.
+pub fn for_all(frontends: &[Arc<Frontend>], own: &Node) -> Vec<Arc<Frontend>> {
+    let refused = |frontend: &Arc<Frontend>| {
+        let nobody = |list: &[SocketAddr], empty| list.is_empty() && empty == WhenEmpty::Pass;
+        let (internal, external) = (
+            nobody(&frontend.internal, frontend.internal_empty),
+            nobody(&frontend.external, frontend.external_empty),
+        );
+        let mut addresses = own.addresses.iter();
+        let refuser = addresses.find(|ip| ip.is_ipv4() == frontend.address.is_ipv4());
+        let Some(refuser) = refuser.filter(|_| internal || external) else {
+            return frontend.clone();
+        };
+        let mut frontend = Frontend::clone(frontend);
+        let refuser = SocketAddr::new(*refuser, REFUSING_PORT);
+        if internal {
+            frontend.internal = vec![refuser];
+        }
+        if external {
+            frontend.external = vec![refuser];
+        }
+        Arc::new(frontend)
+    };
+    at_own_addresses(frontends.iter().map(refused).collect(), own)
+}
+
+fn at_own_addresses(frontends: Vec<Arc<Frontend>>, own: &Node) -> Vec<Arc<Frontend>> {
+    let (ports, mut reached): (Vec<_>, Vec<_>) = frontends
+        .into_iter()
         .partition(|frontend| frontend.kind == FrontendKind::NodePort);
-    let served = others.into_iter().filter(|frontend| may_use(frontend, own));
-    let mut reached: Vec<Arc<Frontend>> = served.cloned().collect();
     let place = |f: &Frontend| (SocketAddr::new(f.address, f.port), f.protocol);
     let taken: BTreeSet<_> = if ports.is_empty() {
         BTreeSet::new()
@@ -32,7 +72,7 @@ pub fn for_pods(frontends: &[Arc<Frontend>], own: &Node) -> Vec<Arc<Frontend>> {
         for address in own.addresses.iter().filter(same_family) {
             let at = Frontend {
                 address: *address,
-                ..Frontend::clone(port)
+                ..Frontend::clone(&port)
             };
             if !taken.contains(&place(&at)) {
                 reached.push(Arc::new(at));
@@ -116,7 +156,6 @@ fn may_use(frontend: &Frontend, own: &Node) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::WhenEmpty;
 
     fn frontend(kind: FrontendKind, address: &str, port: u16) -> Arc<Frontend> {
         Arc::new(Frontend {

@@ -188,6 +188,15 @@ pub(crate) fn mark_by_stack(id: u32) {
     }
 }
 
+/// From now on packets of this endpoint may be answers to clients outside.
+#[inline(always)]
+pub(crate) fn mark_outside(id: u32) {
+    if let Some(row) = ENDPOINTS_FLOWS.get_ptr_mut(id % ENDPOINT_FLOWS) {
+        // SAFETY: as in `mark_client`.
+        unsafe { (*row).outside = 1 };
+    }
+}
+
 /// Ports of a packet in fragments, as they lie in memory.
 #[inline(always)]
 pub(crate) fn fragment_ports(of: &Tuple) -> Option<u32> {

@@ -6,17 +6,19 @@
 #![expect(unsafe_code, reason = "access to map memory")]
 
 mod flows;
+mod outside;
 mod services;
 mod sockets;
 
 pub(crate) use flows::*;
+pub(crate) use outside::*;
 pub(crate) use services::*;
 pub(crate) use sockets::*;
 
 use crate::{address::Ip, service::Search};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
-    btf_maps::{Array, HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
     macros::btf_map,
 };
 use cni_ebpf_common::{

@@ -11,7 +11,7 @@ use cni_ebpf_common::{
     announcement::{Announcement, AnnouncementKey, MAX_ANNOUNCEMENTS},
     service::{
         Affinity, AffinityKey, Backend, BackendKey, CHUNK, Chunk, ChunkKey, Frontend, FrontendKey,
-        List, MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS, slot,
+        List, MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
     },
 };
 use core::{mem::offset_of, ptr};
@@ -87,7 +87,7 @@ pub(crate) fn announcement(ip: Ip, ifindex: u32) -> Option<Announcement> {
 /// The backend of a list, which has some, for a flow's number: its address, and its port as it lies in
 /// memory. None when the list was replaced meanwhile.
 #[inline(always)]
-pub(crate) fn backend(list: &List, number: u32, attempt: u32) -> Option<(Ip, u16)> {
+pub(crate) fn backend(list: &List, number: u32) -> Option<(Ip, u16)> {
     const { assert!(offset_of!(Backend, addr) == 0) };
     let first = if list.table == 0 {
         number
@@ -103,7 +103,7 @@ pub(crate) fn backend(list: &List, number: u32, attempt: u32) -> Option<(Ip, u16
     };
     let key = BackendKey {
         list: list.number,
-        slot: slot(first, attempt, list.count),
+        slot: first % list.count,
     };
     // SAFETY: as in `endpoint`.
     let row = unsafe { BACKENDS.get(key) }?;

@@ -190,7 +190,12 @@ pub(super) fn prepare(cluster: &Cluster, node: Member, archives: &[PathBuf]) -> 
 ///
 /// # Errors
 /// When containerd or the API server refuses.
-pub(super) fn fairlead(cluster: &Cluster, plan: &Plan, archive: &Path, manifest: &Path) -> Result<()> {
+pub(super) fn fairlead(
+    cluster: &Cluster,
+    plan: &Plan,
+    archive: &Path,
+    manifest: &Path,
+) -> Result<()> {
     let archive = images::keep(cluster, archive)?;
     for node in plan.nodes() {
         node::import(cluster, node, &archive)?;

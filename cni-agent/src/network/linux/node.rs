@@ -3,7 +3,7 @@
 use super::{Linux, blocking, fault};
 use crate::{
     config::{CgroupChoice, ServicesMode},
-    datapath::{NodeRoute as MapRoute, ServedSockets, Via, unified_cgroup},
+    datapath::{NodeRoute as MapRoute, ServedOutside, ServedSockets, Via, unified_cgroup},
     netlink::{NetlinkError, masquerade, route, sysctl, uplink},
     network::{
         desired::{Desired, Uplink},
@@ -89,8 +89,15 @@ impl Linux {
             }
             Ok(refused) => unapplied.remote.extend(refused),
         }
-        // Without them packets are translated.
-        let sockets = self.serve_sockets().await;
+        // Without them packets are translated, but not the host's own.
+        let mut sockets = self.serve_sockets().await;
+        if self.services == ServicesMode::All && sockets == Ok(false) {
+            sockets = Err(fault(
+                "this kernel or machine has no control group of version 2 for sockets: the node's own processes \
+                 reach no Service; mount cgroup2 and name it by --cgroup, or set --services to pods beside \
+                 kube-proxy",
+            ));
+        }
         let pods = self.services != ServicesMode::Off;
         self.change_served(|served| served.sockets = pods && sockets == Ok(true));
         unapplied.remote.extend(sockets.err());
@@ -101,6 +108,9 @@ impl Linux {
             None => masquerade::remove().await.map(|_| ()),
         };
         unapplied.own.extend(masqueraded.err().map(fault));
+        unapplied
+            .remote
+            .extend(self.serve_outside(desired).await.err());
         let attached = self.attach_uplinks(&desired.uplinks).await;
         unapplied.own.extend(attached.own);
         unapplied.remote.extend(attached.remote);
@@ -138,9 +148,21 @@ impl Linux {
         .await
     }
 
+    /// Whether the programs answer what comes from outside.
+    async fn serve_outside(&self, desired: &Desired) -> Result<(), KernelError> {
+        let datapath = self.datapath.clone();
+        let served = ServedOutside {
+            take: self.services == ServicesMode::All,
+            addresses: desired.addresses.clone(),
+            ports: ServedOutside::PORTS,
+        };
+        blocking(move || datapath.serve_outside(&served).map_err(fault)).await
+    }
+
     /// Programs on the uplinks that are desired, and on no other. An uplink without XDP serves.
     async fn attach_uplinks(&self, uplinks: &[Uplink]) -> Unapplied {
         let (datapath, xdp, wanted) = (self.datapath.clone(), self.xdp, uplinks.to_vec());
+        let answers = self.services == ServicesMode::All;
         let work = move || {
             let mut done = Vec::new();
             let mut failures = Unapplied::default();
@@ -149,6 +171,10 @@ impl Linux {
                 failures.own.push(fault(error));
             }
             for uplink in wanted {
+                if answers {
+                    let attached = datapath.attach_answers(&uplink.name, uplink.ifindex);
+                    failures.remote.extend(attached.err().map(fault));
+                }
                 match datapath.attach_uplink(&uplink.name, uplink.ifindex, xdp) {
                     Ok(taken) => {
                         failures.remote.extend(

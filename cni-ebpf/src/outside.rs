@@ -1,0 +1,228 @@
+//! Services for clients outside of the node: what comes by an uplink gets a backend, and answers leave
+//! by it as the Service's. A local pod, or the host, hears the client's own address; a backend elsewhere
+//! the node's, so that its answer comes back here.
+
+use crate::{
+    address::Ip,
+    deliver,
+    flow::{TRANSLATED, UNTOUCHED, pack, touch, unpack_code},
+    forward, kernel, maps,
+    packet::{self, Packet, Parsed},
+    rewrite,
+    service::{self, CHOSEN, KNOWN, Search, UNKNOWN},
+    transport,
+};
+use aya_ebpf::programs::TcContext;
+use cni_ebpf_common::{
+    flow::{Flow, UDP, is_answer},
+    outside::OutsideSettings,
+    verdict::{DropReason, Path},
+};
+
+/// The packet is an answer, and goes on to its client.
+const TO_CLIENT: u32 = 2;
+
+/// Sends on a packet from the uplink to a Service, or an answer of a backend elsewhere. None: it is
+/// neither, or belongs to the host's stack as it is now.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn arrive(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>, DropReason> {
+    let any = OutsideSettings::TAKE | OutsideSettings::FOLLOW;
+    let is_on = maps::outside().is_some_and(|settings| settings.is(any));
+    if !is_on || packet.has_options() {
+        return Ok(None);
+    }
+    let search = maps::scratch()?;
+    search.packet = *packet;
+    search.ifindex = packet::ifindex(ctx);
+    let packed = arrive_here(ctx, search);
+    *packet = search.packet;
+    let leaves_by = search.ifindex;
+    match unpack_code(packed)? {
+        TO_CLIENT => to_client(ctx, packet, leaves_by).map(Some),
+        TRANSLATED => to_backend(ctx, packet),
+        _ => Ok(None),
+    }
+}
+
+#[inline(always)]
+fn to_backend(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>, DropReason> {
+    if let Some(local) = maps::endpoint_addr(packet.dst) {
+        return deliver::to_endpoint(ctx, packet, local, Path::UplinkToPod).map(Some);
+    }
+    if maps::outside().is_some_and(|node| node.own(packet.v4) == packet.dst) {
+        return Ok(None);
+    }
+    spend_hop(ctx, packet)?;
+    let (bytes, packets) = packet::size(ctx);
+    maps::count_path(Path::ServiceToNode, bytes, packets);
+    match maps::node(packet.dst) {
+        Some(node) => kernel::redirect_neighbor(node.ifindex, Ip::from_addr(&node.next_hop)),
+        None => kernel::redirect_route(packet::ifindex(ctx)),
+    }
+    .map(Some)
+}
+
+#[inline(always)]
+fn to_client(ctx: &TcContext, packet: &Packet, ifindex: u32) -> Result<i32, DropReason> {
+    spend_hop(ctx, packet)?;
+    let (bytes, packets) = packet::size(ctx);
+    maps::count_path(Path::ServiceToClient, bytes, packets);
+    kernel::redirect_route(ifindex)
+}
+
+#[inline(always)]
+fn spend_hop(ctx: &TcContext, packet: &Packet) -> Result<(), DropReason> {
+    if packet.ttl <= 1 {
+        return Err(DropReason::HopLimit);
+    }
+    rewrite::decrement_ttl(ctx, packet)
+}
+
+#[inline(never)]
+fn arrive_here(ctx: &TcContext, search: &mut Search) -> u32 {
+    pack(try_arrive(ctx, search))
+}
+
+#[inline(always)]
+fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    if !transport::find(ctx, search)? {
+        return Ok(UNTOUCHED);
+    }
+    if !transport::complete(search) {
+        return if maps::frontend(search.packet.dst, 0, 0).is_some() {
+            Err(DropReason::FragmentUnknown)
+        } else {
+            Ok(UNTOUCHED)
+        };
+    }
+    search.now = kernel::now_ns();
+    if answers(search) {
+        transport::remember_fragment(search);
+        rewrite::endpoints(ctx, search)?;
+        return Ok(TO_CLIENT);
+    }
+    let inside = maps::node(search.tuple.src).is_some();
+    search.side = if inside {
+        Search::UPLINK
+    } else {
+        Search::UPLINK | Search::EXTERNAL
+    };
+    let mut step = service::follow(search);
+    if step == UNKNOWN {
+        let takes = maps::outside().is_some_and(|settings| settings.is(OutsideSettings::TAKE));
+        // What began before is another's, such as kube-proxy's.
+        let begins = search.transport.protocol == UDP.into() || search.transport.begins();
+        if takes && begins {
+            step = service::choose(search);
+        }
+    }
+    match service::found(step)? {
+        KNOWN | CHOSEN => {
+            transport::remember_fragment(search);
+            rewrite::endpoints(ctx, search)?;
+            Ok(TRANSLATED)
+        }
+        _ => {
+            // As in `service::translate`.
+            if search.transport.is_fragment() && maps::frontend(search.tuple.dst, 0, 0).is_some() {
+                transport::remember_fragment(search);
+            }
+            Ok(UNTOUCHED)
+        }
+    }
+}
+
+/// Whether the packet is a backend's answer to a client outside; then what it gets is in `search`, and
+/// by which uplink it leaves.
+#[inline(never)]
+fn answers(search: &mut Search) -> bool {
+    let Some(row) = maps::flow(&search.tuple) else {
+        return false;
+    };
+    let flow = row.get();
+    if !flow.is(Flow::ANSWER) || !flow.is(Flow::OUTSIDE) {
+        return false;
+    }
+    let (protocol, accepts) = (search.transport.protocol as u8, search.transport.accepts());
+    if !is_answer(
+        protocol,
+        flow.closing != 0,
+        accepts,
+        flow.seen_ns,
+        search.now,
+    ) {
+        maps::forget_flow(&search.tuple);
+        return false;
+    }
+    touch(row, &flow, search.transport.ends(), search.now);
+    search.change = flow.to(protocol);
+    search.ifindex = flow.ifindex;
+    true
+}
+
+/// Sends a pod's answer to its client outside. None: it is none.
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn answer(
+    ctx: &TcContext,
+    packet: &mut Packet,
+    id: u32,
+) -> Result<Option<i32>, DropReason> {
+    // What a router must answer or interpret goes to the stack as it is.
+    if maps::endpoint_flows(id).outside == 0 || packet.ttl <= 1 || packet.has_options() {
+        return Ok(None);
+    }
+    let search = maps::scratch()?;
+    search.packet = *packet;
+    let packed = answer_here(ctx, search);
+    *packet = search.packet;
+    let leaves_by = search.ifindex;
+    match unpack_code(packed)? {
+        TO_CLIENT => to_client(ctx, packet, leaves_by).map(Some),
+        _ => Ok(None),
+    }
+}
+
+/// Gives what the host itself answers to a client outside the Service's address, on its way out
+/// (tcx egress of the uplink).
+///
+/// # Errors
+/// Why it is dropped.
+#[inline(always)]
+pub(crate) fn leave(ctx: &TcContext) -> Result<i32, DropReason> {
+    if !maps::host_is_backend() {
+        return Ok(forward::PASS);
+    }
+    let Ok(Parsed::Ip(packet)) = packet::parse(ctx) else {
+        return Ok(forward::PASS);
+    };
+    let search = maps::scratch()?;
+    search.packet = packet;
+    unpack_code(answer_here(ctx, search))?;
+    Ok(forward::PASS)
+}
+
+#[inline(never)]
+fn answer_here(ctx: &TcContext, search: &mut Search) -> u32 {
+    pack(try_answer(ctx, search))
+}
+
+#[inline(always)]
+fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    // A fragment without a first one may as well be of a flow that is not translated.
+    if !transport::find(ctx, search)? || !transport::complete(search) {
+        return Ok(UNTOUCHED);
+    }
+    search.now = kernel::now_ns();
+    if !answers(search) {
+        return Ok(UNTOUCHED);
+    }
+    transport::remember_fragment(search);
+    rewrite::endpoints(ctx, search)?;
+    Ok(TO_CLIENT)
+}
