@@ -3,7 +3,10 @@
 
 mod support;
 
-use cni_agent::{datapath::DropReason, service::Frontend};
+use cni_agent::{
+    datapath::{DropReason, ServedOutside},
+    service::Frontend,
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use support::{
     flows::{
@@ -379,67 +382,66 @@ fn a_udp_flow_keeps_its_backend_until_it_was_idle_or_the_backend_is_gone() {
 
 #[test]
 #[ignore = "needs root and CAP_BPF"]
-fn a_clients_port_is_used_once_at_each_backend() {
+fn a_clients_port_that_is_taken_at_the_backend_is_exchanged_for_another() {
     let lab = Lab::new();
     for f in families(&lab) {
         for protocol in [TCP, UDP] {
             let client = at(f.a, CPORT);
             let (first, second) = (at(f.vip, 80), at(f.vip, 81));
-            let (near, far) = (at(f.b, 8080), at(f.far, 8080));
+            let near = at(f.b, 8080);
             let sent = |to| from(&lab.a, client, to, protocol, SYN);
+            let ports = |ports| {
+                let served = ServedOutside {
+                    take: false,
+                    addresses: Vec::new(),
+                    ports,
+                };
+                lab.datapath.serve_outside(&served).unwrap();
+            };
             serve(
                 &lab,
-                &[
-                    frontend(first, protocol, &[near]),
-                    frontend(second, protocol, &[near, far]),
-                ],
+                &[first, second].map(|at| frontend(at, protocol, &[near])),
             );
             assert_eq!(sends(&lab, &lab.a, &sent(first)).2, near);
-            assert_eq!(
-                sends(&lab, &lab.a, &sent(second)).2,
-                far,
-                "the other backend"
-            );
-            serve(
-                &lab,
-                &[
-                    frontend(first, protocol, &[near]),
-                    frontend(second, protocol, &[near]),
-                ],
-            );
-            let before = lab
-                .drops(lab.a.ifindex)
-                .get(&DropReason::TranslationClash)
-                .copied()
-                .unwrap_or(0);
-            if protocol == UDP {
-                // Its backend is gone, and so is the flow.
-            } else {
-                assert_eq!(
-                    sends(&lab, &lab.a, &from(&lab.a, client, second, protocol, ACK)).2,
-                    far
-                );
-            }
+            // One port is all there is, and it is the client's own.
+            ports(CPORT..=CPORT);
+            let clashes = || {
+                lab.drops(lab.a.ifindex)
+                    .get(&DropReason::TranslationClash)
+                    .copied()
+            };
+            let before = clashes().unwrap_or(0);
             let outcome = lab.run(Program::FromPod, lab.a.ifindex, &sent(second));
             assert_eq!(outcome.verdict, Verdict::Drop);
+            assert_eq!(clashes(), Some(before + 1));
+
+            ports(ServedOutside::PORTS);
+            let (_, hidden, to) = sends(&lab, &lab.a, &sent(second));
+            assert_eq!(to, near);
+            assert_eq!(hidden.ip(), client.ip());
+            assert!(ServedOutside::PORTS.contains(&hidden.port()), "{hidden}");
+            let again = from(&lab.a, client, second, protocol, ACK);
             assert_eq!(
-                lab.drops(lab.a.ifindex)[&DropReason::TranslationClash],
-                before + 1
+                sends(&lab, &lab.a, &again).1,
+                hidden,
+                "the same for each packet"
             );
-            // The first goes on; once it has ended, the port is free.
-            let last = if protocol == TCP { FIN } else { 0 };
-            assert_eq!(
-                sends(&lab, &lab.a, &from(&lab.a, client, first, protocol, last)).2,
-                near
-            );
-            let answer = from(&lab.b, near, client, protocol, last);
-            assert_eq!(sends(&lab, &lab.b, &answer).1, first);
-            if protocol == UDP {
-                change_flows(&lab, |flow| {
-                    flow.seen_ns = flow.seen_ns.saturating_sub(125_000_000_000)
-                });
+            // Each answer gets its own Service and the client's port.
+            for (to, port) in [(hidden, second), (client, first)] {
+                let answer = from(&lab.b, near, to, protocol, ACK);
+                let (_, src, dst) = sends(&lab, &lab.b, &answer);
+                assert_eq!((src, dst), (port, client));
             }
-            assert_eq!(sends(&lab, &lab.a, &sent(second)).2, near);
+            // An ended connection's port is taken for a minute more at the server (TIME_WAIT).
+            let last = if protocol == TCP { FIN } else { 0 };
+            sends(&lab, &lab.a, &from(&lab.a, client, first, protocol, last));
+            sends(&lab, &lab.b, &from(&lab.b, near, client, protocol, last));
+            sends(&lab, &lab.a, &from(&lab.a, client, second, protocol, last));
+            assert_ne!(sends(&lab, &lab.a, &sent(second)).1, client);
+            change_flows(&lab, |flow| {
+                flow.seen_ns = flow.seen_ns.saturating_sub(125_000_000_000);
+            });
+            assert_eq!(sends(&lab, &lab.a, &sent(second)).1, client);
         }
     }
 }
