@@ -374,3 +374,30 @@ fn connections_live_on_when_others_take_the_new_ones_and_over_a_restart() {
     datapath.sync_services::<Frontend>(&[]).unwrap();
     transfer(&ours, &theirs);
 }
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_client_hears_of_a_closed_port_in_terms_of_the_service() {
+    let cluster = cluster();
+    let far = &cluster.nodes[1].netns;
+    for v4 in [true, false] {
+        let of = |i: usize| -> IpAddr {
+            let pod = &cluster.pods[i].pod;
+            if v4 { pod.v4.into() } else { pod.v6.into() }
+        };
+        // A local pod, one of another node, the host, and who refuses.
+        for backend in [at(of(0), 9), at(of(2), 9), at(node(v4), 9), at(node(v4), 0)] {
+            let to = service(v4);
+            serve(&cluster, &[frontend(to, UDP, &[backend])]);
+            // Of the backend before, whose flow would be kept.
+            cluster.nodes[0].datapath.sweep_flows().unwrap();
+            let any: IpAddr = if v4 { "0.0.0.0" } else { "::" }.parse().unwrap();
+            let asker = far.within(|| UdpSocket::bind((any, 0)).unwrap());
+            asker.set_read_timeout(Some(PATIENCE)).unwrap();
+            asker.connect(to).unwrap();
+            asker.send(b"anybody?").unwrap();
+            let heard = asker.recv(&mut [0; 8]).unwrap_err();
+            assert_eq!(heard.kind(), ErrorKind::ConnectionRefused, "{backend}");
+        }
+    }
+}

@@ -53,8 +53,12 @@ fn arp(ctx: &TcContext) -> Result<Option<i32>, DropReason> {
     send_back(ctx).map(Some)
 }
 
+/// Answers a neighbour solicitation for an announced address.
+///
+/// # Errors
+/// As [`answer`].
 #[inline(always)]
-fn solicitation(ctx: &TcContext, packet: &Packet) -> Result<Option<i32>, DropReason> {
+pub(crate) fn solicitation(ctx: &TcContext, packet: &Packet) -> Result<Option<i32>, DropReason> {
     let Some(head) = packet::head::<SOLICITATION_LEN>(ctx) else {
         return Ok(None);
     };

@@ -79,8 +79,8 @@ fn answer_known(ctx: &TcContext, search: &mut Search) -> u32 {
 #[inline(always)]
 fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     if !transport::find(ctx, search)? {
-        let done = icmp_error::answer(ctx, search);
-        if done == icmp_error::FROM_BACKEND {
+        let done = icmp_error::answer(ctx, search, icmp_error::OF_POD);
+        if done == icmp_error::ADDRESSED {
             rewrite::endpoints(ctx, search)?;
             return Ok(TRANSLATED);
         }

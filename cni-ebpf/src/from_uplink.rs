@@ -41,9 +41,15 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
     };
     match receiver(packet.src, packet.dst)? {
         Some(local) => deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod),
-        // A neighbour asks the one it knows whether it is still there.
-        None if announce::may_ask(&packet) => announce::answer(ctx),
-        None => Ok(outside::arrive(ctx, &mut packet)?.unwrap_or(forward::PASS)),
+        None => {
+            // A neighbour asks the one it knows whether it is still there.
+            if announce::may_ask(&packet)
+                && let Some(answered) = announce::solicitation(ctx, &packet)?
+            {
+                return Ok(answered);
+            }
+            Ok(outside::arrive(ctx, &mut packet)?.unwrap_or(forward::PASS))
+        }
     }
 }
 

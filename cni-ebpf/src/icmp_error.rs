@@ -1,6 +1,6 @@
-//! ICMP errors about packets to a backend: the client has sent to the frontend, and its kernel would
-//! find no socket for what the error quotes. The quoted packet gets the frontend's address and port
-//! back, as does the error's own source when the backend sent it (RFC 5508 §4.2).
+//! ICMP errors about translated packets: their sender has sent others, and its kernel would find no
+//! socket for what the error quotes. The quoted packet gets back what it had, and the error's own
+//! addresses what answers get (RFC 5508 §4.2).
 
 use crate::{
     address::{self, Ip},
@@ -8,7 +8,7 @@ use crate::{
     kernel, maps,
     packet::Packet,
     service::Search,
-    transport::{Tuple, port_pair, source_port},
+    transport::Tuple,
     upper,
 };
 use aya_ebpf::programs::TcContext;
@@ -23,16 +23,22 @@ const ICMPV6: u32 = 58;
 const HEADER: u32 = 8;
 
 /// What is in `search.change` is still to be done: here the stack has no room for it.
-pub(crate) const FROM_BACKEND: u32 = 2;
+pub(crate) const ADDRESSED: u32 = 2;
 
-/// Translates an error to a local client of frontends. Its headers have been walked.
+/// Of a client in a local pod.
+pub(crate) const OF_POD: u32 = 0;
+/// Of a flow that came by an uplink, to either end.
+pub(crate) const OF_OUTSIDE: u32 = 1;
+
+/// Translates an error about a flow of a kind. Its headers have been walked. The flow's row is in
+/// `search.row` afterwards.
 #[inline(never)]
-pub(crate) fn answer(ctx: &TcContext, search: &mut Search) -> u32 {
-    pack(try_answer(ctx, search))
+pub(crate) fn answer(ctx: &TcContext, search: &mut Search, of: u32) -> u32 {
+    pack(try_answer(ctx, search, of))
 }
 
 #[inline(always)]
-fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+fn try_answer(ctx: &TcContext, search: &mut Search, of: u32) -> Result<u32, DropReason> {
     let (v4, at) = (search.packet.v4, search.transport.at);
     // Errors are small; of one in fragments each would have to be kept.
     if search.transport.is_fragment() || !is_error(ctx, search) {
@@ -49,16 +55,23 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     };
     search.row = row.get();
     let (row, protocol) = (&search.row, search.tuple.protocol());
-    if !row.is(Flow::ANSWER) || row.is(Flow::HAIRPIN) {
+    let fits = if of == OF_POD {
+        row.is(Flow::ANSWER) && !row.is(Flow::HAIRPIN | Flow::OUTSIDE)
+    } else {
+        row.is(Flow::OUTSIDE)
+    };
+    if !fits {
         return Ok(UNTOUCHED);
     }
     if !is_answer(protocol, false, false, row.seen_ns, kernel::now_ns()) {
         return Ok(UNTOUCHED);
     }
-    let (backend, client, frontend) = (search.tuple.src, search.tuple.dst, row.src);
+    // The row tells of packets the other way.
+    let (src, dst) = (search.tuple.dst, search.tuple.src);
+    let (new_src, new_dst) = (row.dst, row.src);
     let old = search.tuple.ports.rotate_left(16);
-    let new = port_pair(source_port(old), source_port(row.ports));
-    let addresses = address::sum_change([client, backend], [client, frontend]);
+    let new = row.ports.rotate_left(16);
+    let addresses = address::sum_change([src, dst], [new_src, new_dst]);
     let ports = address::word_change(old, new);
     // What the quoted packet's own checksums make good, the error's doesn't have to.
     let both = address::add_changes(addresses, ports);
@@ -72,22 +85,26 @@ fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     kernel::correct_header(ctx, at + 2, change)?;
     if v4 {
         kernel::correct_header(ctx, quoted + 10, addresses)?;
-        kernel::store_balanced(ctx, quoted + 16, &frontend.v4())?;
+        kernel::store_balanced(ctx, quoted + 12, &[new_src.v4(), new_dst.v4()])?;
     } else {
-        kernel::store_balanced(ctx, quoted + 24, &frontend.words())?;
+        let ([a, b], [c, d]) = (new_src.words(), new_dst.words());
+        kernel::store_balanced(ctx, quoted + 8, &[a, b, c, d])?;
     }
     kernel::store_balanced(ctx, upper_at, &new)?;
-    if search.packet.src == backend {
-        if !v4 {
-            let outer = address::sum_change([backend, client], [frontend, client]);
-            kernel::correct_addresses(ctx, at + 2, outer, false)?;
-        }
-        (search.change.src, search.change.dst) = (frontend, client);
-        // Its addresses alone: there are no ports.
-        search.transport.at = 0;
-        return Ok(FROM_BACKEND);
+    // Who sent the quoted packet hears of it; its receiver may speak itself.
+    let from = search.packet.src;
+    let new_from = if from == dst { new_dst } else { from };
+    if new_from == from && new_src == src {
+        return Ok(TRANSLATED);
     }
-    Ok(TRANSLATED)
+    if !v4 {
+        let outer = address::sum_change([from, src], [new_from, new_src]);
+        kernel::correct_addresses(ctx, at + 2, outer, false)?;
+    }
+    (search.change.src, search.change.dst) = (new_from, new_src);
+    // Its addresses alone: there are no ports.
+    search.transport.at = 0;
+    Ok(ADDRESSED)
 }
 
 /// Whether it tells of a packet: destination unreachable, too big, time exceeded, parameter problem.

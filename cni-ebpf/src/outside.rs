@@ -6,7 +6,7 @@ use crate::{
     address::Ip,
     deliver,
     flow::{TRANSLATED, UNTOUCHED, pack, touch, unpack_code},
-    forward, kernel, maps,
+    forward, icmp_error, kernel, maps,
     packet::{self, Packet, Parsed},
     rewrite,
     service::{self, CHOSEN, KNOWN, Search, UNKNOWN},
@@ -89,7 +89,7 @@ fn arrive_here(ctx: &TcContext, search: &mut Search) -> u32 {
 #[inline(always)]
 fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     if !transport::find(ctx, search)? {
-        return Ok(UNTOUCHED);
+        return error(ctx, search);
     }
     if !transport::complete(search) {
         return if maps::frontend(search.packet.dst, 0, 0).is_some() {
@@ -133,6 +133,21 @@ fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
             Ok(UNTOUCHED)
         }
     }
+}
+
+/// An error about a packet of a flow from outside, to the end that sent it.
+#[inline(always)]
+fn error(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    let done = icmp_error::answer(ctx, search, icmp_error::OF_OUTSIDE);
+    if unpack_code(done)? != icmp_error::ADDRESSED {
+        return Ok(UNTOUCHED);
+    }
+    rewrite::endpoints(ctx, search)?;
+    if search.row.is(Flow::TO_BACKEND) {
+        return Ok(TRANSLATED);
+    }
+    search.ifindex = search.row.ifindex;
+    Ok(TO_CLIENT)
 }
 
 /// Whether the packet is a backend's answer to a client outside; then what it gets is in `search`, and
@@ -215,7 +230,10 @@ fn answer_here(ctx: &TcContext, search: &mut Search) -> u32 {
 #[inline(always)]
 fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     // A fragment without a first one may as well be of a flow that is not translated.
-    if !transport::find(ctx, search)? || !transport::complete(search) {
+    if !transport::find(ctx, search)? {
+        return error(ctx, search);
+    }
+    if !transport::complete(search) {
         return Ok(UNTOUCHED);
     }
     search.now = kernel::now_ns();

@@ -3,7 +3,7 @@
 
 use super::{
     place::{Cluster, until},
-    plan::{API_SERVICE, Cni, Member, Plan},
+    plan::{API_SERVICE, Cni, DNS_SERVICE, Member, Plan},
     pods::{self, PORT, SETTLE},
 };
 use crate::workspace;
@@ -168,11 +168,36 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
         Ok(())
     });
     check("pod to the API server's ClusterIP", answer);
+    for name in ["near", "far"] {
+        let at = format!("{}:{PORT}", service(name)?);
+        let curl = cluster.in_node("n1", "curl")?;
+        check(
+            &format!("node n1 to ClusterIP of {name}"),
+            ask_name(curl, &at, name),
+        );
+    }
+    let nobody = format!("{}:{PORT}", service("nobody")?);
+    let refused = |outcome: Result<String>| -> Result<()> {
+        let Err(error) = outcome else {
+            anyhow::bail!("somebody answers");
+        };
+        // curl's exit code 7: it could not connect; a packet that is dropped ends with 28.
+        let text = format!("{error:#}");
+        ensure!(
+            text.contains("(7)") || text.contains("exit code 7"),
+            "not refused: {text}"
+        );
+        Ok(())
+    };
+    let words = ["curl", "-sS", "-m", "5", &nobody];
+    check(
+        "a ClusterIP without endpoints refuses a pod",
+        refused(from("client", &words)),
+    );
+    let mut curl = cluster.in_node("n1", "curl")?;
+    let outcome = workspace::output(curl.args(&words[1..]));
+    check("and the node", refused(outcome));
     for (number, member) in [1, 2].map(Member::Node).into_iter().enumerate() {
-        if !plan.kube_proxy && plan.cni == Cni::Fairlead {
-            println!("NodePorts are left out: they are kube-proxy's (--kube-proxy)");
-            break;
-        }
         let at = format!("{}:{NODE_PORT}", member.v4());
         let whose = ["its own node", "another node"][number];
         check(
@@ -190,7 +215,26 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
             ask_name(beyond, &at, "far"),
         );
     }
+    if !plan.kube_proxy && plan.cni == Cni::Fairlead {
+        let at = format!("127.0.0.1:{NODE_PORT}");
+        let curl = cluster.in_node("n1", "curl")?;
+        check(
+            "node n1 to NodePort of its loopback",
+            ask_name(curl, &at, "far"),
+        );
+    }
     if plan.dns {
+        // By UDP from the host's own namespace.
+        let name = format!("near.{SPACE}.svc.cluster.local");
+        let mut dig = cluster.in_node("n1", "dig")?;
+        let at = format!("@{DNS_SERVICE}");
+        let answer = workspace::output(dig.args(["+short", "+time=3", "+tries=1", &at, &name]));
+        let expected = service("near")?;
+        let found = answer.and_then(|text| {
+            ensure!(text.trim() == expected, "{text:?} instead of {expected}");
+            Ok(())
+        });
+        check("node n1 asks cluster DNS", found);
         check("DNS in the namespace", settled("client", "far", "far"));
         let full = format!("near.{SPACE}.svc.cluster.local");
         check("DNS by the full name", settled("client", &full, "near"));
@@ -286,7 +330,7 @@ fn services() -> Vec<Value> {
     node_port["metadata"]["name"] = "far-node".into();
     node_port["spec"]["type"] = "NodePort".into();
     node_port["spec"]["ports"][0]["nodePort"] = NODE_PORT.into();
-    let mut all = ["near", "far", "alone"]
+    let mut all = ["near", "far", "alone", "nobody"]
         .map(|name| pods::service(SPACE, name))
         .to_vec();
     all.push(node_port);

@@ -214,6 +214,9 @@ pub(super) fn fairlead(
         "kube-system",
         &server,
     ];
+    // Somebody has to answer the node's own processes and what comes from outside.
+    let all = (!plan.kube_proxy).then_some("FAIRLEAD_SERVICES=all");
+    let words: Vec<&str> = words.into_iter().chain(all).collect();
     cluster.ask(&words)?;
     Ok(())
 }
