@@ -51,12 +51,11 @@ use cni_ebpf_common::LAYOUT_VERSION;
 use loader::Loaded;
 use pins::Pins;
 use std::{
-    borrow::Borrow,
     collections::BTreeSet,
     fmt,
     net::IpAddr,
     path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
@@ -354,7 +353,7 @@ impl Datapath {
     ///
     /// # Errors
     /// A map can't be read or written.
-    pub fn sync_services<F: Borrow<Frontend>>(
+    pub fn sync_services<F: Clone + Into<Arc<Frontend>>>(
         &self,
         desired: &[F],
     ) -> Result<ServicesChange, DatapathError> {

@@ -15,15 +15,14 @@ use crate::{
 };
 use aya::{
     Ebpf,
-    maps::{HashMap, MapData},
+    maps::{HashMap as Rows, MapData},
 };
 use cni_ebpf_common::{
     flow::{SCTP, TCP, UDP},
     service::{Backend, Frontend as Row, FrontendKey, List, MAX_FRONTENDS},
 };
 use std::{
-    borrow::Borrow,
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     net::SocketAddr,
     sync::Arc,
 };
@@ -59,16 +58,16 @@ impl Entry {
     }
 }
 
-type Table = BTreeMap<FrontendKey, Entry>;
-
 /// The maps of Services, and what was written to them.
 pub(super) struct Services {
-    frontends: HashMap<MapData, FrontendKey, Row>,
+    frontends: Rows<MapData, FrontendKey, Row>,
     lists: Lists,
     ranges: SourceRanges,
     /// What the maps hold; read back after a start or a failure: a change of one frontend shall not cost
     /// a reading of all.
     written: Option<BTreeMap<FrontendKey, Entry>>,
+    /// What the rows were written from, to tell by the allocation what is as it was.
+    known: HashMap<FrontendKey, Arc<Frontend>>,
     /// Backends went since flows were swept last; also over a call that failed.
     pub(super) unswept: bool,
 }
@@ -80,52 +79,89 @@ impl Services {
             lists: Lists::take(ebpf)?,
             ranges: SourceRanges::take(ebpf)?,
             written: None,
+            known: HashMap::new(),
             unswept: false,
         })
     }
 
-    /// Makes the maps hold these frontends and no others.
-    pub(super) fn sync<F: Borrow<Frontend>>(
+    /// Makes the maps hold these frontends and no others. One that is the same allocation as at the last
+    /// call costs two look-ups.
+    pub(super) fn sync<F: Clone + Into<Arc<Frontend>>>(
         &mut self,
         desired: &[F],
     ) -> Result<ServicesChange, DatapathError> {
-        let desired: Vec<&Frontend> = desired.iter().map(Borrow::borrow).collect();
+        let mut known = std::mem::take(&mut self.known);
         let mut written = match self.written.take() {
             Some(written) => written,
-            None => self.read()?,
+            None => {
+                known.clear();
+                self.read()?
+            }
         };
-        let wanted = table(&desired);
         let mut change = ServicesChange::default();
-        let gone_keys: Vec<_> = written
-            .keys()
-            .filter(|key| !wanted.contains_key(*key))
-            .copied()
-            .collect();
+        let mut seen = HashSet::with_capacity(written.len());
         let mut waiting = Vec::new();
-        for (key, entry) in &wanted {
-            let before = written.get(key);
-            if before.is_some_and(|old| old == entry) {
+        for frontend in desired {
+            let frontend: Arc<Frontend> = frontend.clone().into();
+            if !is_served(&frontend) {
+                continue;
+            }
+            let key = key_of(&frontend);
+            let address = address_of(key);
+            if seen.insert(address) && !written.contains_key(&address) {
+                let itself = Entry::default();
+                match self.write(address, &itself, &mut written) {
+                    Ok(_) => change.added += 1,
+                    Err(DatapathError::MapFull { .. }) => waiting.push((address, itself, None)),
+                    Err(other) => return Err(other),
+                }
+            }
+            seen.insert(key);
+            if known
+                .get(&key)
+                .is_some_and(|old| Arc::ptr_eq(old, &frontend))
+            {
+                continue;
+            }
+            let entry = entry_of(&frontend);
+            let before = written.get(&key);
+            if before.is_some_and(|old| *old == entry) {
+                known.insert(key, frontend);
                 continue;
             }
             if let Some(old) = before {
-                self.unswept |= binds(*key, old, Some(entry));
+                self.unswept |= binds(key, old, Some(&entry));
             }
-            match self.write(*key, entry, &mut written) {
+            match self.write(key, &entry, &mut written) {
                 Ok(true) => change.changed += 1,
                 Ok(false) => change.added += 1,
-                Err(DatapathError::MapFull { .. }) => waiting.push((*key, entry)),
+                Err(DatapathError::MapFull { .. }) => {
+                    known.remove(&key);
+                    waiting.push((key, entry, Some(frontend)));
+                    continue;
+                }
                 Err(other) => return Err(other),
             }
+            known.insert(key, frontend);
         }
-        for key in gone_keys {
-            if let Some(old) = written.get(&key) {
-                self.unswept |= binds(key, old, None);
+        // All that was seen is there, but for what waits: where the numbers are the same nothing is over.
+        if written.len() != seen.len() || !waiting.is_empty() {
+            let gone: Vec<_> = written
+                .keys()
+                .filter(|key| !seen.contains(*key))
+                .copied()
+                .collect();
+            for key in gone {
+                if let Some(old) = written.get(&key) {
+                    self.unswept |= binds(key, old, None);
+                }
+                self.remove(key, &mut written)?;
+                known.remove(&key);
+                change.removed += 1;
             }
-            self.remove(key, &mut written)?;
-            change.removed += 1;
         }
-        for (key, entry) in waiting {
-            match self.write(key, entry, &mut written) {
+        for (key, entry, frontend) in waiting {
+            match self.write(key, &entry, &mut written) {
                 Ok(true) => change.changed += 1,
                 Ok(false) => change.added += 1,
                 Err(DatapathError::MapFull { .. }) => {
@@ -135,15 +171,15 @@ impl Services {
                         self.remove(key, &mut written)?;
                         change.removed += 1;
                     }
-                    let mut all = desired.iter().copied();
-                    let refused = all.find(|f| key_of(f) == key);
-                    change.refused.extend(refused.cloned());
+                    let refused = frontend.map(|frontend| Frontend::clone(&frontend));
+                    change.refused.extend(refused);
                 }
                 Err(other) => return Err(other),
             }
         }
         change.unswept = self.unswept;
         self.written = Some(written);
+        self.known = known;
         Ok(change)
     }
 
@@ -259,30 +295,29 @@ fn binds(key: FrontendKey, old: &Entry, new: Option<&Entry>) -> bool {
     (key.protocol == UDP || old.affinity_secs != 0) && !old.backends().all(stays)
 }
 
-/// Frontends with backends as rows, also those of which a policy hides the backends, and a row for each of
-/// their addresses: it tells a later fragment to a Service from one to anywhere else.
-fn table(frontends: &[&Frontend]) -> Table {
-    let mut table = Table::new();
-    let served =
-        |f: &&&Frontend| !(f.internal.is_empty() && f.external.is_empty()) || flags(f) != 0;
-    for frontend in frontends.iter().filter(served) {
-        let key = key_of(frontend);
-        let address = FrontendKey {
-            port_be: 0,
-            protocol: 0,
-            ..key
-        };
-        table.entry(address).or_default();
-        let entry = Entry {
-            affinity_secs: frontend.affinity_secs,
-            flags: flags(frontend),
-            ranges: ranges(frontend),
-            internal: frontend.internal.iter().map(backend_of).collect(),
-            external: frontend.external.iter().map(backend_of).collect(),
-        };
-        table.insert(key, entry);
+/// Whether there is something to be told of it: backends, also those that a policy hides.
+fn is_served(frontend: &Frontend) -> bool {
+    let nobody = frontend.internal.is_empty() && frontend.external.is_empty();
+    !nobody || flags(frontend) != 0
+}
+
+fn entry_of(frontend: &Frontend) -> Entry {
+    Entry {
+        affinity_secs: frontend.affinity_secs,
+        flags: flags(frontend),
+        ranges: ranges(frontend),
+        internal: frontend.internal.iter().map(backend_of).collect(),
+        external: frontend.external.iter().map(backend_of).collect(),
     }
-    table
+}
+
+/// The row of a frontend's address: it tells a later fragment to a Service from one to anywhere else.
+fn address_of(key: FrontendKey) -> FrontendKey {
+    FrontendKey {
+        port_be: 0,
+        protocol: 0,
+        ..key
+    }
 }
 
 fn flags(frontend: &Frontend) -> u32 {

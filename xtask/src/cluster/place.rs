@@ -221,7 +221,8 @@ impl Cluster {
         command
     }
 
-    /// A command in all namespaces of a node.
+    /// A command in all namespaces of a node, and in its control group of version 2, where programs of
+    /// sockets are.
     ///
     /// # Errors
     /// When there is no such node.
@@ -229,7 +230,17 @@ impl Cluster {
         let file = self.dir.join(node).join("pid");
         let pid = fs::read_to_string(file)
             .with_context(|| format!("there is no node {node}; see cargo xtask cluster status"))?;
-        let mut command = Command::new("nsenter");
+        let group = format!("fairlead-test-{}-{node}", self.name);
+        let group = crate::lab::unified_group().map(|all| all.join(group));
+        let mut command = match group.filter(|group| group.is_dir()) {
+            None => Command::new("nsenter"),
+            Some(group) => {
+                let mut shell = Command::new("sh");
+                shell.args(["-euc", r#"echo 0 > "$0"; exec "$@""#]);
+                shell.arg(group.join("cgroup.procs")).arg("nsenter");
+                shell
+            }
+        };
         command
             .args([
                 "--target", &pid, "--mount", "--uts", "--ipc", "--net", "--pid",

@@ -169,14 +169,14 @@ fn checks(cluster: &Cluster, plan: &Plan) -> Result<Vec<Check>> {
     });
     check("pod to the API server's ClusterIP", answer);
     for name in ["near", "far"] {
-        let at = format!("{}:{PORT}", service(name)?);
+        let at = service(name)?;
         let curl = cluster.in_node("n1", "curl")?;
         check(
             &format!("node n1 to ClusterIP of {name}"),
             ask_name(curl, &at, name),
         );
     }
-    let nobody = format!("{}:{PORT}", service("nobody")?);
+    let nobody = service("nobody")?;
     let refused = |outcome: Result<String>| -> Result<()> {
         let Err(error) = outcome else {
             anyhow::bail!("somebody answers");

@@ -145,6 +145,18 @@ pub(super) fn control_groups(run: &str) -> Vec<Result<()>> {
     groups.map(|group| remove_group(&group)).collect()
 }
 
+/// Where control groups of version 2 are mounted; none on a machine that has none.
+pub(crate) fn unified_group() -> Option<PathBuf> {
+    let mounts = fs::read_to_string("/proc/mounts").unwrap_or_default();
+    let words = mounts
+        .lines()
+        .map(|line| line.split(' ').collect::<Vec<_>>());
+    words.into_iter().find_map(|words| match words[..] {
+        [_, place, "cgroup2", ..] => Some(PathBuf::from(place)),
+        _ => None,
+    })
+}
+
 /// Removes a control group with those below it; one that is not there is fine. They are no folders with
 /// files: only empty groups go.
 ///

@@ -8,7 +8,7 @@ use crate::{
     cluster::{ApiServer, ProxyMode},
     lab::{
         Agent, Lab, LabOptions, NetNs, Plugin, Pod, Process, Session, Underlay, load::Load,
-        probe::Port, reference, remove_group,
+        probe::Port, reference, remove_group, unified_group,
     },
     workspace,
 };
@@ -345,15 +345,7 @@ fn until(client: &NetNs, target: IpAddr, answers: bool, pause: Duration) -> Resu
 
 /// A group for the clients whose sockets are served; the session removes it.
 fn control_group(session: &Session) -> Result<PathBuf> {
-    let mounts = fs::read_to_string("/proc/mounts")?;
-    let root = mounts
-        .lines()
-        .map(|line| line.split(' ').collect::<Vec<_>>())
-        .find_map(|words| match words[..] {
-            [_, place, "cgroup2", ..] => Some(PathBuf::from(place)),
-            _ => None,
-        });
-    let root = root.context("control groups of version 2 are mounted nowhere")?;
+    let root = unified_group().context("control groups of version 2 are mounted nowhere")?;
     let group = root.join(format!("{}-bench", session.name()));
     let (group, _) = session.undo().make("a control group", || {
         fs::create_dir(&group)?;
