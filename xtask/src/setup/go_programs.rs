@@ -82,6 +82,17 @@ pub(super) const COREDNS: Programs = Programs {
     test: false,
 };
 
+/// The meta plugin, which calls other plugins.
+pub(super) const MULTUS: Programs = Programs {
+    module: "go-multus",
+    programs: &[(
+        "multus",
+        "gopkg.in/k8snetworkplumbingwg/multus-cni.v4/cmd/multus",
+    )],
+    tags: "",
+    test: false,
+};
+
 impl Programs {
     /// Where the programs are, built or not.
     pub(super) fn folder(&self, cache: &Path) -> Result<PathBuf> {

@@ -65,12 +65,13 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 7] = [
+const EXTRAS: [(Extra, Step); 8] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
     (Extra::KubeProxy, Step { group: Group::Cluster, name: "Kubernetes", ready: |cache| go_programs::KUBERNETES.ready(cache), make: |cache| go_programs::KUBERNETES.make(cache) }),
     (Extra::KubeProxy, Step { group: Group::Cluster, name: "iptables", ready: programs::proxy, make: programs::add_proxy }),
+    (Extra::Multus, Step { group: Group::Cluster, name: "Multus", ready: |cache| go_programs::MULTUS.ready(cache), make: |cache| go_programs::MULTUS.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
 ];
@@ -84,6 +85,8 @@ pub(crate) enum Extra {
     X86,
     /// CoreDNS.
     Dns,
+    /// Multus, the meta plugin.
+    Multus,
     /// Kubernetes' end-to-end tests.
     EndToEnd,
     /// An API server, and kube-proxy in each of its modes.
@@ -179,6 +182,14 @@ pub(crate) fn cluster_programs() -> Result<[PathBuf; 3]> {
         go_programs::KUBERNETES.folder(&cache)?,
         go_programs::COREDNS.folder(&cache)?,
     ])
+}
+
+/// The meta plugin, there after [`Extra::Multus`].
+///
+/// # Errors
+/// When the list of modules cannot be read or there is no cache folder.
+pub(crate) fn multus() -> Result<PathBuf> {
+    Ok(go_programs::MULTUS.folder(&cache()?)?.join("multus"))
 }
 
 /// The runner of the end-to-end tests, there after [`Extra::EndToEnd`].

@@ -25,6 +25,8 @@ pub(super) fn measure(rig: &mut Rig, services: u32, changes: u32) -> Result<Vec<
             Way::Proxy(_) => (changes.min(OF_PROXY), Duration::from_millis(5)),
             _ => (changes, Duration::from_micros(200)),
         };
+        let ours = way == Way::Packets;
+        rig.freeze_proxies(ours)?;
         let mut millis = Vec::new();
         for turn in 0..count {
             let service = (turn / 2 * 7919 + 1) % services;
@@ -36,6 +38,7 @@ pub(super) fn measure(rig: &mut Rig, services: u32, changes: u32) -> Result<Vec<
             path: way.name(),
             millis,
         });
+        rig.freeze_proxies(false)?;
         if count % 2 == 1 {
             rig.point((count / 2 * 7919 + 1) % services, true)?;
         }

@@ -13,7 +13,7 @@ use crate::{
     workspace,
 };
 use anyhow::{Context, Result, bail, ensure};
-use rustix::net::sockopt::set_socket_linger;
+use rustix::{net::sockopt::set_socket_linger, process::Signal};
 use serde_json::{Value, json};
 use std::{
     fs::{self, File},
@@ -84,7 +84,7 @@ impl Way {
 pub(super) struct Rig {
     teller: Teller,
     nodes: Vec<Node>,
-    _proxies: Vec<Process>,
+    proxies: Vec<Process>,
     agent: Agent,
     group: PathBuf,
     maps: PathBuf,
@@ -179,7 +179,7 @@ impl Rig {
         Ok(Self {
             teller,
             nodes,
-            _proxies: proxies,
+            proxies,
             agent,
             group,
             maps: labs[2].pins(&labs[2].nodes[0]).join("maps"),
@@ -264,6 +264,18 @@ impl Rig {
         let group = (way == Way::Sockets).then_some(self.group.as_path());
         let client = &clients[way.client()].ns;
         worker::measure(client, CORES.0, group, serving, target, load, time)
+    }
+
+    /// Stops the kube-proxies where they are, or lets them go on: a change of thousands of Services keeps
+    /// them busy for seconds, and nobody runs them beside `--services all`.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub(super) fn freeze_proxies(&self, freeze: bool) -> Result<()> {
+        let signal = if freeze { Signal::STOP } else { Signal::CONT };
+        self.proxies
+            .iter()
+            .try_for_each(|proxy| proxy.signal(signal))
     }
 
     /// What the maps of Services take in the kernel.

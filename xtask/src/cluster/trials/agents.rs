@@ -1,7 +1,7 @@
 //! What the agent of a node says, asked on the node: it needs no API server.
 
 use super::{
-    super::{place::Cluster, place::until},
+    super::{place::Cluster, place::until, processes},
     LIMIT, SPACE,
 };
 use crate::workspace;
@@ -76,6 +76,29 @@ pub(super) fn endpoint(cluster: &Cluster, node: &str, space: &str, pod: &str) ->
         (None, _) => bail!("{wanted} has no endpoint on {node}"),
         (Some(_), false) => bail!("{wanted} has {} endpoints on {node}", own.len() + 1),
     }
+}
+
+/// Ends the agents of n1 and n2 at once, as a crash would, and waits until new ones answer.
+///
+/// # Errors
+/// When none comes.
+pub(super) fn kill(cluster: &Cluster) -> Result<()> {
+    let before = processes::both(cluster, "fairlead")?;
+    for node in ["n1", "n2"] {
+        processes::kill(cluster, node, "fairlead")?;
+    }
+    until(LIMIT, "the kubelets have started new agents", || {
+        // Between the two there is none.
+        let now = processes::both(cluster, "fairlead").unwrap_or_default();
+        let new = now.iter().all(|(node, pid)| before.get(node) != Some(pid));
+        Ok((now.len() == before.len() && new).then_some(()))
+    })?;
+    for node in ["n1", "n2"] {
+        until(LIMIT, "the agent answers", || {
+            Ok(endpoints(cluster, node).ok())
+        })?;
+    }
+    Ok(())
 }
 
 /// Waits until the API server, the agent's endpoints, its addresses, and the kernel's links tell the same of

@@ -10,7 +10,6 @@ use crate::workspace;
 use anyhow::{Context, Result, ensure};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    collections::BTreeMap,
     thread,
     time::{Duration, Instant, SystemTime},
 };
@@ -66,17 +65,7 @@ fn without_server(cluster: &Cluster) -> Result<Vec<String>> {
     };
 
     let since = Instant::now();
-    let before = pids(cluster, "fairlead")?;
-    for node in ["n1", "n2"] {
-        kill(cluster, node, "fairlead")?;
-    }
-    until(LIMIT, "the kubelets have started new agents", || {
-        // Between the two there is none.
-        let now = pids(cluster, "fairlead").unwrap_or_default();
-        let new = now.iter().all(|(node, pid)| before.get(node) != Some(pid));
-        Ok((now.len() == before.len() && new).then_some(()))
-    })?;
-    serve(cluster)?;
+    agents::kill(cluster)?;
     step("killed agents back", since);
 
     let since = Instant::now();
@@ -100,10 +89,10 @@ fn without_server(cluster: &Cluster) -> Result<Vec<String>> {
     step("and gone", since);
 
     let since = Instant::now();
-    let before = pids(cluster, "kubelet")?;
-    kill(cluster, "n1", "kubelet")?;
+    let before = processes::both(cluster, "kubelet")?;
+    processes::kill(cluster, "n1", "kubelet")?;
     until(LIMIT, "n1 has a new kubelet", || {
-        let now = pids(cluster, "kubelet").unwrap_or_default();
+        let now = processes::both(cluster, "kubelet").unwrap_or_default();
         let new = now
             .get("n1")
             .is_some_and(|pid| before.get("n1") != Some(pid));
@@ -138,16 +127,6 @@ fn new_sandbox(cluster: &Cluster) -> Result<()> {
         let other = now.container_id != before.container_id;
         Ok((other && name_at(cluster, "n2", now.address()).is_ok()).then_some(()))
     })
-}
-
-/// Until the agents answer.
-fn serve(cluster: &Cluster) -> Result<()> {
-    for node in ["n1", "n2"] {
-        until(LIMIT, "the agent answers", || {
-            Ok(agents::endpoints(cluster, node).ok())
-        })?;
-    }
-    Ok(())
 }
 
 /// Puts the pod's manifest into a node's folder, complete when it appears, and answers the address at which it
@@ -206,15 +185,4 @@ fn used(cluster: &Cluster, node: &str) -> Result<Vec<u64>> {
         .iter()
         .filter_map(|pool| pool["used"].as_u64())
         .collect())
-}
-
-fn kill(cluster: &Cluster, node: &str, program: &str) -> Result<()> {
-    let script = format!("kill -9 $({})", processes::finder(program));
-    workspace::run(cluster.in_node(node, "sh")?.args(["-c", &script]))
-}
-
-/// Pids of a program by node, as the node counts.
-fn pids(cluster: &Cluster, program: &str) -> Result<BTreeMap<&'static str, String>> {
-    let on = |node| Ok((node, processes::pids(cluster, node, program)?));
-    ["n1", "n2"].into_iter().map(on).collect()
 }

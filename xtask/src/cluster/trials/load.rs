@@ -27,7 +27,36 @@ pub(super) fn under(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Res
 /// Traffic of the pod `client` that goes on beside a trial.
 struct Load {
     pings: Child,
-    requests: Child,
+    requests: Requests,
+}
+
+/// Requests one after the other, each on a connection of its own.
+pub(super) struct Requests(Child);
+
+impl Requests {
+    /// `shell` is `sh` somewhere.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub(super) fn start(shell: &mut Command, at: &str) -> Result<Self> {
+        // A letter for each outcome.
+        let script = format!(
+            "trap 'exit 0' TERM; while :; do curl -fsS -m 5 -o /dev/null http://{at}/hostname && printf . || \
+             printf F; done"
+        );
+        shell.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Self(shell.args(["-c", &script]).spawn()?))
+    }
+
+    /// Ends them; how many were done, and how many of them failed.
+    ///
+    /// # Errors
+    /// When the shell can't be ended.
+    pub(super) fn stop(self) -> Result<(usize, usize)> {
+        // A shell can't catch SIGINT where it was ignored from the beginning, as in the background of a script.
+        let outcomes = end(self.0, Signal::TERM)?;
+        Ok((outcomes.len(), outcomes.matches('F').count()))
+    }
 }
 
 impl Load {
@@ -43,12 +72,7 @@ impl Load {
             Ok(command)
         };
         let pings = inside("ping")?.args(["-q", "-i", "0.002", &far]).spawn()?;
-        // Each on a connection of its own; a letter for each outcome.
-        let url = format!("http://{service}/hostname");
-        let script = format!(
-            "trap 'exit 0' TERM; while :; do curl -fsS -m 5 -o /dev/null {url} && printf . || printf F; done"
-        );
-        let requests = inside("sh")?.args(["-c", &script]).spawn()?;
+        let requests = Requests::start(&mut inside("sh")?, &service)?;
         Ok(Self { pings, requests })
     }
 
@@ -68,10 +92,7 @@ impl Load {
         let [sent, received] = counts[..] else {
             anyhow::bail!("ping said {pings:?}");
         };
-        // A shell can't catch SIGINT where it was ignored from the beginning, as in the background of a script.
-        let outcomes = end(self.requests, Signal::TERM)?;
-        let failed = outcomes.matches('F').count();
-        let done = outcomes.len();
+        let (done, failed) = self.requests.stop()?;
         ensure!(sent > 1000 && done > 100, "{sent} pings, {done} requests");
         // The last one may be under way when ping is ended.
         ensure!(

@@ -8,7 +8,9 @@ mod burst;
 mod chain;
 mod join;
 mod load;
+mod multus;
 mod reboot;
+mod rolling;
 
 use super::{
     place::Cluster,
@@ -54,6 +56,10 @@ enum Trial {
     Away,
     /// Plugins chained after ours on one node: portmap, bandwidth, tuning.
     Chain,
+    /// Multus calls Fairlead for the pods' own network, and once more for a second interface.
+    Multus,
+    /// A Deployment of ten restarted under load, once more while agents are killed.
+    Rolling,
     /// A hundred pods at once on one node.
     Burst,
     /// A load balancer's address moves when the node that answers for it loses its power.
@@ -62,7 +68,10 @@ enum Trial {
 
 impl Trial {
     fn is_slow(self) -> bool {
-        matches!(self, Self::Burst | Self::Balancer)
+        matches!(
+            self,
+            Self::Multus | Self::Rolling | Self::Burst | Self::Balancer
+        )
     }
 
     /// Answers what was seen.
@@ -76,6 +85,8 @@ impl Trial {
             Self::Join => join::run(cluster),
             Self::Reboot => reboot::run(cluster),
             Self::Chain => chain::run(cluster),
+            Self::Multus => multus::run(cluster),
+            Self::Rolling => rolling::run(cluster),
             Self::Burst => burst::run(cluster),
             Self::Balancer => balancer::run(cluster),
         }
