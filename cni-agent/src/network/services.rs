@@ -10,7 +10,9 @@ use crate::{
         Answerer, By, EndpointOfService, FrontendRow, HealthCheckRow, ServiceAnswer, ServiceDetail,
         ServiceRow,
     },
-    service::{Compiled, ExplainedFrontend, Frontend, FrontendKind, WhenEmpty, explain, for_pods},
+    service::{
+        Compiled, ExplainedFrontend, Frontend, FrontendKind, WhenEmpty, explain, for_all, for_pods,
+    },
     state::Cluster,
 };
 use std::{
@@ -253,7 +255,11 @@ impl Seen<'_> {
         if frontend.internal.is_empty() {
             return self.empty(frontend.internal_empty, "internalTrafficPolicy");
         }
-        let reached = for_pods(std::slice::from_ref(frontend), own);
+        let one = std::slice::from_ref(frontend);
+        let reached = match self.mode {
+            ServicesMode::All => for_all(one, own),
+            _ => for_pods(one, own),
+        };
         if reached.is_empty() {
             return left(match frontend.kind {
                 FrontendKind::NodePort => "the node has no address of this family",

@@ -256,7 +256,9 @@ async fn spooled_deletions_are_done_once_and_a_broken_file_is_kept() {
 
 #[tokio::test]
 async fn the_kernel_is_told_of_services_and_the_status_of_what_is_not_served() {
-    let bench = ready().await;
+    let mut bench = ready().await;
+    // Nobody answers for them: told where the node itself is to refuse.
+    bench.network.config.services = ServicesMode::All;
     let service = |name: &str| Service {
         namespace: "default".into(),
         name: name.into(),

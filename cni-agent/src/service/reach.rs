@@ -166,7 +166,7 @@ mod tests {
             service: "default/web".into(),
             port_name: String::new(),
             affinity_secs: 0,
-            internal: Vec::new(),
+            internal: vec!["10.1.0.2:8080".parse().unwrap()],
             internal_empty: WhenEmpty::Pass,
             external: Vec::new(),
             external_empty: WhenEmpty::Pass,
@@ -229,6 +229,42 @@ mod tests {
             let reached = for_pods(&[balanced], &node());
             assert_eq!(!reached.is_empty(), expected, "{ranges:?}");
         }
+    }
+
+    #[test]
+    fn where_nobody_answers_the_node_refuses_unless_a_policy_hides_who_does() {
+        use FrontendKind::{ClusterIp, NodePort};
+        let nobody = |kind, address| {
+            Arc::new(Frontend {
+                internal: Vec::new(),
+                ..Frontend::clone(&frontend(kind, address, 80))
+            })
+        };
+        let hidden = Arc::new(Frontend {
+            external_empty: WhenEmpty::Drop,
+            ..Frontend::clone(&frontend(NodePort, "0.0.0.0", 30_080))
+        });
+        let all = [
+            nobody(ClusterIp, "10.96.0.1"),
+            nobody(ClusterIp, "fd96::1"),
+            hidden,
+        ];
+        assert!(
+            for_pods(&all[..2], &node()).is_empty(),
+            "kube-proxy refuses"
+        );
+        let reached = for_all(&all, &node());
+        let refuser = |ip: &str| vec![SocketAddr::new(ip.parse().unwrap(), REFUSING_PORT)];
+        for (reached, refuser) in reached
+            .iter()
+            .zip([refuser("172.16.0.1"), refuser("fd10::1")])
+        {
+            assert_eq!((&reached.internal, &reached.external), (&refuser, &refuser));
+        }
+        let hidden = reached.last().unwrap();
+        assert_eq!(places(&reached)[2], "172.16.0.1:30080");
+        assert!(hidden.external.is_empty(), "dropped, not refused");
+        assert_eq!(hidden.internal.len(), 1);
     }
 
     #[test]
