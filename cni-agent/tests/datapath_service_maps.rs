@@ -55,7 +55,7 @@ fn numbered(service: u32, backends: u32) -> Frontend {
     let backend = |i: u32| {
         let [a, b, c, d] = (0x0a01_0000 + i).to_be_bytes();
         // Of its own: frontends with the same backends share a list.
-        at(Ipv4Addr::new(a, b, c, d), 1000 + service as u16)
+        at(Ipv4Addr::new(a, b, c, d), 1000 + (service % 60_000) as u16)
     };
     let backends: Vec<_> = (0..backends).map(backend).collect();
     frontend(at(Ipv4Addr::new(a, b, c, d), 80), TCP, &backends)

@@ -286,10 +286,13 @@ mod tests {
     #[test]
     fn ports_are_free_when_their_flow_ended_or_was_idle_for_long() {
         let now = 100_000 * SECOND;
-        let free = |protocol, flags, idle| is_free(protocol, flags, false, now - idle, now);
+        let free = |protocol, flags, idle| is_free(protocol, flags, false, now - idle, now, true);
         assert!(!free(TCP, Flow::ANSWER, TAKEN_IDLE_NS));
         assert!(free(TCP, Flow::ANSWER, TAKEN_IDLE_NS + 1));
-        assert!(is_free(TCP, Flow::ANSWER, true, now, now), "ended");
+        let ended = |idle, last| is_free(TCP, Flow::ANSWER, true, now - idle, now, last);
+        assert!(ended(0, true), "no other port is left");
+        assert!(!ended(TIME_WAIT_NS, false), "the server may refuse it");
+        assert!(ended(TIME_WAIT_NS + 1, false));
         assert!(!free(UDP, Flow::ANSWER, UDP_IDLE_NS));
         assert!(free(UDP, Flow::ANSWER, UDP_IDLE_NS + 1));
         assert!(free(TCP, 0, 0), "of the host's stack");

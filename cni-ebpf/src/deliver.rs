@@ -28,6 +28,32 @@ pub(crate) fn to_endpoint(
     }
     flow::begins_directly(ctx, packet, to.id)?;
     flow::answer(ctx, packet, to.id)?;
+    hand_over(ctx, packet, to, path)
+}
+
+/// The same for a packet that has just been translated: it is no answer, and no direct connection.
+///
+/// # Errors
+/// As [`to_endpoint`].
+#[inline(always)]
+pub(crate) fn translated(
+    ctx: &TcContext,
+    packet: &Packet,
+    to: &EndpointAddr,
+) -> Result<i32, DropReason> {
+    if packet.ttl <= 1 {
+        return Ok(forward::PASS);
+    }
+    hand_over(ctx, packet, to, Path::UplinkToPod)
+}
+
+#[inline(always)]
+fn hand_over(
+    ctx: &TcContext,
+    packet: &Packet,
+    to: &EndpointAddr,
+    path: Path,
+) -> Result<i32, DropReason> {
     rewrite::decrement_ttl(ctx, packet)?;
     rewrite::macs(ctx, to)?;
     let (bytes, packets) = packet::size(ctx);

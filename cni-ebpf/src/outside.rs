@@ -48,9 +48,9 @@ pub(crate) fn arrive(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>
 }
 
 #[inline(always)]
-fn to_backend(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>, DropReason> {
+fn to_backend(ctx: &TcContext, packet: &Packet) -> Result<Option<i32>, DropReason> {
     if let Some(local) = maps::endpoint_addr(packet.dst) {
-        return deliver::to_endpoint(ctx, packet, local, Path::UplinkToPod).map(Some);
+        return deliver::translated(ctx, packet, local).map(Some);
     }
     if maps::outside().is_some_and(|node| node.own(packet.v4) == packet.dst) {
         return Ok(None);
@@ -88,28 +88,38 @@ fn arrive_here(ctx: &TcContext, search: &mut Search) -> u32 {
 
 #[inline(always)]
 fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    search.done = UNTOUCHED;
     if !transport::find(ctx, search)? {
-        return error(ctx, search);
+        error(ctx, search)?;
+    } else if transport::complete(search) {
+        judge(search)?;
+    } else if maps::frontend(search.packet.dst, 0, 0).is_some() {
+        return Err(DropReason::FragmentUnknown);
     }
-    if !transport::complete(search) {
-        return if maps::frontend(search.packet.dst, 0, 0).is_some() {
-            Err(DropReason::FragmentUnknown)
-        } else {
-            Ok(UNTOUCHED)
-        };
+    apply(ctx, search)
+}
+
+/// Rewrites the packet as it was decided. What was done is read back from the map: to the verifier all ways
+/// that lead here are one.
+#[inline(always)]
+fn apply(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+    if search.done == UNTOUCHED {
+        return Ok(UNTOUCHED);
     }
+    rewrite::endpoints(ctx, search)?;
+    Ok(search.done)
+}
+
+/// Decides about a packet with ports.
+#[inline(always)]
+fn judge(search: &mut Search) -> Result<(), DropReason> {
     search.now = kernel::now_ns();
     if answers(search) {
         transport::remember_fragment(search);
-        rewrite::endpoints(ctx, search)?;
-        return Ok(TO_CLIENT);
+        search.done = TO_CLIENT;
+        return Ok(());
     }
-    let inside = maps::node(search.tuple.src).is_some();
-    search.side = if inside {
-        Search::UPLINK
-    } else {
-        Search::UPLINK | Search::EXTERNAL
-    };
+    search.side = Search::UPLINK;
     let mut step = service::follow(search);
     if step == UNKNOWN {
         let takes = maps::outside().is_some_and(|settings| settings.is(OutsideSettings::TAKE));
@@ -122,32 +132,31 @@ fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
     match service::found(step)? {
         KNOWN | CHOSEN => {
             transport::remember_fragment(search);
-            rewrite::endpoints(ctx, search)?;
-            Ok(TRANSLATED)
+            search.done = TRANSLATED;
         }
         _ => {
             // As in `service::translate`.
             if search.transport.is_fragment() && maps::frontend(search.tuple.dst, 0, 0).is_some() {
                 transport::remember_fragment(search);
             }
-            Ok(UNTOUCHED)
         }
     }
+    Ok(())
 }
 
 /// An error about a packet of a flow from outside, to the end that sent it.
 #[inline(always)]
-fn error(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
+fn error(ctx: &TcContext, search: &mut Search) -> Result<(), DropReason> {
     let done = icmp_error::answer(ctx, search, icmp_error::OF_OUTSIDE);
-    if unpack_code(done)? != icmp_error::ADDRESSED {
-        return Ok(UNTOUCHED);
+    if unpack_code(done)? == icmp_error::ADDRESSED {
+        search.ifindex = search.row.ifindex;
+        search.done = if search.row.is(Flow::TO_BACKEND) {
+            TRANSLATED
+        } else {
+            TO_CLIENT
+        };
     }
-    rewrite::endpoints(ctx, search)?;
-    if search.row.is(Flow::TO_BACKEND) {
-        return Ok(TRANSLATED);
-    }
-    search.ifindex = search.row.ifindex;
-    Ok(TO_CLIENT)
+    Ok(())
 }
 
 /// Whether the packet is a backend's answer to a client outside; then what it gets is in `search`, and
@@ -229,18 +238,16 @@ fn answer_here(ctx: &TcContext, search: &mut Search) -> u32 {
 
 #[inline(always)]
 fn try_answer(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
-    // A fragment without a first one may as well be of a flow that is not translated.
+    search.done = UNTOUCHED;
     if !transport::find(ctx, search)? {
-        return error(ctx, search);
+        error(ctx, search)?;
+    } else if transport::complete(search) {
+        // A fragment without a first one may as well be of a flow that is not translated.
+        search.now = kernel::now_ns();
+        if answers(search) {
+            transport::remember_fragment(search);
+            search.done = TO_CLIENT;
+        }
     }
-    if !transport::complete(search) {
-        return Ok(UNTOUCHED);
-    }
-    search.now = kernel::now_ns();
-    if !answers(search) {
-        return Ok(UNTOUCHED);
-    }
-    transport::remember_fragment(search);
-    rewrite::endpoints(ctx, search)?;
-    Ok(TO_CLIENT)
+    apply(ctx, search)
 }

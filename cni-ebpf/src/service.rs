@@ -58,14 +58,13 @@ pub(crate) struct Search {
     pub(crate) side: u32,
     /// Of what comes from outside: the uplink. Of its answers: by which they leave.
     pub(crate) ifindex: u32,
-    pad: u32,
+    /// What becomes of a packet from or to the outside.
+    pub(crate) done: u32,
 }
 
 impl Search {
     /// It came by an uplink, from outside of the node.
     pub(crate) const UPLINK: u32 = 1;
-    /// Its client is outside of the cluster.
-    pub(crate) const EXTERNAL: u32 = 2;
 
     #[inline(always)]
     fn is(&self, bit: u32) -> bool {
@@ -229,7 +228,7 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     if frontend.ranges != 0 && !maps::in_ranges(frontend.ranges, search.tuple.src) {
         return OUT_OF_RANGE;
     }
-    let (list, drops) = if search.is(Search::EXTERNAL) {
+    let (list, drops) = if search.is(Search::UPLINK) {
         (frontend.external, Frontend::EXTERNAL_DROP)
     } else {
         (frontend.internal, Frontend::INTERNAL_DROP)

@@ -66,8 +66,11 @@ impl<'a> Found<'a> {
                 return Ok(());
             }
         };
-        if slot.replace(value).is_some() {
-            return Err(fault(format!("{key} is given twice")));
+        // Multus gives what it was given, and once more what it knows.
+        if slot.replace(value).is_some_and(|before| before != value) {
+            return Err(fault(format!(
+                "{key} is given twice, with different values"
+            )));
         }
         Ok(())
     }
@@ -196,6 +199,7 @@ mod tests {
         refused("IgnoreUnknown=0;FOO=1", "unknown keys");
         refused("IgnoreUnknown=maybe", "IgnoreUnknown");
         refused("IP=100.11.1.7;IP=100.11.1.8", "IP is given twice");
+        assert!(CniArgs::parse("IP=100.11.1.7;IP=100.11.1.7").is_ok());
         refused("IP=100.11.1", "IP=");
         refused("IP=100.11.1.7/33", "IP=");
         refused("MAC=ff:ff:ff:ff:ff:ff", "MAC=");

@@ -4,8 +4,11 @@ use super::{FieldError, address, names, port, protocol};
 use crate::model::{EndpointSlice, Hints, SliceEndpoint, SlicePort};
 use k8s_openapi::api::discovery::v1;
 
+/// Of a Service without a ClusterIP, or of one that is to be like that: DNS alone gives its endpoints.
+const HEADLESS: &str = "service.kubernetes.io/headless";
+
 /// Converts an EndpointSlice. None for one that says nothing to a node's network: of names instead of
-/// addresses, or of no Service.
+/// addresses, of no Service, or for DNS alone.
 ///
 /// # Errors
 /// Every field that can't be used.
@@ -25,6 +28,9 @@ pub fn endpoint_slice(
     let Some(service) = labels.and_then(|labels| labels.get("kubernetes.io/service-name")) else {
         return Ok(None);
     };
+    if labels.is_some_and(|labels| labels.contains_key(HEADLESS)) {
+        return Ok(None);
+    }
     let mut errors = Vec::new();
     let (name, namespace) = names(&object.metadata, &mut errors);
     let ports = ports(object, &mut errors);

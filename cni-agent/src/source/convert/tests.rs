@@ -348,6 +348,19 @@ fn a_service_of_another_proxy_or_by_name_has_no_outer_address_either() {
 }
 
 #[test]
+fn endpoints_that_are_for_dns_alone_answer_nobody() {
+    let slice = |labels| {
+        let object = json!({"metadata": {"name": "web-1", "namespace": "shop", "labels": labels},
+            "addressType": "IPv4", "endpoints": []});
+        endpoint_slice(&serde_json::from_value(object).unwrap()).unwrap()
+    };
+    let service = "kubernetes.io/service-name";
+    assert!(slice(json!({service: "web"})).is_some());
+    let headless = "service.kubernetes.io/headless";
+    assert!(slice(json!({service: "web", headless: ""})).is_none());
+}
+
+#[test]
 fn what_of_outer_addresses_can_t_be_used_is_refused_by_field_and_remedy() {
     for (spec, parts) in [
         (
