@@ -46,6 +46,14 @@ impl Linux {
     /// Makes the kernel hold what is desired; goes on after a failure.
     pub(super) async fn apply_desired(&self, desired: &Desired) -> Unapplied {
         let mut unapplied = Unapplied::default();
+        // They change most often, and what else is looked at takes longer the more nodes there are.
+        match self.sync_services(desired).await {
+            Err(error) => {
+                self.change_served(|served| served.at = None);
+                unapplied.remote.push(error);
+            }
+            Ok(refused) => unapplied.remote.extend(refused),
+        }
         let names: Vec<String> = desired.uplinks.iter().map(|u| u.name.clone()).collect();
         let prepared = blocking(move || sysctl::prepare_host(&names)).await;
         unapplied.own.extend(prepared.err());
@@ -81,13 +89,6 @@ impl Linux {
                 unapplied.own.extend(of_this_node);
                 unapplied.remote.extend(of_others);
             }
-        }
-        match self.sync_services(desired).await {
-            Err(error) => {
-                self.change_served(|served| served.at = None);
-                unapplied.remote.push(error);
-            }
-            Ok(refused) => unapplied.remote.extend(refused),
         }
         // Without them packets are translated, but not the host's own.
         let mut sockets = self.serve_sockets().await;

@@ -3,10 +3,13 @@
 use super::{Shared, own::OwnNode, saved::Saved};
 use crate::state::Cluster;
 use std::{sync::Arc, time::Duration};
-use tokio::{sync::watch, time::sleep};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep_until},
+};
 
-/// Changes that come within this time make one snapshot. Short against the second within which a new
-/// node is to be reached.
+/// The least time from one snapshot to the next: changes that come meanwhile make one, and a change after
+/// a quiet time waits for none.
 const TOGETHER: Duration = Duration::from_millis(20);
 pub(super) struct Publisher {
     pub(super) shared: Arc<Shared>,
@@ -16,10 +19,12 @@ pub(super) struct Publisher {
 
 impl Publisher {
     pub(super) async fn run(self) {
+        let mut quiet_from = Instant::now();
         loop {
             self.shared.changed.notified().await;
-            sleep(TOGETHER).await;
+            sleep_until(quiet_from).await;
             self.publish();
+            quiet_from = Instant::now() + TOGETHER;
         }
     }
 
