@@ -66,8 +66,9 @@ impl<'a> Found<'a> {
                 return Ok(());
             }
         };
-        // Multus gives what it was given, and once more what it knows.
-        if slot.replace(value).is_some_and(|before| before != value) {
+        // Multus gives what it was given, and once more what it knows; IgnoreUnknown in another form.
+        let before = slot.replace(value).filter(|before| *before != value);
+        if before.is_some() && key != "IgnoreUnknown" {
             return Err(fault(format!(
                 "{key} is given twice, with different values"
             )));
@@ -200,6 +201,7 @@ mod tests {
         refused("IgnoreUnknown=maybe", "IgnoreUnknown");
         refused("IP=100.11.1.7;IP=100.11.1.8", "IP is given twice");
         assert!(CniArgs::parse("IP=100.11.1.7;IP=100.11.1.7").is_ok());
+        assert!(CniArgs::parse("IgnoreUnknown=1;FOO=1;IgnoreUnknown=true").is_ok());
         refused("IP=100.11.1", "IP=");
         refused("IP=100.11.1.7/33", "IP=");
         refused("MAC=ff:ff:ff:ff:ff:ff", "MAC=");

@@ -11,7 +11,7 @@ use super::{
 use aya::{
     Ebpf,
     maps::{Array, HashMap, MapData},
-    programs::{CgroupAttachMode, links::FdLink},
+    programs::{CgroupAttachMode, ProgramError, links::FdLink},
 };
 use cni_ebpf_common::{
     flow::UDP,
@@ -180,7 +180,11 @@ fn attach_program(
         source,
     };
     let loaded = loader::socket(ebpf, program)?;
-    let ours = loaded.info().map_err(attach)?.id();
+    let ours = match loaded.info() {
+        Ok(info) => info.id(),
+        Err(ProgramError::NotLoaded) => return Err(DatapathError::NoSockets),
+        Err(source) => return Err(attach(source)),
+    };
     match state(pin)? {
         Some(link) if link.cgroup == number && link.program_id == ours => return Ok(()),
         Some(link) if link.cgroup == number => {

@@ -81,6 +81,11 @@ pub enum DatapathError {
     /// A control group can't be opened.
     #[error("cannot open the control group {}: {source}", path.display())]
     Cgroup { path: PathBuf, source: io::Error },
+    /// The programs of sockets were not loaded.
+    #[error(
+        "this kernel has no programs on control groups (CONFIG_CGROUP_BPF): packets to Services are translated one by one, and with --services all the node's own processes reach none; set --cgroup to off"
+    )]
+    NoSockets,
     /// Programs of sockets live on control groups of version 2.
     #[error(
         "{} is no control group of version 2; give the folder where cgroup2 is mounted",

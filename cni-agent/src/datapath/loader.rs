@@ -9,7 +9,8 @@ use super::{
 use aya::{
     Ebpf, EbpfLoader, include_bytes_aligned,
     maps::{MapInfo, MapType, lpm_trie::Key as LpmKey},
-    programs::{CgroupSockAddr, ProgramError, SchedClassifier, Xdp},
+    programs::{CgroupSockAddr, ProgramError, ProgramType, SchedClassifier, Xdp},
+    sys::is_program_supported,
 };
 use cni_ebpf_common::{
     announcement::{Announcement, AnnouncementKey, MAX_ANNOUNCEMENTS},
@@ -116,7 +117,9 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         program: XDP_UPLINK,
         source,
     })?;
-    for name in SOCKET_PROGRAMS {
+    // Without them packets are translated: no reason to serve no pod.
+    let has_sockets = is_program_supported(ProgramType::CgroupSockAddr).unwrap_or(true);
+    for name in SOCKET_PROGRAMS.into_iter().filter(|_| has_sockets) {
         let program = socket(&mut ebpf, name)?;
         let loaded = uninterrupted(|| program.load());
         loaded.map_err(|source| DatapathError::Program {

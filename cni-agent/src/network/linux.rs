@@ -50,12 +50,16 @@ pub struct Linux {
     changes: tokio::sync::Mutex<Option<Changes>>,
     dying: Arc<Notify>,
     reaper: JoinHandle<()>,
+    /// Flows that are over are to be forgotten.
+    over: Arc<Notify>,
+    sweeper: JoinHandle<()>,
     log_reader: Option<JoinHandle<()>>,
 }
 
 impl Drop for Linux {
     fn drop(&mut self) {
         self.reaper.abort();
+        self.sweeper.abort();
         if let Some(reader) = &self.log_reader {
             reader.abort();
         }
@@ -99,8 +103,11 @@ impl Linux {
         let dying = Arc::new(Notify::new());
         // What an agent before this one marked is deleted, too.
         dying.notify_one();
+        let (datapath, over) = (Arc::new(datapath), Arc::new(Notify::new()));
         Ok(Self {
-            datapath: Arc::new(datapath),
+            sweeper: tokio::spawn(sweep_forever(datapath.clone(), over.clone())),
+            over,
+            datapath,
             xdp: config.xdp,
             cgroup: config.cgroup.clone(),
             services: config.services,
@@ -289,11 +296,7 @@ impl Kernel for Linux {
     }
 
     async fn tidy(&self) {
-        let datapath = self.datapath.clone();
-        match blocking(move || datapath.sweep_flows()).await {
-            Ok(rows) => tracing::debug!(rows, "forgot flows that are over"),
-            Err(error) => tracing::warn!(%error, "flows that are over are forgotten later"),
-        }
+        self.over.notify_one();
     }
 
     async fn changed(&self) {
@@ -359,6 +362,18 @@ async fn reap_forever(dying: Arc<Notify>) {
             tracing::warn!(%error, "marked links that stay are tried again");
             tokio::time::sleep(RETRY).await;
             dying.notify_one();
+        }
+    }
+}
+
+/// Forgets flows that are over, once at a time: what is asked for meanwhile is one more time.
+async fn sweep_forever(datapath: Arc<Datapath>, over: Arc<Notify>) {
+    loop {
+        over.notified().await;
+        let datapath = datapath.clone();
+        match blocking(move || datapath.sweep_flows()).await {
+            Ok(rows) => tracing::debug!(rows, "forgot flows that are over"),
+            Err(error) => tracing::warn!(%error, "flows that are over are forgotten later"),
         }
     }
 }

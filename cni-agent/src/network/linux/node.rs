@@ -219,8 +219,7 @@ impl Linux {
         });
         if change.unswept {
             // Beside this pass, which others wait for; a failure is mended by the next periodic one.
-            let datapath = self.datapath.clone();
-            tokio::task::spawn_blocking(move || datapath.sweep_flows());
+            self.over.notify_one();
         }
         let count = change.refused.len();
         Ok(change.refused.first().map(|first| {
