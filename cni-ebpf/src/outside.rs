@@ -93,10 +93,17 @@ fn try_arrive(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
         error(ctx, search)?;
     } else if transport::complete(search) {
         judge(search)?;
-    } else if maps::frontend(search.packet.dst, 0, 0).is_some() {
+    } else if is_services_own(&search.packet) {
         return Err(DropReason::FragmentUnknown);
     }
     apply(ctx, search)
+}
+
+/// Whether an address is a Service's and not the node's, where most of what comes is for the host.
+#[inline(always)]
+fn is_services_own(packet: &Packet) -> bool {
+    let is_node = maps::outside().is_some_and(|node| node.own(packet.v4) == packet.dst);
+    !is_node && maps::frontend(packet.dst, 0, 0).is_some()
 }
 
 /// Rewrites the packet as it was decided. What was done is read back from the map: to the verifier all ways

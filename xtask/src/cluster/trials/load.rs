@@ -109,13 +109,14 @@ impl Load {
 fn end(mut child: Child, signal: Signal) -> Result<String> {
     let pid = Pid::from_raw(i32::try_from(child.id())?).context("a child's pid")?;
     // nsenter starts it as its child when it changes the pid namespace, and hands nothing on.
-    let children = std::fs::read_to_string(format!("/proc/{0}/task/{0}/children", child.id()))?;
-    for inner in children.split_whitespace() {
-        if let Some(inner) = Pid::from_raw(inner.parse()?) {
-            kill_process(inner, signal)?;
+    let of = |what: &str| std::fs::read_to_string(format!("/proc/{0}/{what}", child.id()));
+    if of("comm")?.trim() == "nsenter" {
+        for inner in of(&format!("task/{}/children", child.id()))?.split_whitespace() {
+            if let Some(inner) = Pid::from_raw(inner.parse()?) {
+                kill_process(inner, signal)?;
+            }
         }
-    }
-    if children.trim().is_empty() {
+    } else {
         kill_process(pid, signal)?;
     }
     let mut text = String::new();

@@ -17,12 +17,14 @@ use std::{
 const NAME: &str = "rolled";
 const REPLICAS: u32 = 10;
 const NODE_PORT: u16 = 30093;
+/// Restarts under one load.
+const ROUNDS: u32 = 4;
 /// Longer than anybody takes to hear that a pod ends, as its users set it (`preStop`).
 const DRAIN_SECONDS: u32 = 5;
 
 pub(super) fn run(cluster: &Cluster) -> Result<String> {
     deploy(cluster)?;
-    let calm = under(cluster, || restart(cluster))?;
+    let calm = under(cluster, || (0..ROUNDS).try_for_each(|_| restart(cluster)))?;
     let mut killed = 0;
     let killing = under(cluster, || {
         let over = AtomicBool::new(false);
@@ -33,11 +35,11 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
                     agents::kill(cluster)?;
                     times += 1;
                     // Kubelets wait longer before each restart: a few are enough.
-                    thread::park_timeout(Duration::from_secs(15));
+                    thread::park_timeout(Duration::from_secs(10));
                 }
                 Ok(times)
             });
-            let restarted = restart(cluster);
+            let restarted = (0..ROUNDS).try_for_each(|_| restart(cluster));
             over.store(true, Ordering::Relaxed);
             killer.thread().unpark();
             let times = killer
