@@ -165,7 +165,15 @@ fn moved(cluster: &Cluster, plan: &Plan, local: bool) -> Result<String> {
 /// Who holds a Lease of the agents'.
 fn holder(cluster: &Cluster, lease: &str) -> Result<String> {
     let form = "jsonpath={.spec.holderIdentity}";
-    let holder = cluster.ask(&["get", "lease", lease, "-n", "fairlead-load-balancer", "-o", form])?;
+    let holder = cluster.ask(&[
+        "get",
+        "lease",
+        lease,
+        "-n",
+        "fairlead-load-balancer",
+        "-o",
+        form,
+    ])?;
     Ok(holder.trim().to_owned())
 }
 

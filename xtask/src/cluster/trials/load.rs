@@ -30,6 +30,13 @@ struct Load {
     requests: Requests,
 }
 
+/// What came of requests.
+pub(super) struct Outcomes {
+    pub(super) answered: usize,
+    /// curl's exit code and when, of each that failed.
+    pub(super) failures: Vec<String>,
+}
+
 /// Requests one after the other, each on a connection of its own.
 pub(super) struct Requests(Child);
 
@@ -39,23 +46,28 @@ impl Requests {
     /// # Errors
     /// When it can't be started.
     pub(super) fn start(shell: &mut Command, at: &str) -> Result<Self> {
-        // A letter for each outcome.
+        // A dot for each that was answered, curl's exit code with the time for the others.
         let script = format!(
             "trap 'exit 0' TERM; while :; do curl -fsS -m 5 -o /dev/null http://{at}/hostname && printf . || \
-             printf F; done"
+             printf 'F%s@%s;' $? $(date +%T); done"
         );
         shell.stdin(Stdio::null()).stdout(Stdio::piped());
         Ok(Self(shell.args(["-c", &script]).spawn()?))
     }
 
-    /// Ends them; how many were done, and how many of them failed.
+    /// Ends them and tells what came of each.
     ///
     /// # Errors
     /// When the shell can't be ended.
-    pub(super) fn stop(self) -> Result<(usize, usize)> {
+    pub(super) fn stop(self) -> Result<Outcomes> {
         // A shell can't catch SIGINT where it was ignored from the beginning, as in the background of a script.
-        let outcomes = end(self.0, Signal::TERM)?;
-        Ok((outcomes.len(), outcomes.matches('F').count()))
+        let text = end(self.0, Signal::TERM)?;
+        let failures = text.split('F').skip(1);
+        let failures = failures.map(|rest| rest.split(';').next().unwrap_or_default().to_owned());
+        Ok(Outcomes {
+            answered: text.matches('.').count(),
+            failures: failures.collect(),
+        })
     }
 }
 
@@ -92,7 +104,8 @@ impl Load {
         let [sent, received] = counts[..] else {
             anyhow::bail!("ping said {pings:?}");
         };
-        let (done, failed) = self.requests.stop()?;
+        let Outcomes { answered, failures } = self.requests.stop()?;
+        let (failed, done) = (failures.len(), answered + failures.len());
         ensure!(sent > 1000 && done > 100, "{sent} pings, {done} requests");
         // The last one may be under way when ping is ended.
         ensure!(
