@@ -40,6 +40,11 @@ pub struct OutsideFlows {
 pub const FIRST_PORT: u16 = 61_000;
 pub const LAST_PORT: u16 = 65_535;
 
+/// Source ports of a pod whose own is taken at a backend: below those that Linux gives to sockets, so that a
+/// direct connection of the pod doesn't meet them.
+pub const POD_FIRST_PORT: u16 = 1_024;
+pub const POD_PORTS: u16 = 31_744;
+
 /// Key of the trie `source_ranges`, after the prefix: the frontend's number of ranges, then the client. The
 /// number counts with all its bits.
 #[repr(C)]

@@ -274,10 +274,13 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     };
     let client_port = if attempt == 0 && !elsewhere {
         source_port(search.tuple.ports)
-    } else if node.ports == 0 {
-        return CLASH;
     } else {
-        outside::source_port(node.first_port, node.ports, search.hash, attempt).to_be()
+        let (first, ports) = if uplink {
+            (node.first_port, node.ports)
+        } else {
+            (outside::POD_FIRST_PORT, outside::POD_PORTS)
+        };
+        outside::source_port(first, ports, search.hash, attempt).to_be()
     };
     let ports = port_pair(client_port, backend_port);
     search.change = Tuple::new(src, addr, ports, protocol);

@@ -22,7 +22,7 @@ pub struct ServedOutside {
     pub take: bool,
     /// The node's addresses; backends of other nodes are asked from the first of their family.
     pub addresses: Vec<IpAddr>,
-    /// Source ports for that, and for pods whose own is taken at a backend.
+    /// Source ports for that.
     pub ports: RangeInclusive<u16>,
 }
 

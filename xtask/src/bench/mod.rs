@@ -75,7 +75,7 @@ impl Part {
         match load {
             Load::Stream { .. } => Self::Tcp,
             Load::RoundTrip { .. } => Self::Trip,
-            Load::Connect => Self::Connect,
+            Load::Connect | Load::ConnectReset => Self::Connect,
             Load::Datagrams { .. } => Self::Udp,
         }
     }

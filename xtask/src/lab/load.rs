@@ -5,6 +5,7 @@
 
 use super::probe::Port;
 use anyhow::{Context, Result, bail, ensure};
+use rustix::net::sockopt::set_socket_linger;
 use serde::{Deserialize, Serialize};
 use std::{
     io::{Read, Write},
@@ -28,6 +29,9 @@ pub(crate) enum Load {
     RoundTrip { bytes: u16 },
     /// Connect, a request of one byte, its answer, close.
     Connect,
+    /// The same, ended by a reset: no port stays in TIME_WAIT, where a server would refuse it to clients
+    /// that come by another address.
+    ConnectReset,
     /// UDP datagrams in one direction; those that arrived are counted.
     Datagrams { bytes: u16 },
 }
@@ -65,7 +69,8 @@ impl Load {
         match self {
             Self::Stream { connections } => stream(target, connections, time),
             Self::RoundTrip { bytes } => round_trips(target, usize::from(bytes), time),
-            Self::Connect => connects(target, time),
+            Self::Connect => connects(target, time, false),
+            Self::ConnectReset => connects(target, time, true),
             Self::Datagrams { bytes } => datagrams(target, usize::from(bytes), time),
         }
     }
@@ -128,7 +133,7 @@ fn round_trips(target: IpAddr, bytes: usize, time: Duration) -> Result<Outcome> 
     })
 }
 
-fn connects(target: IpAddr, time: Duration) -> Result<Outcome> {
+fn connects(target: IpAddr, time: Duration, reset: bool) -> Result<Outcome> {
     timed(time, || {
         let mut stream = connect(target, Port::Connect)?;
         stream.write_all(&[0x5a])?;
@@ -136,6 +141,9 @@ fn connects(target: IpAddr, time: Duration) -> Result<Outcome> {
         let mut answer = Vec::with_capacity(1);
         stream.read_to_end(&mut answer)?;
         ensure!(answer == [0x5a], "the answer is {answer:?}");
+        if reset {
+            set_socket_linger(&stream, Some(Duration::ZERO))?;
+        }
         Ok(())
     })
 }

@@ -97,7 +97,7 @@ pub(super) fn measure(
             for index in order {
                 let path = rig::PATHS[index];
                 let run = rig
-                    .run(path, service, Load::Connect, extent.time)
+                    .run(path, service, Load::ConnectReset, extent.time)
                     .with_context(|| format!("{} with {services} Services", path.name()))?;
                 paths[index].per_second.push(run.outcome.rate());
             }
