@@ -401,3 +401,41 @@ fn a_client_hears_of_a_closed_port_in_terms_of_the_service() {
         }
     }
 }
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn connections_that_the_hosts_stack_translates_stay_its_own_when_the_programs_take_the_new_ones() {
+    let cluster = cluster();
+    let (pod, far) = (&cluster.pods[0], &cluster.nodes[1].netns);
+    let listener = pod
+        .netns
+        .within(|| TcpListener::bind((pod.pod.v4, 0)).unwrap());
+    let backend = listener.local_addr().unwrap();
+    take(&cluster, false);
+    // As kube-proxy has it.
+    let host = &cluster.nodes[0].netns;
+    host.run("nft add table ip proxy");
+    host.run("nft add chain ip proxy prerouting { type nat hook prerouting priority dstnat ; }");
+    host.run(&format!(
+        "nft add rule ip proxy prerouting tcp dport {NODE_PORT} dnat to {backend}"
+    ));
+    let translated = || {
+        let text = host.run("nft -j list table ip proxy");
+        assert!(text.contains("dnat"), "{text}");
+        cluster.nodes[0].datapath.flow_counts().unwrap().len()
+    };
+    let (ours, theirs) = connect(far, &pod.netns, &listener, service(true));
+    transfer(&ours, &theirs);
+    assert_eq!(translated(), 0, "no flow of the programs");
+    serve(&cluster, &[frontend(service(true), TCP, &[backend])]);
+    take(&cluster, true);
+    transfer(&ours, &theirs);
+    transfer(&theirs, &ours);
+    assert_eq!(translated(), 0, "it has not become one");
+    let (new, accepted) = connect(far, &pod.netns, &listener, service(true));
+    transfer(&new, &accepted);
+    assert_eq!(translated(), 1);
+    transfer(&ours, &theirs);
+    transfer(&theirs, &ours);
+    transfer(&accepted, &new);
+}
