@@ -160,6 +160,10 @@ impl Lists {
             .flat_map(|row| [row.internal, row.external])
             .filter(|list| list.count > 0)
             .collect();
+        let mut uses: BTreeMap<u32, usize> = BTreeMap::new();
+        for list in rows.iter().flat_map(|row| [row.internal, row.external]) {
+            *uses.entry(list.number).or_default() += 1;
+        }
         let numbers = named.iter().map(|list| list.number);
         let greatest = numbers
             .chain(slots.keys().chain(chunks.keys()).copied())
@@ -178,8 +182,7 @@ impl Lists {
                 .into_iter()
                 .flat_map(BTreeMap::values);
             let backends: Backends = backends.copied().collect();
-            let uses = rows.iter().flat_map(|row| [row.internal, row.external]);
-            let uses = uses.filter(|used| used.number == list.number).count();
+            let uses = uses.get(&list.number).copied().unwrap_or(0);
             // Two lists of one content: the rows of the other are as if they had other backends.
             if self.held.contains_key(&backends) {
                 continue;
