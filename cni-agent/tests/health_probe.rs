@@ -55,11 +55,9 @@ fn code(output: &Output) -> i32 {
 #[tokio::test(flavor = "multi_thread")]
 async fn probes_end_by_what_the_agent_says() {
     const WHY: &[&str] = &["no Node object named \"n1\": register the node"];
-    for (dead, unready, live_code, ready_code) in [
-        (&[][..], &[][..], 0, 0),
-        (&[], WHY, 0, 1),
-        (WHY, WHY, 1, 1),
-    ] {
+    for (dead, unready, live_code, ready_code) in
+        [(&[][..], &[][..], 0, 0), (&[], WHY, 0, 1), (WHY, WHY, 1, 1)]
+    {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
         let (stop, shutdown) = Shutdown::new();

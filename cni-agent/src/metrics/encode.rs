@@ -9,6 +9,8 @@ use prometheus_client::{
 use std::{fmt, hash::Hash, sync::atomic::AtomicU64};
 
 type Count = Gauge<u64, AtomicU64>;
+/// What is more can't be written as a gauge: the whole scrape would fail.
+const MOST: u64 = i64::MAX as u64;
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Pool {
@@ -132,7 +134,7 @@ fn held(registry: &mut Registry, network: &NetworkSnapshot) {
         for (state, value) in [("used", row.used), ("cooling", row.cooling), ("free", free)] {
             let pool = row.prefix.to_string();
             let label = Pool { pool, state };
-            let value = u64::try_from(value).unwrap_or(u64::MAX);
+            let value = u64::try_from(value).unwrap_or(MOST).min(MOST);
             addresses.get_or_create(&label).set(value);
         }
     }
@@ -289,6 +291,21 @@ mod tests {
             }),
             service_flows: Vec::new(),
         }
+    }
+
+    #[test]
+    fn a_pool_with_more_addresses_than_a_gauge_holds_does_not_take_the_scrape_away() {
+        let mut network = network();
+        network.ipam[0].prefix = "fd00:11::/64".parse().unwrap();
+        network.ipam[0].total = (1 << 64) - 2;
+        let snapshot = Snapshot {
+            version: "1.2.3",
+            parts: BTreeMap::new(),
+            network: Some(network),
+        };
+        let text = encode(&Recorder::default(), &snapshot).unwrap();
+        let free = format!("{{pool=\"fd00:11::/64\",state=\"free\"}} {}", i64::MAX);
+        assert!(text.contains(&free), "{text}");
     }
 
     #[test]
