@@ -7,6 +7,7 @@ mod support;
 use aya::maps::{HashMap as Rows, Map, MapData};
 use cni_agent::{
     datapath::{Datapath, DatapathConfig, LogLevel, ServedSockets, XdpMode},
+    netlink::sock_diag,
     service::Frontend,
 };
 use cni_ebpf_common::{
@@ -16,7 +17,7 @@ use cni_ebpf_common::{
 };
 use std::{
     collections::BTreeSet,
-    io::{self, Read as _, Write as _},
+    io::{self, ErrorKind, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket},
     time::Duration,
 };
@@ -320,6 +321,56 @@ fn processes_of_the_node_are_served_only_where_they_shall_be() {
         let mut buffer = [0; 16];
         assert_eq!(connected.recv_from(&mut buffer).unwrap(), (6, dns));
         assert!(host_socket(node, v4).send_to(b"question", dns).is_err());
+    }
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_nodes_connected_socket_ends_with_its_backend_and_no_other_does() {
+    let lab = Lab::new(ALL);
+    let [one, another, _] = &lab.cluster.pods;
+    let datapath = &lab.cluster.nodes[0].datapath;
+    for v4 in [true, false] {
+        let (gone, stays) = (datagrams(one, v4), datagrams(another, v4));
+        let (dns, time) = (vip(v4, 53), vip(v4, 123));
+        lab.serve(&[
+            frontend(dns, UDP, &udp_ends([&gone])),
+            frontend(time, UDP, &udp_ends([&stays])),
+        ]);
+        let [lost, kept, direct] = [(); 3].map(|()| host_socket(lab.node(), v4));
+        lost.connect(dns).unwrap();
+        kept.connect(time).unwrap();
+        // To the same place, but not by a Service.
+        direct.connect(udp_ends([&gone])[0]).unwrap();
+        lab.serve(&[
+            frontend(dns, UDP, &udp_ends([&stays])),
+            frontend(time, UDP, &udp_ends([&stays])),
+        ]);
+        let ended = lab.node().within(|| {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .build()
+                .unwrap();
+            runtime.block_on(async {
+                let all = sock_diag::connected_udp().await.unwrap();
+                assert_eq!(all.len(), 3);
+                let is_lost = |s: &sock_diag::Connected| datapath.is_lost(s.cookie(), s.peer());
+                let lost: Vec<_> = all.into_iter().filter(|s| is_lost(s).unwrap()).collect();
+                let count = lost.len();
+                sock_diag::end(lost).await.unwrap();
+                count
+            })
+        });
+        assert_eq!(ended, 1);
+        let heard = lost.recv(&mut [0; 8]).unwrap_err();
+        assert_eq!(heard.kind(), ErrorKind::ConnectionAborted);
+        kept.send(b"question").unwrap();
+        assert_eq!(answer(&[&stays]), 0);
+        direct.send(b"question").unwrap();
+        assert_eq!(answer(&[&gone]), 0);
+        // As a process does after an error.
+        lost.connect(dns).unwrap();
+        lost.send(b"question").unwrap();
+        assert_eq!(answer(&[&stays]), 0);
     }
 }
 

@@ -5,8 +5,9 @@
 use super::{
     Datapath, DatapathError, kernel,
     loader::{self, Loaded},
-    maps::{all, gone, typed, write},
+    maps::{all, get, gone, typed, write},
     pins::{self, Pins},
+    rows::addr_of,
 };
 use aya::{
     Ebpf,
@@ -21,6 +22,7 @@ use cni_ebpf_common::{
 use std::{
     fs::File,
     io,
+    net::SocketAddr,
     os::{fd::AsFd as _, linux::fs::MetadataExt as _},
     path::{Path, PathBuf},
 };
@@ -39,6 +41,7 @@ pub(super) const PROGRAMS: [&str; 8] = [
 ];
 const SETTINGS: &str = "socket_settings";
 const BACKENDS: &str = "socket_backends";
+const FRONTENDS: &str = "sockets";
 /// Where the unified hierarchy is mounted: alone, or beside those of version 1.
 const USUAL: [&str; 2] = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"];
 /// `CGROUP2_SUPER_MAGIC`.
@@ -69,6 +72,7 @@ pub fn unified_cgroup(folder: Option<&Path>) -> Option<PathBuf> {
 pub(super) struct Sockets {
     settings: Array<MapData, SocketSettings>,
     backends: HashMap<MapData, SocketKey, SocketPeer>,
+    frontends: HashMap<MapData, SocketKey, SocketPeer>,
 }
 
 impl Sockets {
@@ -76,6 +80,7 @@ impl Sockets {
         Ok(Self {
             settings: typed(ebpf, SETTINGS)?,
             backends: typed(ebpf, BACKENDS)?,
+            frontends: typed(ebpf, FRONTENDS)?,
         })
     }
 
@@ -127,6 +132,33 @@ impl Datapath {
         };
         write(sockets.settings.set(0, settings, 0), SETTINGS, 1)?;
         attach(ebpf, &self.pins, cgroup)
+    }
+
+    /// Whether a connected UDP socket got a backend of a Service that is none of that Service's any more.
+    ///
+    /// # Errors
+    /// The map can't be read.
+    pub fn is_lost(&self, cookie: u64, peer: SocketAddr) -> Result<bool, DatapathError> {
+        let Loaded { maps, sockets, .. } = &mut *self.lock();
+        let (addr, port_be) = (addr_of(peer.ip()), peer.port().to_be());
+        let key = SocketKey {
+            cookie,
+            addr,
+            port_be,
+            pad: [0; 6],
+        };
+        let frontend = get(sockets.frontends.get(&key, 0), FRONTENDS)?.map(|means| FrontendKey {
+            addr: means.addr,
+            port_be: means.port_be,
+            protocol: UDP,
+            pad: 0,
+        });
+        let backend = Backend {
+            addr,
+            port_be,
+            pad: 0,
+        };
+        Ok(frontend.is_some_and(|frontend| !maps.services.has(&frontend, &backend)))
     }
 
     /// Takes the programs of sockets off their control group. Connections keep their backends, but

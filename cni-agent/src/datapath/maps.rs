@@ -323,7 +323,10 @@ pub(super) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
 }
 
 /// A look-up; no row is no fault.
-fn get<T>(result: Result<T, MapError>, map: &'static str) -> Result<Option<T>, DatapathError> {
+pub(super) fn get<T>(
+    result: Result<T, MapError>,
+    map: &'static str,
+) -> Result<Option<T>, DatapathError> {
     match result {
         Ok(value) => Ok(Some(value)),
         Err(MapError::KeyNotFound) => Ok(None),

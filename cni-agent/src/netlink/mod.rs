@@ -11,6 +11,7 @@ pub mod masquerade;
 mod message;
 pub mod netns;
 pub mod route;
+pub mod sock_diag;
 mod socket;
 pub mod sysctl;
 mod table;

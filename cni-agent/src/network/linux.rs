@@ -18,6 +18,7 @@ use crate::{
     netlink::{
         NetlinkError, foreign,
         link::{self, OwnLink},
+        sock_diag,
         uplink::{self, Changes},
         way,
     },
@@ -105,7 +106,11 @@ impl Linux {
         dying.notify_one();
         let (datapath, over) = (Arc::new(datapath), Arc::new(Notify::new()));
         Ok(Self {
-            sweeper: tokio::spawn(sweep_forever(datapath.clone(), over.clone())),
+            sweeper: tokio::spawn(sweep_forever(
+                datapath.clone(),
+                over.clone(),
+                config.services == ServicesMode::All,
+            )),
             over,
             datapath,
             xdp: config.xdp,
@@ -366,10 +371,36 @@ async fn reap_forever(dying: Arc<Notify>) {
     }
 }
 
+/// Ends the node's connected UDP sockets whose backend is none any more.
+async fn end_lost_sockets(datapath: &Arc<Datapath>) -> Result<(), KernelError> {
+    let connected = sock_diag::connected_udp().await.map_err(fault)?;
+    let datapath = datapath.clone();
+    let lost = blocking(move || {
+        let is_lost =
+            |socket: &sock_diag::Connected| datapath.is_lost(socket.cookie(), socket.peer());
+        let mut lost = Vec::new();
+        for socket in connected {
+            if is_lost(&socket)? {
+                lost.push(socket);
+            }
+        }
+        Ok::<_, DatapathError>(lost)
+    });
+    let lost = lost.await?;
+    if lost.is_empty() {
+        return Ok(());
+    }
+    tracing::debug!(sockets = lost.len(), "their backends are gone");
+    sock_diag::end(lost).await.map_err(fault)
+}
+
 /// Forgets flows that are over, once at a time: what is asked for meanwhile is one more time.
-async fn sweep_forever(datapath: Arc<Datapath>, over: Arc<Notify>) {
+async fn sweep_forever(datapath: Arc<Datapath>, over: Arc<Notify>, has_host_sockets: bool) {
     loop {
         over.notified().await;
+        if has_host_sockets && let Err(error) = end_lost_sockets(&datapath).await {
+            tracing::warn!(%error, "the node's UDP sockets to backends that are gone are ended later");
+        }
         let datapath = datapath.clone();
         match blocking(move || datapath.sweep_flows()).await {
             Ok(rows) => tracing::debug!(rows, "forgot flows that are over"),
