@@ -4,11 +4,14 @@
 mod support;
 
 use cni_agent::{datapath::DropReason, service::Frontend};
-use cni_ebpf_common::outside::{POD_FIRST_PORT, POD_PORTS};
+use cni_ebpf_common::{
+    flow::MAX_FLOWS,
+    outside::{POD_FIRST_PORT, POD_PORTS},
+};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use support::{
     flows::{
-        ACK, FIN, SCTP, SYN, SYN_ACK, addresses, at, change_flows, ends, framed, from, frontend,
+        ACK, FIN, RST, SCTP, SYN, SYN_ACK, addresses, at, change_flows, ends, framed, from, frontend,
         payload,
     },
     frames::{self, TCP, UDP},
@@ -763,5 +766,34 @@ fn a_client_with_affinity_keeps_its_backend_until_it_is_gone() {
                 assert!(chosen().len() > 1, "each connection chooses");
             }
         }
+    }
+}
+
+/// Of a full map the kernel frees rows that no look-up has touched, the newest ones too. Rows of ended
+/// connections are touched when later ones want their ports, until none is left but a new connection's.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_full_map_of_flows_forgets_none_that_has_just_begun() {
+    let lab = Lab::new();
+    let backend = at(lab.b.v4, 8080);
+    let services: Vec<_> = (0..40).map(|n| at(VIP, 80 + n)).collect();
+    let frontends: Vec<_> = services
+        .iter()
+        .map(|place| frontend(*place, TCP, &[backend]))
+        .collect();
+    serve(&lab, &frontends);
+    // The ports that Linux gives to clients.
+    let ports = (32_768..=60_999).cycle();
+    for (number, port) in (0..3 * MAX_FLOWS).zip(ports) {
+        let client = at(lab.a.v4, port);
+        let service = services[number as usize / 4_000 % services.len()];
+        let sent = |kind| {
+            let frame = from(&lab.a, client, service, TCP, kind);
+            sends(&lab, &lab.a, &frame).1
+        };
+        let answer = from(&lab.b, backend, sent(SYN), TCP, SYN_ACK);
+        let (_, src, dst) = sends(&lab, &lab.b, &answer);
+        assert_eq!((src, dst), (service, client), "connection {number}");
+        sent(RST);
     }
 }

@@ -15,6 +15,7 @@ pub const SCTP: u8 = 132;
 pub const SYN: u8 = 0x02;
 pub const ACK: u8 = 0x10;
 pub const FIN: u8 = 0x11;
+pub const RST: u8 = 0x14;
 pub const SYN_ACK: u8 = 0x12;
 
 pub fn at(ip: impl Into<IpAddr>, port: u16) -> SocketAddr {

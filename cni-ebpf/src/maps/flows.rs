@@ -118,7 +118,11 @@ pub(crate) fn remember_flow(tuple: &Tuple, flow: &FlowWords) -> Result<(), DropR
     let flow = unsafe { &*ptr::from_ref(flow).cast::<Flow>() };
     FLOWS
         .insert(flow_key(tuple), flow, 0)
-        .map_err(|_| DropReason::Redirect)
+        .map_err(|_| DropReason::Redirect)?;
+    // Of a full map the kernel frees rows that no look-up has touched, the newest ones too when all others
+    // are touched: without this the second row of a connection costs its first one.
+    let _touched = FLOWS.get_ptr(flow_key(tuple));
+    Ok(())
 }
 
 /// Forgets a flow.
