@@ -11,8 +11,8 @@ use cni_ebpf_common::{
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use support::{
     flows::{
-        ACK, FIN, RST, SCTP, SYN, SYN_ACK, addresses, at, change_flows, ends, framed, from, frontend,
-        payload,
+        ACK, FIN, RST, SCTP, SYN, SYN_ACK, addresses, at, change_flows, ends, framed, from,
+        frontend, payload,
     },
     frames::{self, TCP, UDP},
     lab::{self, Context, FAR_MAC, HOST_MAC, Lab, Pod, Program, UPLINK_MAC, Verdict},

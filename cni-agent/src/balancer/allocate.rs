@@ -99,8 +99,14 @@ impl Allocator {
         let config = &self.running.network.config;
         let pool = &config.load_balancer_pool;
         let mut duties = duties(cluster, &config.node_name, pool);
+        // What is refused for one Service keeps no other from its addresses.
+        let mut outcome = Ok(());
         for (key, kept) in &duties.freed {
-            self.write(key, kept).await?;
+            match self.write(key, kept).await {
+                Ok(_) => {}
+                Err(refused @ Error::Api(_)) => outcome = Err(refused),
+                Err(error) => return Err(error),
+            }
         }
         for claim in &mut duties.claims {
             let Some((written, at)) = self.written.get(&claim.service) else {
@@ -112,18 +118,24 @@ impl Allocator {
                 claim.current.clone_from(written);
             }
         }
-        let grants = distribute(pool, &duties.claims);
+        let grants = distribute(pool, &duties.others, &duties.claims);
         for (claim, grant) in duties.claims.iter().zip(&grants) {
-            let differs = !same(&claim.current, &grant.addresses);
-            if differs && self.write(&grant.service, &grant.addresses).await? {
-                let written = (grant.addresses.clone(), Instant::now());
-                self.written.insert(grant.service.clone(), written);
+            if !same(&claim.current, &grant.addresses) {
+                match self.write(&grant.service, &grant.addresses).await {
+                    Ok(true) => {
+                        let written = (grant.addresses.clone(), Instant::now());
+                        self.written.insert(grant.service.clone(), written);
+                    }
+                    Ok(false) => {}
+                    Err(refused @ Error::Api(_)) => outcome = Err(refused),
+                    Err(error) => return Err(error),
+                }
             }
             self.tell(grant).await;
         }
         self.problems
             .retain(|key, _| cluster.services.contains_key(key));
-        Ok(())
+        outcome
     }
 
     /// Writes the addresses that a Service has, and answers whether it did: only a leader does. A Service

@@ -21,6 +21,9 @@ pub type Key = (String, String);
 pub struct Duties {
     /// Those that get addresses, by namespace and name.
     pub claims: Vec<Claim>,
+    /// Addresses of the pool that are in use otherwise, with by whom: nodes', and those that other Services
+    /// have by `externalIPs` or from elsewhere.
+    pub others: BTreeMap<IpAddr, String>,
     /// Addresses of the pool that are to be taken back, by the Service that has them no more; with all
     /// that it keeps.
     pub freed: BTreeMap<Key, Vec<IpAddr>>,
@@ -35,8 +38,19 @@ pub struct Duties {
 pub fn duties(cluster: &Cluster, node: &str, pool: &[Range]) -> Duties {
     let mut duties = Duties::default();
     let inside = |ip: &IpAddr| pool.iter().any(|range| range.holds(*ip));
+    for node in cluster.nodes.values() {
+        for ip in node.addresses.iter().filter(|ip| inside(ip)) {
+            duties.others.insert(*ip, format!("node {}", node.name));
+        }
+    }
     for (key, service) in cluster.services.iter() {
         let current: Vec<IpAddr> = service.ingress.iter().map(|ingress| ingress.ip).collect();
+        let of_another = service.service_type == ServiceType::LoadBalancer && !is_ours(service);
+        let foreign = current.iter().filter(|_| of_another);
+        for ip in foreign.chain(&service.external_ips).filter(|ip| inside(ip)) {
+            let by = format!("the Service {}/{}", key.0, key.1);
+            duties.others.insert(*ip, by);
+        }
         if service.service_type != ServiceType::LoadBalancer {
             if current.iter().any(inside) {
                 let kept = current.into_iter().filter(|ip| !inside(ip)).collect();
@@ -146,6 +160,38 @@ mod tests {
         let duties = duties(&cluster, "n1", &pool());
         assert_eq!(names(&duties), ["named", "unset"]);
         assert!(duties.common.is_empty() && duties.freed.is_empty());
+    }
+
+    #[test]
+    fn addresses_of_nodes_and_of_others_services_are_not_the_pool_s_to_give() {
+        let other = Service {
+            load_balancer_class: Some("example.com/other".into()),
+            ..service("other", &["192.0.2.9", "198.51.100.9"])
+        };
+        let external = Service {
+            service_type: ServiceType::ClusterIp,
+            external_ips: vec!["192.0.2.8".parse().unwrap()],
+            ..service("external", &[])
+        };
+        let node = crate::model::Node {
+            name: "n1".into(),
+            addresses: vec!["192.0.2.7".parse().unwrap()],
+            ..crate::model::Node::default()
+        };
+        let mut cluster = cluster(vec![other, external]);
+        cluster.nodes = [(node.name.clone(), node)].into_iter().collect();
+        let others = duties(&cluster, "n1", &pool()).others;
+        let told: Vec<_> = (others.iter())
+            .map(|(ip, by)| format!("{ip} {by}"))
+            .collect();
+        assert_eq!(
+            told,
+            [
+                "192.0.2.7 node n1",
+                "192.0.2.8 the Service default/external",
+                "192.0.2.9 the Service default/other"
+            ]
+        );
     }
 
     #[test]

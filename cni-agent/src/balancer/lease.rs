@@ -10,7 +10,7 @@ use k8s_openapi::{
 };
 use kube::{
     Api, Error,
-    api::{DeleteParams, PostParams, Preconditions},
+    api::{DeleteParams, GetParams, PostParams, Preconditions},
 };
 use std::time::Duration;
 use tokio::time::{Instant, timeout};
@@ -126,7 +126,12 @@ impl Share {
     }
 
     async fn try_look(&mut self, candidate: bool) -> Result<(), Error> {
-        let found = self.leases.get_opt(&self.name).await?;
+        // As the API server has it in memory: every node asks each second. What is stale is refused by its
+        // version.
+        let found = match self.leases.get_with(&self.name, &GetParams::any()).await {
+            Err(Error::Api(status)) if status.code == 404 => None,
+            found => Some(found?),
+        };
         let now = Instant::now();
         self.note(found.as_ref(), now);
         let done = match step(&self.me, self.noted.as_ref(), candidate, now) {

@@ -131,8 +131,12 @@ pub struct Grant {
 }
 
 /// Distributes the pool's addresses, each to one Service. The order of the claims is the order of who
-/// comes first where two want the same.
-pub fn distribute(pool: &[Range], claims: &[Claim]) -> Vec<Grant> {
+/// comes first where two want the same. `others` are in use otherwise, with by whom, and given to nobody.
+pub fn distribute(
+    pool: &[Range],
+    others: &BTreeMap<IpAddr, String>,
+    claims: &[Claim],
+) -> Vec<Grant> {
     let mut taken: BTreeMap<IpAddr, usize> = BTreeMap::new();
     let mut grants: Vec<BTreeMap<bool, IpAddr>> = vec![BTreeMap::new(); claims.len()];
     let mut problems: Vec<Vec<String>> = vec![Vec::new(); claims.len()];
@@ -164,6 +168,8 @@ pub fn distribute(pool: &[Range], claims: &[Claim]) -> Vec<Grant> {
                 Some("is of a family that spec.ipFamilies doesn't have".to_owned())
             } else if !inside(*address) {
                 Some(format!("is not in the pool ({})", list(pool)))
+            } else if let Some(by) = others.get(address) {
+                Some(format!("is {by}'s"))
             } else {
                 taken.get(address).map(|other| {
                     let (namespace, name) = &claims[*other].service;
@@ -188,7 +194,7 @@ pub fn distribute(pool: &[Range], claims: &[Claim]) -> Vec<Grant> {
             let family = pool.iter().filter(|range| range.first.is_ipv4() == *v4);
             match family
                 .flat_map(Range::addresses)
-                .find(|a| !taken.contains_key(a))
+                .find(|a| !taken.contains_key(a) && !others.contains_key(a))
             {
                 Some(free) => {
                     taken.insert(free, i);
@@ -240,7 +246,7 @@ mod tests {
     }
 
     fn granted(pool: &[Range], claims: &[Claim]) -> Vec<Vec<IpAddr>> {
-        let grants = distribute(pool, claims);
+        let grants = distribute(pool, &BTreeMap::new(), claims);
         grants.into_iter().map(|grant| grant.addresses).collect()
     }
 
@@ -289,6 +295,25 @@ mod tests {
     }
 
     #[test]
+    fn what_is_in_use_otherwise_is_given_to_nobody_and_taken_from_nobody() {
+        let pool = pool(&["192.0.2.1-192.0.2.3"]);
+        let node = "node n1".to_owned();
+        let others = ips(&["192.0.2.1", "192.0.2.2"]).into_iter();
+        let others: BTreeMap<_, _> = others.map(|ip| (ip, node.clone())).collect();
+        let claims = [
+            claim("a", &[], &[]),
+            claim("b", &["192.0.2.1"], &[]),
+            claim("c", &[], &["192.0.2.2"]),
+        ];
+        let grants = distribute(&pool, &others, &claims);
+        assert_eq!(grants[0].addresses, ips(&["192.0.2.3"]));
+        assert_eq!(grants[1].addresses, ips(&["192.0.2.1"]));
+        assert!(grants[2].addresses.is_empty());
+        let told = grants[2].problem.as_deref().unwrap();
+        assert!(told.contains("is node n1's"), "{told}");
+    }
+
+    #[test]
     fn who_gets_none_is_told_why() {
         let pool = pool(&["192.0.2.1"]);
         let claims = [
@@ -298,7 +323,7 @@ mod tests {
             claim("d", &[], &["192.0.2.9"]),
             claim("e", &[], &["2001:db8::1"]),
         ];
-        let grants = distribute(&pool, &claims);
+        let grants = distribute(&pool, &BTreeMap::new(), &claims);
         let told: Vec<_> = grants
             .iter()
             .map(|grant| grant.problem.as_deref())
