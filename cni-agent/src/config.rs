@@ -65,6 +65,13 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_SERVICES", value_enum, default_value_t = ServicesMode::Pods)]
     pub services: ServicesMode,
 
+    /// With `--services all`: a client outside that asks a load balancer's or external address is answered by
+    /// the backend's node itself, which sees the client's address; not where nodes choose differently (client
+    /// affinity, topology hints, node ports). Needs a network that lets nodes answer for those addresses. The
+    /// same on every node.
+    #[arg(long, env = "FAIRLEAD_DIRECT_RETURN", default_value_t = false, action = clap::ArgAction::Set)]
+    pub direct_return: bool,
+
     /// MTU of the pods in bytes [default: the uplink's].
     #[arg(long, env = "FAIRLEAD_MTU", value_parser = clap::value_parser!(u32).range(1280..=65535))]
     pub mtu: Option<u32>,
@@ -310,6 +317,7 @@ pub struct NetworkConfig {
     pub uplink: Option<String>,
     pub cgroup: CgroupChoice,
     pub services: ServicesMode,
+    pub direct_return: bool,
     pub mtu: Option<u32>,
     pub xdp: XdpMode,
     pub masquerade: bool,
@@ -392,6 +400,7 @@ impl Config {
             uplink: args.uplink,
             cgroup: args.cgroup,
             services: args.services,
+            direct_return: args.direct_return,
             mtu: args.mtu,
             xdp: args.xdp.into(),
             masquerade: args.masquerade,

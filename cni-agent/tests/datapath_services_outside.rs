@@ -77,6 +77,7 @@ fn cluster() -> Cluster {
 fn take(cluster: &Cluster, take: bool) {
     let served = ServedOutside {
         take,
+        direct: false,
         addresses: vec![node(true), node(false)],
         ports: ServedOutside::PORTS,
     };

@@ -54,6 +54,9 @@ impl Flow {
     pub const HAIRPIN: u16 = 4;
     /// The client came by an uplink.
     pub const OUTSIDE: u16 = 8;
+    /// Its packets go to the backend's node as they are, which translates them and answers the client: there
+    /// is no row of answers here.
+    pub const DIRECT: u16 = 16;
 }
 
 /// Value of the array `endpoint_flows`, by the endpoint's number modulo the size. The programs set

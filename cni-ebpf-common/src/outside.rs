@@ -24,6 +24,9 @@ impl OutsideSettings {
     /// Flows that were taken are followed. Set with the first `TAKE`, and never unset: they live on when
     /// kube-proxy takes the new ones.
     pub const FOLLOW: u32 = 2;
+    /// A client of a backend elsewhere is answered by that backend's node itself, where that node knows the
+    /// Service by the same address ([`crate::service::Frontend::SAME_EVERYWHERE`]).
+    pub const DIRECT: u32 = 4;
 }
 
 /// The one value of the array `outside_flows`, set by the programs.

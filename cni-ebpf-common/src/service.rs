@@ -36,6 +36,9 @@ impl Frontend {
     pub const INTERNAL_DROP: u32 = 1;
     /// The same from outside.
     pub const EXTERNAL_DROP: u32 = 2;
+    /// Every node serves this address by the same external list, so that a backend's node comes to the same
+    /// backend for a flow.
+    pub const SAME_EVERYWHERE: u32 = 4;
 }
 
 /// A list of backends, part of `frontends`.

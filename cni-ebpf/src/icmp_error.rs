@@ -25,6 +25,8 @@ const HEADER: u32 = 8;
 /// What is in `search.change` is still to be done: here the stack has no room for it.
 pub(crate) const ADDRESSED: u32 = 2;
 
+/// Untouched: the flow is another node's, that of `search.change`'s destination.
+pub(crate) const ELSEWHERE: u32 = 3;
 /// Of a client in a local pod.
 pub(crate) const OF_POD: u32 = 0;
 /// Of a flow that came by an uplink, to either end.
@@ -55,6 +57,10 @@ fn try_answer(ctx: &TcContext, search: &mut Search, of: u32) -> Result<u32, Drop
     };
     search.row = row.get();
     let (row, protocol) = (&search.row, search.tuple.protocol());
+    if of == OF_OUTSIDE && row.is(Flow::DIRECT) {
+        search.change = row.to(protocol);
+        return Ok(ELSEWHERE);
+    }
     let fits = if of == OF_POD {
         row.is(Flow::ANSWER) && !row.is(Flow::HAIRPIN | Flow::OUTSIDE)
     } else {

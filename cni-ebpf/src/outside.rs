@@ -15,12 +15,15 @@ use crate::{
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     flow::{Flow, UDP, is_answer},
+    node::Node,
     outside::OutsideSettings,
     verdict::{DropReason, Path},
 };
 
 /// The packet is an answer, and goes on to its client.
 const TO_CLIENT: u32 = 2;
+/// The packet goes on as it is, to the node of the backend in `search.change`.
+const TO_NODE: u32 = 3;
 
 /// Sends on a packet from the uplink to a Service, or an answer of a backend elsewhere. None: it is
 /// neither, or belongs to the host's stack as it is now.
@@ -39,10 +42,11 @@ pub(crate) fn arrive(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>
     search.ifindex = packet::ifindex(ctx);
     let packed = arrive_here(ctx, search);
     *packet = search.packet;
-    let leaves_by = search.ifindex;
+    let (leaves_by, backend) = (search.ifindex, search.change.dst);
     match unpack_code(packed)? {
         TO_CLIENT => to_client(ctx, packet, leaves_by).map(Some),
         TRANSLATED => to_backend(ctx, packet),
+        TO_NODE => to_node_of(ctx, packet, backend),
         _ => Ok(None),
     }
 }
@@ -63,6 +67,19 @@ fn to_backend(ctx: &TcContext, packet: &Packet) -> Result<Option<i32>, DropReaso
         None => kernel::redirect_route(packet::ifindex(ctx)),
     }
     .map(Some)
+}
+
+/// The backend's node answers the client itself (direct server return). Its programs find the same backend.
+#[inline(always)]
+fn to_node_of(ctx: &TcContext, packet: &Packet, backend: Ip) -> Result<Option<i32>, DropReason> {
+    // Gone since the flow began, or here by now: nobody knows of the connection any more.
+    let Some(node) = maps::node(backend).filter(|node| node.flags & Node::LOCAL == 0) else {
+        return Err(DropReason::NoEndpoint);
+    };
+    spend_hop(ctx, packet)?;
+    let (bytes, packets) = packet::size(ctx);
+    maps::count_path(Path::ServiceToNode, bytes, packets);
+    kernel::redirect_neighbor(node.ifindex, Ip::from_addr(&node.next_hop)).map(Some)
 }
 
 #[inline(always)]
@@ -110,8 +127,8 @@ fn is_services_own(packet: &Packet) -> bool {
 /// that lead here are one.
 #[inline(always)]
 fn apply(ctx: &TcContext, search: &mut Search) -> Result<u32, DropReason> {
-    if search.done == UNTOUCHED {
-        return Ok(UNTOUCHED);
+    if search.done == UNTOUCHED || search.done == TO_NODE {
+        return Ok(search.done);
     }
     rewrite::endpoints(ctx, search)?;
     Ok(search.done)
@@ -139,7 +156,11 @@ fn judge(search: &mut Search) -> Result<(), DropReason> {
     match service::found(step)? {
         KNOWN | CHOSEN => {
             transport::remember_fragment(search);
-            search.done = TRANSLATED;
+            search.done = if search.is(Search::DIRECT) {
+                TO_NODE
+            } else {
+                TRANSLATED
+            };
         }
         _ => {
             // As in `service::translate`.
@@ -155,7 +176,10 @@ fn judge(search: &mut Search) -> Result<(), DropReason> {
 #[inline(always)]
 fn error(ctx: &TcContext, search: &mut Search) -> Result<(), DropReason> {
     let done = icmp_error::answer(ctx, search, icmp_error::OF_OUTSIDE);
-    if unpack_code(done)? == icmp_error::ADDRESSED {
+    let done = unpack_code(done)?;
+    if done == icmp_error::ELSEWHERE {
+        search.done = TO_NODE;
+    } else if done == icmp_error::ADDRESSED {
         search.ifindex = search.row.ifindex;
         search.done = if search.row.is(Flow::TO_BACKEND) {
             TRANSLATED

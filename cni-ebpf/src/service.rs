@@ -12,7 +12,7 @@ use crate::{
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     flow::{self, Flow},
-    outside,
+    outside::{self, OutsideSettings},
     service::{Frontend, MOST_ATTEMPTS},
     verdict::DropReason,
 };
@@ -65,9 +65,11 @@ pub(crate) struct Search {
 impl Search {
     /// It came by an uplink, from outside of the node.
     pub(crate) const UPLINK: u32 = 1;
+    /// The flow is another node's to translate: [`Flow::DIRECT`].
+    pub(crate) const DIRECT: u32 = 2;
 
     #[inline(always)]
-    fn is(&self, bit: u32) -> bool {
+    pub(crate) fn is(&self, bit: u32) -> bool {
         self.side & bit != 0
     }
 }
@@ -159,6 +161,15 @@ pub(crate) fn follow(search: &mut Search) -> u32 {
     }
     if !flow.is(Flow::TO_BACKEND) {
         return UNKNOWN;
+    }
+    if flow.is(Flow::DIRECT) {
+        if !flow::keeps_backend(protocol, begins, flow.seen_ns, search.now) {
+            maps::forget_flow(&search.tuple);
+            return UNKNOWN;
+        }
+        touch(row, &flow, ends, search.now);
+        search.side |= Search::DIRECT;
+        return KNOWN;
     }
     // Looked after once a second: the answers' row must not be forgotten before this one, and
     // a server that only sends keeps the flow alive, too.
@@ -262,6 +273,22 @@ fn take(search: &mut Search, attempt: u32) -> u32 {
     } else {
         None
     };
+    if node.is(OutsideSettings::DIRECT)
+        && frontend.flags & Frontend::SAME_EVERYWHERE != 0
+        && uplink
+        && local.is_none()
+        && maps::node(addr).is_some()
+    {
+        let ports = port_pair(source_port(search.tuple.ports), backend_port);
+        search.change = Tuple::new(search.tuple.src, addr, ports, protocol);
+        let flags = Flow::TO_BACKEND | Flow::OUTSIDE | Flow::DIRECT;
+        search.row = FlowWords::new(&search.change, flags, search.now);
+        search.side |= Search::DIRECT;
+        return match maps::remember_flow(&search.tuple, &search.row) {
+            Ok(()) => CHOSEN,
+            Err(_) => NO_MEMORY,
+        };
+    }
     // A pod that is its own backend hears the frontend: the answer shall not stay in the pod.
     let itself = !uplink && addr == search.tuple.src;
     let elsewhere = uplink && local.is_none() && addr != own;

@@ -20,6 +20,8 @@ const SETTINGS: &str = "outside_settings";
 pub struct ServedOutside {
     /// New flows are answered by the programs. Those that were are, until they end.
     pub take: bool,
+    /// Where it can, a backend's node answers the client itself.
+    pub direct: bool,
     /// The node's addresses; backends of other nodes are asked from the first of their family.
     pub addresses: Vec<IpAddr>,
     /// Source ports for that.
@@ -60,7 +62,9 @@ impl Datapath {
         let row = OutsideSettings {
             ipv4: of(true),
             ipv6: of(false),
-            flags: bit(served.take, OutsideSettings::TAKE) | bit(follow, OutsideSettings::FOLLOW),
+            flags: bit(served.take, OutsideSettings::TAKE)
+                | bit(follow, OutsideSettings::FOLLOW)
+                | bit(served.take && served.direct, OutsideSettings::DIRECT),
             first_port: first,
             // All 65,536 would be 0: one less is as good.
             ports: last.saturating_sub(first).saturating_add(1),

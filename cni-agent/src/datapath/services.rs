@@ -324,6 +324,11 @@ fn flags(frontend: &Frontend) -> u32 {
     let bit = |empty, bit| if empty == WhenEmpty::Drop { bit } else { 0 };
     bit(frontend.internal_empty, Row::INTERNAL_DROP)
         | bit(frontend.external_empty, Row::EXTERNAL_DROP)
+        | if frontend.same_everywhere {
+            Row::SAME_EVERYWHERE
+        } else {
+            0
+        }
 }
 
 fn ranges(frontend: &Frontend) -> Option<Arc<Ranges>> {

@@ -44,6 +44,7 @@ pub struct Linux {
     xdp: XdpMode,
     cgroup: CgroupChoice,
     services: ServicesMode,
+    direct_return: bool,
     /// What the maps hold of Services since they were written last.
     served: Mutex<Served>,
     /// Uplinks that have our programs, with the mode that XDP got.
@@ -116,6 +117,7 @@ impl Linux {
             xdp: config.xdp,
             cgroup: config.cgroup.clone(),
             services: config.services,
+            direct_return: config.direct_return,
             served: Mutex::default(),
             attached: Mutex::default(),
             changes: tokio::sync::Mutex::new(Some(uplink::changes().map_err(fault)?)),

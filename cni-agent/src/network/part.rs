@@ -575,6 +575,7 @@ mod tests {
             uplink: None,
             cgroup: crate::config::CgroupChoice::Off,
             services: crate::config::ServicesMode::Pods,
+            direct_return: false,
             mtu: None,
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,

@@ -50,6 +50,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         uplink: None,
         cgroup: crate::config::CgroupChoice::Off,
         services: ServicesMode::Pods,
+        direct_return: false,
         mtu: None,
         xdp: XdpMode::Off,
         masquerade: true,

@@ -159,6 +159,12 @@ impl<'a> Endpoints<'a> {
         self.topology
     }
 
+    /// Whether other nodes may choose among others of them than this one.
+    pub(super) fn has_hints(&self) -> bool {
+        let hinted = |e: &SliceEndpoint| !e.node_hints().is_empty() || !e.zone_hints().is_empty();
+        self.all.iter().any(|candidate| hinted(candidate.endpoint))
+    }
+
     /// Whether somebody answers on any node.
     pub(super) fn anybody(&self) -> bool {
         self.ready.anywhere || self.ending.anywhere

@@ -77,6 +77,9 @@ pub struct Frontend {
     /// Whose packets are taken, of the address's family; none: everybody's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source_ranges: Option<Vec<IpNetwork>>,
+    /// Each node serves this address and has the same `external`.
+    #[serde(default)]
+    pub same_everywhere: bool,
 }
 
 /// What a load balancer is told at a `healthCheckNodePort`.

@@ -171,6 +171,7 @@ mod tests {
             external: Vec::new(),
             external_empty: WhenEmpty::Pass,
             source_ranges: None,
+            same_everywhere: false,
         })
     }
 

@@ -96,7 +96,7 @@ fn frontend(
     (kind, address, number): (FrontendKind, IpAddr, u16),
     endpoints: &Endpoints<'_>,
 ) -> Frontend {
-    let (internal, external) = policies(service, kind);
+    let (internal, policy) = policies(service, kind);
     let when_empty = |list: &[SocketAddr]| {
         if list.is_empty() && endpoints.anybody() {
             WhenEmpty::Drop
@@ -104,13 +104,18 @@ fn frontend(
             WhenEmpty::Pass
         }
     };
-    let (internal, external) = if internal == external {
+    let (internal, external) = if internal == policy {
         let list = endpoints.list(internal);
         (list.clone(), list)
     } else {
-        (endpoints.list(internal), endpoints.list(external))
+        (endpoints.list(internal), endpoints.list(policy))
     };
     let balancer = kind == FrontendKind::LoadBalancer;
+    // A NodePort is each node's own. What a client keeps is known to the node where it came in.
+    let same_everywhere = (balancer || kind == FrontendKind::ExternalIp)
+        && policy == Policy::Cluster
+        && !endpoints.has_hints()
+        && service.affinity_secs.is_none();
     Frontend {
         address,
         port: number,
@@ -126,6 +131,7 @@ fn frontend(
         source_ranges: balancer
             .then(|| source_ranges(service, address.is_ipv4()))
             .flatten(),
+        same_everywhere,
     }
 }
 

@@ -267,6 +267,32 @@ fn each_kind_of_address_is_served_and_policies_are_of_their_own_side() {
 }
 
 #[test]
+fn nodes_come_to_the_same_backends_only_where_nothing_of_a_node_decides() {
+    let same = |service: Service, endpoints| {
+        let slices = vec![slice("a", "web", endpoints)];
+        let compiled = compile(&cluster(vec![service], slices), "n1");
+        let same = compiled.frontends.iter().filter(|f| f.same_everywhere);
+        same.map(|f| f.kind).collect::<Vec<_>>()
+    };
+    let endpoints = || vec![endpoint("10.1.0.2", "n1"), endpoint("10.1.0.3", "n2")];
+    let outer = [ExternalIp, LoadBalancer];
+    assert_eq!(same(open_to_all(false, false), endpoints()), outer);
+    assert_eq!(same(open_to_all(false, true), endpoints()), []);
+    let affine = Service {
+        affinity_secs: Some(10),
+        ..open_to_all(false, false)
+    };
+    assert_eq!(same(affine, endpoints()), []);
+    // Another node may follow it.
+    let mut hinted = endpoints();
+    hinted[1].hints = Some(Box::new(crate::model::Hints {
+        zones: vec!["z2".into()],
+        nodes: Vec::new(),
+    }));
+    assert_eq!(same(open_to_all(false, false), hinted), []);
+}
+
+#[test]
 fn without_an_endpoint_here_a_local_policy_drops_and_without_any_nobody_does() {
     let elsewhere = vec![slice("a", "web", vec![endpoint("10.1.0.3", "n2")])];
     let compiled = compile(&cluster(vec![open_to_all(true, true)], elsewhere), "n1");

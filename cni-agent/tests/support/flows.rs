@@ -43,6 +43,7 @@ pub fn frontend(place: SocketAddr, protocol: u8, backends: &[SocketAddr]) -> Fro
         external: backends,
         external_empty: WhenEmpty::Pass,
         source_ranges: None,
+        same_everywhere: false,
     }
 }
 

@@ -154,6 +154,7 @@ impl Linux {
         let datapath = self.datapath.clone();
         let served = ServedOutside {
             take: self.services == ServicesMode::All,
+            direct: self.direct_return,
             addresses: desired.addresses.clone(),
             ports: ServedOutside::PORTS,
         };

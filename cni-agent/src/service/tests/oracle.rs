@@ -237,12 +237,17 @@ fn reading(
     } else {
         of.external_local
     });
-    let anywhere = cluster
+    let mut known = cluster
         .slices
         .values()
         .filter(|s| s.service == of.name && s.ports.iter().any(|p| p.name == entry.name))
         .flat_map(|s| &s.endpoints)
-        .any(|e| e.address.is_ipv4() == v4 && (e.ready || e.serving && e.terminating));
+        .filter(|e| e.address.is_ipv4() == v4);
+    let hinted = known
+        .clone()
+        .filter_map(|e| e.hints.as_ref())
+        .any(|hints| !hints.zones.is_empty() || !hints.nodes.is_empty());
+    let anywhere = known.any(|e| e.ready || e.serving && e.terminating);
     let empty = |list: &Vec<_>| {
         if list.is_empty() && anywhere {
             WhenEmpty::Drop
@@ -271,6 +276,7 @@ fn reading(
         external_empty: empty(&external),
         external,
         source_ranges: limited.then_some(ranges),
+        same_everywhere: !inner && !any && !of.external_local && !hinted,
     })
 }
 
