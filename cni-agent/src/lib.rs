@@ -26,6 +26,7 @@ pub mod netlink;
 pub mod network;
 pub mod node;
 pub mod parts;
+pub mod policy;
 pub mod query;
 pub mod server;
 pub mod service;

@@ -1,7 +1,7 @@
 //! The cluster as it should be: one consistent snapshot that a source publishes and everybody else
 //! reads. Level-triggered: a reader that missed some revisions sees the last one, whole.
 
-use crate::model::{EndpointSlice, Node, Pod, Service};
+use crate::model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
 use std::{
     borrow::Borrow,
     cmp::Ordering,
@@ -23,6 +23,10 @@ pub struct Cluster {
     pub services: Objects<(String, String), Service>,
     /// By namespace and name.
     pub slices: Objects<(String, String), EndpointSlice>,
+    /// By name.
+    pub namespaces: Objects<String, Namespace>,
+    /// By namespace and name.
+    pub policies: Objects<(String, String), NetworkPolicy>,
 }
 
 impl Cluster {
@@ -32,6 +36,8 @@ impl Cluster {
             && self.pods == other.pods
             && self.services == other.services
             && self.slices == other.slices
+            && self.namespaces == other.namespaces
+            && self.policies == other.policies
     }
 }
 

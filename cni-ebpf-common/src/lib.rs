@@ -12,6 +12,7 @@ pub mod endpoint;
 pub mod flow;
 pub mod node;
 pub mod outside;
+pub mod policy;
 pub mod service;
 pub mod socket;
 pub mod verdict;

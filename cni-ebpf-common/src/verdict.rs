@@ -65,6 +65,12 @@ numbered! {
         SourceRange = 19 => "source_range",
         /// A packet between a Service's client and a backend elsewhere has no hop left.
         HopLimit = 20 => "hop_limit",
+        /// Policies don't allow what came to the pod.
+        PolicyIngress = 21 => "policy_ingress",
+        /// Policies don't allow what the pod sent.
+        PolicyEgress = 22 => "policy_egress",
+        /// Nobody has said yet what policies ask of the pod.
+        PolicyUnknown = 23 => "policy_unknown",
     }
 }
 

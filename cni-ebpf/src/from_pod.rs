@@ -5,7 +5,7 @@ use crate::{
     address::{Ip, Mac},
     deliver, drop, flow, forward, maps, neighbor, outside,
     packet::{self, Addressed, Packet, Parsed},
-    service,
+    policy, service,
     upper::{self, Upper},
 };
 use aya_ebpf::programs::TcContext;
@@ -89,6 +89,7 @@ fn check_addresses(
 
 #[inline(always)]
 fn route(ctx: &TcContext, mut packet: Packet, endpoint: &Endpoint) -> Result<i32, DropReason> {
+    let own = maps::own_address(endpoint, packet.v4);
     if let Some(verdict) = outside::answer(ctx, &mut packet, endpoint.id)? {
         return Ok(verdict);
     }
@@ -104,10 +105,19 @@ fn route(ctx: &TcContext, mut packet: Packet, endpoint: &Endpoint) -> Result<i32
             }
         }
     }
-    if (local.is_some() || node.is_some()) && flow::came_by_stack(ctx, &mut packet, endpoint.id)? {
+    // A pod that is its own backend is nobody else.
+    let itself = packet.dst == own;
+    if !itself {
+        policy::check(ctx, &mut packet, endpoint.id, policy::EGRESS)?;
+    }
+    // What is for no pod goes there anyway.
+    if flow::came_by_stack(ctx, &mut packet, endpoint.id)? {
         return Ok(forward::to_stack(ctx));
     }
     if let Some(local) = local {
+        if !itself {
+            policy::check(ctx, &mut packet, local.id, policy::INGRESS)?;
+        }
         return deliver::to_endpoint(ctx, &mut packet, local, Path::PodToPod);
     }
     match node {

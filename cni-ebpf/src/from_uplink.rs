@@ -7,6 +7,7 @@ use crate::{
     address::Ip,
     announce, deliver, forward, maps, outside,
     packet::{self, Addressed, Parsed},
+    policy,
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
@@ -40,7 +41,10 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         return announce::answer(ctx);
     };
     match receiver(packet.src, packet.dst)? {
-        Some(local) => deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod),
+        Some(local) => {
+            policy::check(ctx, &mut packet, local.id, policy::INGRESS)?;
+            deliver::to_endpoint(ctx, &mut packet, local, Path::UplinkToPod)
+        }
         None => {
             // A neighbour asks the one it knows whether it is still there.
             if announce::may_ask(&packet)

@@ -113,6 +113,18 @@ fn try_answer(ctx: &TcContext, search: &mut Search, of: u32) -> Result<u32, Drop
     Ok(ADDRESSED)
 }
 
+/// Whether it is an error that quotes a packet to who sent it. The key of the quoted packet's answers is in
+/// `search.tuple` then.
+#[inline(always)]
+pub(crate) fn quotes(ctx: &TcContext, search: &mut Search) -> bool {
+    let (v4, at) = (search.packet.v4, search.transport.at);
+    let quoted = at + HEADER;
+    let upper_at = quoted + if v4 { 20 } else { 40 };
+    !search.transport.is_fragment()
+        && is_error(ctx, search)
+        && quote(ctx, search, quoted, upper_at).is_some()
+}
+
 /// Whether it tells of a packet: destination unreachable, too big, time exceeded, parameter problem.
 #[inline(always)]
 fn is_error(ctx: &TcContext, search: &Search) -> bool {

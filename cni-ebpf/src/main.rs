@@ -17,6 +17,7 @@ mod maps;
 mod neighbor;
 mod outside;
 mod packet;
+mod policy;
 mod rewrite;
 mod service;
 mod socket;

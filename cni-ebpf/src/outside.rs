@@ -8,7 +8,7 @@ use crate::{
     flow::{TRANSLATED, UNTOUCHED, pack, touch, unpack_code},
     forward, icmp_error, kernel, maps,
     packet::{self, Packet, Parsed},
-    rewrite,
+    policy, rewrite,
     service::{self, CHOSEN, KNOWN, Search, UNKNOWN},
     transport,
 };
@@ -52,8 +52,9 @@ pub(crate) fn arrive(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>
 }
 
 #[inline(always)]
-fn to_backend(ctx: &TcContext, packet: &Packet) -> Result<Option<i32>, DropReason> {
+fn to_backend(ctx: &TcContext, packet: &mut Packet) -> Result<Option<i32>, DropReason> {
     if let Some(local) = maps::endpoint_addr(packet.dst) {
+        policy::check(ctx, packet, local.id, policy::INGRESS)?;
         return deliver::translated(ctx, packet, local).map(Some);
     }
     if maps::outside().is_some_and(|node| node.own(packet.v4) == packet.dst) {
@@ -232,12 +233,15 @@ pub(crate) fn answer(
     if maps::endpoint_flows(id).outside == 0 || packet.ttl <= 1 || packet.has_options() {
         return Ok(None);
     }
+    // As it is before it gets the Service's address.
+    let allowed = policy::is_answer(ctx, packet, id)?;
     let search = maps::scratch()?;
     search.packet = *packet;
     let packed = answer_here(ctx, search);
     *packet = search.packet;
     let leaves_by = search.ifindex;
     match unpack_code(packed)? {
+        TO_CLIENT if !allowed => Err(DropReason::PolicyEgress),
         TO_CLIENT => to_client(ctx, packet, leaves_by).map(Some),
         _ => Ok(None),
     }

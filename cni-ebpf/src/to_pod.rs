@@ -6,6 +6,7 @@ use crate::{
     address::Ip,
     flow, forward, maps, neighbor,
     packet::{self, Parsed},
+    policy,
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::verdict::{DropReason, Path};
@@ -44,6 +45,9 @@ pub(crate) fn handle(ctx: &TcContext) -> Result<i32, DropReason> {
         return Err(DropReason::SpoofedFromOutside);
     }
     neighbor::refuse_router(ctx, &packet)?;
+    let of_node = packet::ingress_ifindex(ctx) == 0;
+    let side = policy::INGRESS | if of_node { policy::OF_NODE } else { 0 };
+    policy::check(ctx, &mut packet, endpoint.id, side)?;
     // An answer that the stack carried is no new flow of its own.
     if !flow::answer(ctx, &mut packet, endpoint.id)? {
         flow::remember_stack(ctx, &packet, endpoint.id)?;

@@ -40,6 +40,12 @@ impl Transport {
     /// Accepts one: TCP's SYN with ACK, SCTP's INIT ACK.
     const ACCEPTS: u32 = 8;
 
+    /// Protocols without ports begin and end nothing.
+    #[inline(always)]
+    pub(crate) fn forget_flags(&mut self) {
+        self.flags &= Self::FRAGMENT;
+    }
+
     /// Whether it begins a connection.
     #[inline(always)]
     pub(crate) fn begins(&self) -> bool {

@@ -4,12 +4,16 @@ mod attachment;
 mod endpoint;
 mod node;
 mod pod;
+mod policy;
 mod service;
 
 pub use attachment::{AttachmentId, InvalidAttachment};
 pub use endpoint::{Addresses, Endpoint, Mac, PodRef};
 pub use node::Node;
-pub use pod::Pod;
+pub use pod::{NamedPort, Pod};
+pub use policy::{
+    Namespace, NetworkPolicy, Operator, Peer, PortChoice, Ports, Requirement, Rule, Selector,
+};
 pub use service::{
     EndpointSlice, Hints, Ingress, Protocol, Service, ServicePort, ServiceType, SliceEndpoint,
     SlicePort,

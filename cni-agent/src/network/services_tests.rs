@@ -102,6 +102,7 @@ fn cluster() -> Cluster {
         node: Some("n1".to_owned()),
         host_network: false,
         ips: vec![ip("10.1.0.2")],
+        ports: Vec::new(),
     };
     let key = ("shop".to_owned(), "web-0".to_owned());
     cluster.pods.insert(key, pod);

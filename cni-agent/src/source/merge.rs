@@ -5,7 +5,7 @@
 use super::{
     document::Found,
     object::{Object, ObjectKey},
-    problem::{Severity, SourceProblem},
+    problem::SourceProblem,
 };
 use crate::{
     model::{Node, Pod},
@@ -42,7 +42,6 @@ pub(super) fn merge<'a>(
             taken.keep(node, before);
         }
     }
-    let mut without_effect: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     // In the order of the keys, that is, nodes by name.
     for (file, found) in first.into_values() {
         match &found.object {
@@ -68,20 +67,17 @@ pub(super) fn merge<'a>(
                 let key = (slice.namespace.clone(), slice.name.clone());
                 cluster.slices.insert(key, slice.clone());
             }
-            // A Namespace alone promises nothing.
-            Object::Later if found.key.kind == "Namespace" => {}
-            Object::Later => *without_effect.entry((file, found.key.kind)).or_default() += 1,
+            Object::Namespace(namespace) => {
+                cluster
+                    .namespaces
+                    .insert(namespace.name.clone(), namespace.clone());
+            }
+            Object::Policy(policy) => {
+                let key = (policy.namespace.clone(), policy.name.clone());
+                cluster.policies.insert(key, policy.clone());
+            }
+            Object::Unused => {}
         }
-    }
-    for ((file, kind), count) in without_effect {
-        let message = format!(
-            "holds {count} of kind {kind}: valid, but without effect in this version of Fairlead; nothing to do unless you rely on it"
-        );
-        let severity = Severity::Warning;
-        problems.push(SourceProblem {
-            severity,
-            ..SourceProblem::of_file(file, message)
-        });
     }
     (cluster, problems)
 }

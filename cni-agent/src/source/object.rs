@@ -1,7 +1,7 @@
 //! The Kubernetes objects that Fairlead takes, converted.
 
 use super::convert::{self, FieldError};
-use crate::model::{EndpointSlice, Node, Pod, Service};
+use crate::model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
@@ -31,8 +31,10 @@ pub(super) enum Object {
     Pod(Pod),
     Service(Service),
     Slice(EndpointSlice),
-    /// Checked, and not used.
-    Later,
+    Namespace(Namespace),
+    Policy(NetworkPolicy),
+    /// An EndpointSlice that is no Service's.
+    Unused,
 }
 
 /// An object read, and the fields that its kind does not have.
@@ -121,9 +123,15 @@ fn read_ours(value: Value, kind: &'static str) -> Result<Read, Vec<FieldError>> 
                 unknown,
             )
         }
-        "Namespace" => later(typed::<core::Namespace>(value, kind)?, kind, |o| {
-            &o.metadata
-        }),
+        "Namespace" => {
+            let (namespace, unknown): (core::Namespace, _) = typed(value, kind)?;
+            finish(
+                convert::namespace(&namespace).map(Object::Namespace),
+                kind,
+                &namespace.metadata,
+                unknown,
+            )
+        }
         "Service" => {
             let (service, unknown): (core::Service, _) = typed(value, kind)?;
             finish(
@@ -137,17 +145,21 @@ fn read_ours(value: Value, kind: &'static str) -> Result<Read, Vec<FieldError>> 
             let (slice, unknown): (discovery::EndpointSlice, _) = typed(value, kind)?;
             let converted = convert::endpoint_slice(&slice);
             finish(
-                converted.map(|slice| slice.map_or(Object::Later, Object::Slice)),
+                converted.map(|slice| slice.map_or(Object::Unused, Object::Slice)),
                 kind,
                 &slice.metadata,
                 unknown,
             )
         }
-        "NetworkPolicy" => later(
-            typed::<networking::NetworkPolicy>(value, kind)?,
-            kind,
-            |o| &o.metadata,
-        ),
+        "NetworkPolicy" => {
+            let (policy, unknown): (networking::NetworkPolicy, _) = typed(value, kind)?;
+            finish(
+                convert::network_policy(&policy).map(Object::Policy),
+                kind,
+                &policy.metadata,
+                unknown,
+            )
+        }
         other => Err(vec![FieldError::new(
             "kind",
             format!("kind {other} is not read"),
@@ -295,14 +307,6 @@ fn collect_unknown(written: &Value, understood: &Value, path: String, unknown: &
     }
 }
 
-fn later<T>(
-    (object, unknown): (T, Vec<String>),
-    kind: &'static str,
-    metadata: impl Fn(&T) -> &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
-) -> Result<Read, Vec<FieldError>> {
-    finish(Ok(Object::Later), kind, metadata(&object), unknown)
-}
-
 fn finish(
     converted: Result<Object, Vec<FieldError>>,
     kind: &'static str,
@@ -312,7 +316,7 @@ fn finish(
     let named = convert::name(metadata);
     let namespace = match kind {
         "Node" | "Namespace" => Ok(String::new()),
-        _ => convert::namespace(metadata),
+        _ => convert::namespace_of(metadata),
     };
     match (converted, named, namespace) {
         (Ok(object), Ok(name), Ok(namespace)) => Ok(Read {

@@ -244,6 +244,7 @@ items:
         node: Some("worker-1".to_owned()),
         host_network: false,
         ips: ips(&["100.11.1.7", "fd00:11:1::7"]),
+        ports: Vec::new(),
     };
     assert_eq!(web.object, Object::Pod(expected));
     let Object::Pod(agent) = &agent.object else {

@@ -7,11 +7,13 @@
 
 mod flows;
 mod outside;
+mod policy;
 mod services;
 mod sockets;
 
 pub(crate) use flows::*;
 pub(crate) use outside::*;
+pub(crate) use policy::*;
 pub(crate) use services::*;
 pub(crate) use sockets::*;
 

@@ -2,6 +2,7 @@
 //! together, each with its field and remedy.
 
 mod endpoint_slice;
+mod network_policy;
 mod node;
 mod pod;
 mod service;
@@ -9,6 +10,7 @@ mod service;
 mod tests;
 
 pub use endpoint_slice::endpoint_slice;
+pub use network_policy::{namespace, network_policy};
 pub use node::node;
 pub use pod::pod;
 pub use service::service;
@@ -58,7 +60,7 @@ pub fn name(metadata: &ObjectMeta) -> Result<String, FieldError> {
 ///
 /// # Errors
 /// If it is no DNS label.
-pub fn namespace(metadata: &ObjectMeta) -> Result<String, FieldError> {
+pub fn namespace_of(metadata: &ObjectMeta) -> Result<String, FieldError> {
     let namespace = metadata
         .namespace
         .as_deref()
@@ -76,7 +78,7 @@ fn names(metadata: &ObjectMeta, errors: &mut Vec<FieldError>) -> (String, String
             String::new()
         })
     };
-    (text(name(metadata)), text(namespace(metadata)))
+    (text(name(metadata)), text(namespace_of(metadata)))
 }
 
 /// Addresses of an object, each with its field, of which `whose` has at most one of each family.

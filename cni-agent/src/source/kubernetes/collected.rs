@@ -2,11 +2,13 @@
 
 use super::{own::OwnNode, read::SeenNode};
 use crate::{
-    model::{EndpointSlice, Node, Pod, Service},
+    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
     source::{SourceProblem, convert::FieldError, merge::Taken},
     state::{Cluster, Objects},
 };
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -32,10 +34,19 @@ pub(super) enum KindName {
     Pod,
     Service,
     EndpointSlice,
+    Namespace,
+    NetworkPolicy,
 }
 
 impl KindName {
-    pub(super) const ALL: [Self; 4] = [Self::Node, Self::Pod, Self::Service, Self::EndpointSlice];
+    pub(super) const ALL: [Self; 6] = [
+        Self::Node,
+        Self::Pod,
+        Self::Service,
+        Self::EndpointSlice,
+        Self::Namespace,
+        Self::NetworkPolicy,
+    ];
 
     /// As Kubernetes writes it.
     pub(super) const fn as_str(self) -> &'static str {
@@ -44,6 +55,8 @@ impl KindName {
             Self::Pod => "Pod",
             Self::Service => "Service",
             Self::EndpointSlice => "EndpointSlice",
+            Self::Namespace => "Namespace",
+            Self::NetworkPolicy => "NetworkPolicy",
         }
     }
 }
@@ -67,6 +80,8 @@ pub(super) struct Collected {
     pods: Objects<Key, Pod>,
     services: Objects<Key, Service>,
     slices: Objects<Key, EndpointSlice>,
+    namespaces: Objects<String, Namespace>,
+    policies: Objects<Key, NetworkPolicy>,
     pub(super) own: Option<Arc<OwnNode>>,
     /// Kinds that were listed whole once.
     listed: BTreeSet<KindName>,
@@ -149,6 +164,8 @@ impl Collected {
             pods: self.pods.clone(),
             services: self.services.clone(),
             slices: self.slices.clone(),
+            namespaces: self.namespaces.clone(),
+            policies: self.policies.clone(),
         }
     }
 
@@ -271,6 +288,21 @@ impl Keep for core::Node {
     }
 }
 
+impl Keep for core::Namespace {
+    const KIND: KindName = KindName::Namespace;
+
+    fn put(collected: &mut Collected, key: &Key, model: Option<Namespace>) -> bool {
+        put(&mut collected.namespaces, key.1.clone(), model)
+    }
+
+    fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+        let names: BTreeSet<&str> = seen.iter().map(|key| key.1.as_str()).collect();
+        keep_only(&mut collected.namespaces, |name| {
+            names.contains(name.as_str())
+        })
+    }
+}
+
 macro_rules! keep {
     ($kind:ty, $name:expr, $field:ident) => {
         impl Keep for $kind {
@@ -290,3 +322,4 @@ macro_rules! keep {
 keep!(core::Pod, KindName::Pod, pods);
 keep!(core::Service, KindName::Service, services);
 keep!(discovery::EndpointSlice, KindName::EndpointSlice, slices);
+keep!(networking::NetworkPolicy, KindName::NetworkPolicy, policies);

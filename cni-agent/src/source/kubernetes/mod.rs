@@ -1,4 +1,4 @@
-//! The source in a cluster: watches Nodes, the Pods of this node, Services and EndpointSlices.
+//! The source in a cluster: watches Nodes, Pods, Services, EndpointSlices, Namespaces and NetworkPolicies.
 //!
 //! A task for each kind converts every object as it arrives into one [`collected`] state, which keeps the
 //! model alone; one task publishes it, several changes at once. Nothing is published before each kind
@@ -18,7 +18,9 @@ use super::{Arrivals, Source, SourceProblem};
 use crate::state::Cluster;
 use collected::Collected;
 use health::Health;
-use k8s_openapi::api::{core::v1 as core, discovery::v1 as discovery};
+use k8s_openapi::api::{
+    core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
+};
 use kube::{Api, Client, runtime::watcher::Config};
 use own::OwnNode;
 use std::{
@@ -103,7 +105,6 @@ impl Kubernetes {
         let mut tasks = JoinSet::new();
         let ended = Arc::new(Notify::new());
         let everything = Config::default();
-        let here = Config::default().fields(&format!("spec.nodeName={node_name}"));
         macro_rules! watch {
             ($kind:ty, $config:expr) => {
                 let api = Api::all(client.clone());
@@ -112,9 +113,11 @@ impl Kubernetes {
             };
         }
         watch!(core::Node, everything.clone());
-        watch!(core::Pod, here);
+        watch!(core::Pod, everything.clone());
         watch!(core::Service, everything.clone());
-        watch!(discovery::EndpointSlice, everything);
+        watch!(discovery::EndpointSlice, everything.clone());
+        watch!(core::Namespace, everything.clone());
+        watch!(networking::NetworkPolicy, everything);
         let saved = saved::Saved::new(state_dir, node_name);
         let publisher = publish::Publisher {
             shared: shared.clone(),

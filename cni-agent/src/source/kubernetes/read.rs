@@ -3,19 +3,19 @@
 
 use super::own::{OwnNode, Taint};
 use crate::{
-    model::{EndpointSlice, Node, Pod, Service},
+    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
     source::{
         convert::{self, FieldError},
         object::understand,
     },
 };
 use k8s_openapi::{
-    api::{core::v1 as core, discovery::v1 as discovery},
+    api::{core::v1 as core, discovery::v1 as discovery, networking::v1 as networking},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::Resource;
 use serde::{Deserialize, Deserializer};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::{borrow::Cow, marker::PhantomData};
 
 /// A kind that is watched.
@@ -42,7 +42,7 @@ impl Kind for core::Node {
     type Model = SeenNode;
 
     fn convert(object: &Value) -> Result<Option<SeenNode>, Vec<FieldError>> {
-        let used = part(
+        let used = parts(
             object,
             &[
                 ("metadata", &["name", "labels"]),
@@ -88,18 +88,39 @@ impl Kind for core::Pod {
     type Model = Pod;
 
     fn convert(object: &Value) -> Result<Option<Pod>, Vec<FieldError>> {
-        let mut used = part(
+        let mut used = parts(
             object,
             &[
                 ("metadata", &["name", "namespace", "uid", "labels"]),
                 ("spec", &["nodeName", "hostNetwork"]),
-                ("status", &["podIP", "podIPs"]),
+                ("status", &["podIP", "podIPs", "phase"]),
             ],
         );
-        // The one field that every Pod has by its type.
-        used["spec"]["containers"] = Value::Array(Vec::new());
+        for field in ["containers", "initContainers"] {
+            used["spec"][field] = containers(&object["spec"][field]);
+        }
         convert::pod(&understand(&used, "Pod")?).map(Some)
     }
+}
+
+/// What policies may name of containers.
+fn containers(list: &Value) -> Value {
+    let ports = |container: &Value| -> Value {
+        let ports = container["ports"].as_array().into_iter().flatten();
+        ports
+            .map(|port| part(port, &["name", "containerPort", "protocol"]))
+            .collect()
+    };
+    let containers = list.as_array().into_iter().flatten();
+    containers
+        .map(|container| {
+            json!({
+                "name": "",
+                "restartPolicy": container["restartPolicy"],
+                "ports": ports(container),
+            })
+        })
+        .collect()
 }
 
 impl Kind for core::Service {
@@ -107,7 +128,7 @@ impl Kind for core::Service {
     type Model = Service;
 
     fn convert(object: &Value) -> Result<Option<Service>, Vec<FieldError>> {
-        let used = part(
+        let used = parts(
             object,
             &[
                 ("metadata", &["name", "namespace", "labels"]),
@@ -143,7 +164,7 @@ impl Kind for discovery::EndpointSlice {
     type Model = EndpointSlice;
 
     fn convert(object: &Value) -> Result<Option<EndpointSlice>, Vec<FieldError>> {
-        let mut used = part(object, &[("metadata", &["name", "namespace", "labels"])]);
+        let mut used = parts(object, &[("metadata", &["name", "namespace", "labels"])]);
         for field in ["addressType", "ports", "endpoints"] {
             used[field] = object[field].clone();
         }
@@ -151,17 +172,40 @@ impl Kind for discovery::EndpointSlice {
     }
 }
 
+impl Kind for core::Namespace {
+    const NAMES: &'static str = "Namespaces";
+    type Model = Namespace;
+
+    fn convert(object: &Value) -> Result<Option<Namespace>, Vec<FieldError>> {
+        let used = parts(object, &[("metadata", &["name", "labels"])]);
+        convert::namespace(&understand(&used, "Namespace")?).map(Some)
+    }
+}
+
+impl Kind for networking::NetworkPolicy {
+    const NAMES: &'static str = "NetworkPolicies";
+    type Model = NetworkPolicy;
+
+    fn convert(object: &Value) -> Result<Option<NetworkPolicy>, Vec<FieldError>> {
+        let mut used = parts(object, &[("metadata", &["name", "namespace"])]);
+        used["spec"] = object["spec"].clone();
+        convert::network_policy(&understand(&used, "NetworkPolicy")?).map(Some)
+    }
+}
+
 /// These fields of these parts of an object.
-fn part(object: &Value, parts: &[(&str, &[&str])]) -> Value {
-    let of_part = |part: &Value, fields: &[&str]| -> Value {
-        let fields = fields.iter();
-        let fields = fields.filter_map(|name| Some(((*name).to_owned(), part.get(name)?.clone())));
-        fields.collect()
-    };
+fn parts(object: &Value, parts: &[(&str, &[&str])]) -> Value {
     parts
         .iter()
-        .map(|(name, fields)| ((*name).to_owned(), of_part(&object[*name], fields)))
+        .map(|(name, fields)| ((*name).to_owned(), part(&object[*name], fields)))
         .collect()
+}
+
+/// These fields, as far as they are there.
+fn part(object: &Value, fields: &[&str]) -> Value {
+    let fields = fields.iter();
+    let fields = fields.filter_map(|name| Some(((*name).to_owned(), object.get(name)?.clone())));
+    fields.collect()
 }
 
 /// An object as the watch reads it: what names it, and the model or why there is none. Reading never

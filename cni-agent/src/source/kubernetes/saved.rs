@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::{
-    model::{EndpointSlice, Node, Pod, Service},
+    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
     state::{Cluster, Objects},
 };
 use k8s_openapi::jiff::Timestamp;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// Changes with the form of the file; another one is not read.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// The pause after a write, as a multiple of what it took, and its bounds.
 const PAUSE_FOR_TIME: u32 = 50;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
@@ -46,6 +46,8 @@ struct Written<'a> {
     pods: Values<'a, (String, String), Pod>,
     services: Values<'a, (String, String), Service>,
     slices: Values<'a, (String, String), EndpointSlice>,
+    namespaces: Values<'a, String, Namespace>,
+    policies: Values<'a, (String, String), NetworkPolicy>,
 }
 
 struct Values<'a, K, V>(&'a Objects<K, V>);
@@ -70,6 +72,8 @@ struct Content {
     pods: Vec<Pod>,
     services: Vec<Service>,
     slices: Vec<EndpointSlice>,
+    namespaces: Vec<Namespace>,
+    policies: Vec<NetworkPolicy>,
 }
 
 impl Saved {
@@ -146,6 +150,8 @@ impl Saved {
             pods: Values(&cluster.pods),
             services: Values(&cluster.services),
             slices: Values(&cluster.slices),
+            namespaces: Values(&cluster.namespaces),
+            policies: Values(&cluster.policies),
         };
         serde_json::to_writer(&mut buffer, &content)?;
         buffer.flush()?;
@@ -203,6 +209,12 @@ impl Saved {
                 .map(|o| (key(&o.namespace, &o.name), o))
                 .collect(),
             slices: (content.slices.into_iter())
+                .map(|o| (key(&o.namespace, &o.name), o))
+                .collect(),
+            namespaces: (content.namespaces.into_iter())
+                .map(|o| (o.name.clone(), o))
+                .collect(),
+            policies: (content.policies.into_iter())
                 .map(|o| (key(&o.namespace, &o.name), o))
                 .collect(),
         };

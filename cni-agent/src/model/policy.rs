@@ -1,0 +1,115 @@
+//! NetworkPolicies and namespaces, as networking.k8s.io/v1 has them: what is left out there and what it
+//! then means is settled here, so that nobody asks twice.
+
+use super::Protocol;
+use ipnetwork::IpNetwork;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A namespace: policies select by its labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Namespace {
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A NetworkPolicy.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkPolicy {
+    pub namespace: String,
+    pub name: String,
+    /// The pods of its namespace that it is about.
+    pub pods: Selector,
+    /// What may come to them; none: it says nothing about what comes. An empty list lets nothing in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Vec<Rule>>,
+    /// What may go from them, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Vec<Rule>>,
+}
+
+/// Lets some peers use some ports.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Rule {
+    /// None: everybody, inside and outside of the cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peers: Option<Vec<Peer>>,
+    /// None: every port, and protocols without ports.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ports: Option<Vec<Ports>>,
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Peer {
+    /// Pods, in the policy's own namespace where `namespaces` is none.
+    Pods {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        namespaces: Option<Selector>,
+        pods: Selector,
+    },
+    /// Addresses, whoever has them.
+    Block {
+        cidr: IpNetwork,
+        /// Parts of `cidr` that don't count.
+        except: Vec<IpNetwork>,
+    },
+}
+
+/// Ports of one protocol at the end that is connected to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Ports {
+    pub protocol: Protocol,
+    pub port: PortChoice,
+}
+
+/// Which ports.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum PortChoice {
+    All,
+    /// From the first to the last, both in it.
+    Range(u16, u16),
+    /// What the pod that is connected to calls so.
+    Named(String),
+}
+
+/// A label selector: all of its requirements hold. An empty one selects everything.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Selector(pub Vec<Requirement>);
+
+/// What is asked of one label.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Requirement {
+    pub key: String,
+    pub is: Operator,
+}
+
+/// How.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Operator {
+    In(BTreeSet<String>),
+    /// Also where the label is missing.
+    NotIn(BTreeSet<String>),
+    Exists,
+    DoesNotExist,
+}
+
+impl Selector {
+    /// Whether labels are selected.
+    pub fn selects(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.0.iter().all(|requirement| {
+            let value = labels.get(&requirement.key);
+            match &requirement.is {
+                Operator::In(values) => value.is_some_and(|value| values.contains(value)),
+                Operator::NotIn(values) => value.is_none_or(|value| !values.contains(value)),
+                Operator::Exists => value.is_some(),
+                Operator::DoesNotExist => value.is_none(),
+            }
+        })
+    }
+}

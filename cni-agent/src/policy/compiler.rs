@@ -1,0 +1,445 @@
+//! From a cluster to the tables of one node, with work only for what changed.
+
+use super::{
+    Direction, EndpointPolicy, PortSet, Start, Tables, Verdict, VerdictKey,
+    peers::{Identity, Meaning, Namespaces, Peers},
+    rules::{Allow, Class, named_of, names},
+};
+use crate::{
+    model::{NamedPort, Namespace, NetworkPolicy, Peer, Pod, Protocol, Rule},
+    state::{Cluster, Objects},
+};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// A pod of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LocalPod {
+    /// Its endpoint's number.
+    pub endpoint: u32,
+    pub namespace: String,
+    pub name: String,
+}
+
+/// What a local pod is told by policies, before peers have numbers.
+#[derive(Debug)]
+struct Selected<'a> {
+    pod: &'a LocalPod,
+    ingress: Option<Vec<&'a NetworkPolicy>>,
+    egress: Option<Vec<&'a NetworkPolicy>>,
+    ports: &'a [NamedPort],
+}
+
+/// Remembers what it compiled last. But for the numbers, which are used once, its tables depend on what it
+/// was given last alone.
+#[derive(Debug)]
+pub struct Compiler {
+    next: Start,
+    pods: Objects<Key, Pod>,
+    namespaces: Objects<String, Namespace>,
+    policies: Objects<Key, NetworkPolicy>,
+    locals: Vec<LocalPod>,
+    peers: Peers,
+    /// Names of ports that rules for what goes have, and that rules for what comes have.
+    named: [BTreeSet<(String, Protocol)>; 2],
+    identities: HashMap<Identity, u32>,
+    next_identity: u32,
+    /// By pod: its addresses with their identities.
+    of_pod: HashMap<Key, Vec<(IpAddr, u32)>>,
+    classes: BTreeMap<Class, u32>,
+    sets: HashMap<Arc<PortSet>, u32>,
+    tables: Arc<Tables>,
+}
+
+impl Compiler {
+    /// Whose numbers begin there.
+    pub fn new(start: Start) -> Self {
+        Self {
+            next: start,
+            pods: Objects::default(),
+            namespaces: Objects::default(),
+            policies: Objects::default(),
+            locals: Vec::new(),
+            peers: Peers::default(),
+            named: [const { BTreeSet::new() }; 2],
+            identities: HashMap::new(),
+            next_identity: 1,
+            of_pod: HashMap::new(),
+            classes: BTreeMap::new(),
+            sets: HashMap::new(),
+            tables: Arc::default(),
+        }
+    }
+
+    /// The tables of a cluster for these pods of the node; the same allocation while nothing changed. They
+    /// still hold the verdicts between what was and what is now, which packets need while the change is
+    /// written; once it is, [`Self::settle`] gives the tables without.
+    pub fn update(&mut self, cluster: &Cluster, locals: &[LocalPod]) -> Arc<Tables> {
+        let policies = !self.policies.is_copy_of(&cluster.policies);
+        let namespaces = !self.namespaces.is_copy_of(&cluster.namespaces);
+        let pods = !self.pods.is_copy_of(&cluster.pods);
+        if !(policies || namespaces || pods || self.locals != locals || self.tables.generation == 0)
+        {
+            return self.tables.clone();
+        }
+        let changed: Vec<Key> = cluster
+            .pods
+            .differing(&self.pods)
+            .into_iter()
+            .cloned()
+            .collect();
+        self.pods = cluster.pods.clone();
+        self.namespaces = cluster.namespaces.clone();
+        self.policies = cluster.policies.clone();
+        locals.clone_into(&mut self.locals);
+
+        let selected = select(cluster, locals);
+        let fresh = self.renew_peers(&selected);
+        let mut tables = if fresh {
+            self.begin_generation()
+        } else {
+            Tables::clone(&self.tables)
+        };
+        if fresh || namespaces {
+            let all: BTreeSet<Key> = self
+                .of_pod
+                .keys()
+                .chain(self.pods.keys())
+                .cloned()
+                .collect();
+            self.place_pods(all.iter());
+        } else {
+            self.place_pods(changed.iter());
+        }
+        let mut classes = std::mem::take(&mut self.classes);
+        self.renew_classes(&selected, &mut classes, &mut tables);
+        self.fill_addresses(&mut tables);
+        self.fill_verdicts(&classes, &mut tables);
+        if tables != *self.tables {
+            self.tables = Arc::new(tables);
+        }
+        self.tables.clone()
+    }
+
+    /// The tables without what only the last change needed.
+    pub fn settle(&mut self) -> Arc<Tables> {
+        let classes: HashSet<u32> = self.classes.values().copied().collect();
+        let identities = used_identities(&self.tables);
+        let needed = |key: &VerdictKey| {
+            classes.contains(&key.class)
+                && (key.identity == Tables::ANYBODY || identities.contains(&key.identity))
+        };
+        if self.tables.verdicts.keys().any(|key| !needed(key)) {
+            let mut tables = Tables::clone(&self.tables);
+            tables.verdicts.retain(|key, _| needed(key));
+            self.keep_sets(&mut tables);
+            self.tables = Arc::new(tables);
+        }
+        let unused = |number: &u32| *number != Tables::ANYBODY && !identities.contains(number);
+        self.identities.retain(|_, number| !unused(number));
+        self.tables.clone()
+    }
+
+    /// Takes over the peers that rules name; whether they are others than before.
+    fn renew_peers(&mut self, selected: &[Selected<'_>]) -> bool {
+        let mut meanings = BTreeSet::new();
+        let mut named = [const { BTreeSet::new() }; 2];
+        for (side, policy, rule) in selected.iter().flat_map(Selected::rules) {
+            let peers = rule.peers.iter().flatten();
+            meanings.extend(peers.map(|peer| meaning(peer, &policy.namespace)));
+            let names = names(rule.ports.as_deref());
+            named[side as usize].extend(names.map(|(name, protocol)| (name.to_owned(), protocol)));
+        }
+        let egress = Direction::Egress as usize;
+        let same = self.peers.are(&meanings) && self.named[egress] == named[egress];
+        if !same {
+            self.peers = Peers::new(&meanings);
+        }
+        self.named = named;
+        !same || self.tables.generation == 0
+    }
+
+    fn begin_generation(&mut self) -> Tables {
+        self.identities.clear();
+        self.identities.insert(Identity::default(), Tables::ANYBODY);
+        self.next_identity = 1;
+        self.of_pod.clear();
+        self.classes.clear();
+        let generation = self.next.generation;
+        self.next.generation += 1;
+        let mut tables = Tables {
+            generation,
+            ..Tables::default()
+        };
+        for (prefix, identity) in self.peers.prefixes() {
+            tables.prefixes.insert(prefix, self.number_of(identity));
+        }
+        tables
+    }
+
+    fn number_of(&mut self, identity: Identity) -> u32 {
+        *self.identities.entry(identity).or_insert_with(|| {
+            self.next_identity += 1;
+            self.next_identity - 1
+        })
+    }
+
+    /// Finds the identities of these pods' addresses anew.
+    fn place_pods<'a>(&mut self, keys: impl Iterator<Item = &'a Key>) {
+        for key in keys {
+            let mut placed = Vec::new();
+            if let Some(pod) = self.pods.shared(key).filter(|pod| !pod.host_network) {
+                let namespace = self.namespaces.get(&pod.namespace);
+                let mut identity = Identity::with_ports(named_of(
+                    &pod.ports,
+                    &self.named[Direction::Egress as usize],
+                ));
+                self.peers.of_pod(&pod, namespace, &mut identity);
+                for address in &pod.ips {
+                    let mut identity = identity.clone();
+                    self.peers.of_address(*address, &mut identity);
+                    if !identity.is_anybody() {
+                        placed.push((*address, self.number_of(identity)));
+                    }
+                }
+            }
+            if placed.is_empty() {
+                self.of_pod.remove(key);
+            } else {
+                self.of_pod.insert(key.clone(), placed);
+            }
+        }
+    }
+
+    /// Numbers the classes of the local pods. `all` are those that were, and are added to.
+    fn renew_classes(
+        &mut self,
+        selected: &[Selected<'_>],
+        all: &mut BTreeMap<Class, u32>,
+        tables: &mut Tables,
+    ) {
+        tables.endpoints.clear();
+        for selected in selected {
+            let class = self.class(selected);
+            let mut number = 0;
+            if class != Class::default() {
+                number = *all.entry(class.clone()).or_insert_with(|| {
+                    self.next.class += 1;
+                    self.next.class - 1
+                });
+            }
+            let policy = EndpointPolicy {
+                generation: tables.generation,
+                class: number,
+                ingress: class.ingress.is_some(),
+                egress: class.egress.is_some(),
+            };
+            tables.endpoints.insert(selected.pod.endpoint, policy);
+            if number != 0 {
+                self.classes.insert(class, number);
+            }
+        }
+    }
+
+    fn class(&self, selected: &Selected<'_>) -> Class {
+        let allows = |policies: &Option<Vec<&NetworkPolicy>>, side| -> Option<Vec<Allow>> {
+            let policies = policies.as_ref()?.iter();
+            let rules =
+                policies.flat_map(|policy| rules(policy, side).map(move |rule| (policy, rule)));
+            let allows: BTreeSet<Allow> = rules
+                .map(|(policy, rule)| Allow {
+                    peers: rule
+                        .peers
+                        .as_ref()
+                        .map(|peers| self.numbers(peers, &policy.namespace)),
+                    ports: rule.ports.clone(),
+                })
+                .collect();
+            Some(allows.into_iter().collect())
+        };
+        let ingress = allows(&selected.ingress, Direction::Ingress);
+        let ports = match ingress {
+            Some(_) => named_of(selected.ports, &self.named[Direction::Ingress as usize]),
+            None => Vec::new(),
+        };
+        Class {
+            ingress,
+            egress: allows(&selected.egress, Direction::Egress),
+            ports,
+        }
+    }
+
+    fn numbers(&self, peers: &[Peer], namespace: &str) -> Vec<u32> {
+        let numbers = peers.iter();
+        let numbers = numbers.filter_map(|peer| self.peers.number(&meaning(peer, namespace)));
+        numbers.collect::<BTreeSet<u32>>().into_iter().collect()
+    }
+
+    fn fill_addresses(&self, tables: &mut Tables) {
+        tables.addresses.clear();
+        // Of two pods with one address, one is about to go.
+        let mut keys: Vec<&Key> = self.of_pod.keys().collect();
+        keys.sort_unstable();
+        for key in keys {
+            tables.addresses.extend(self.of_pod[key].iter().copied());
+        }
+    }
+
+    /// `classes` are those that were and those that are: an address has its new identity before the endpoint
+    /// has its new class. Not the other way round, since programs read the class first.
+    fn fill_verdicts(&mut self, classes: &BTreeMap<Class, u32>, tables: &mut Tables) {
+        let used = used_identities(tables);
+        let mut known = HashSet::new();
+        if self.tables.generation == tables.generation {
+            let before = used_identities(&self.tables);
+            let verdicts = self.tables.endpoints.values();
+            known.extend(verdicts.map(|policy| policy.class).flat_map(|class| {
+                let pair = move |identity: &u32| (class, *identity);
+                before.iter().map(pair).collect::<Vec<_>>()
+            }));
+        }
+        let identities: Vec<(Identity, u32)> = (self.identities.iter())
+            .filter(|(_, number)| used.contains(number))
+            .map(|(identity, number)| (identity.clone(), *number))
+            .collect();
+        for (class, number) in classes {
+            for direction in Direction::BOTH {
+                if class.rules(direction).is_none() {
+                    continue;
+                }
+                let key = |identity| VerdictKey {
+                    class: *number,
+                    direction,
+                    identity,
+                };
+                if !tables.verdicts.contains_key(&key(Tables::ANYBODY)) {
+                    let anybody = class.with_anybody(direction);
+                    if !anybody.is_empty() {
+                        let set = self.set_of(anybody);
+                        tables
+                            .verdicts
+                            .insert(key(Tables::ANYBODY), Verdict { set });
+                    }
+                }
+                for (identity, of) in &identities {
+                    if known.contains(&(*number, *of)) {
+                        continue;
+                    }
+                    if let Some(set) = class.with(direction, identity) {
+                        let set = self.set_of(set);
+                        tables.verdicts.insert(key(*of), Verdict { set });
+                    }
+                }
+            }
+        }
+        self.keep_sets(tables);
+    }
+
+    fn set_of(&mut self, set: PortSet) -> u32 {
+        let set = Arc::new(set);
+        *self.sets.entry(set).or_insert_with(|| {
+            self.next.set += 1;
+            self.next.set - 1
+        })
+    }
+
+    fn keep_sets(&mut self, tables: &mut Tables) {
+        let used: HashSet<u32> = tables
+            .verdicts
+            .values()
+            .map(|verdict| verdict.set)
+            .collect();
+        self.sets.retain(|_, number| used.contains(number));
+        tables.sets = self
+            .sets
+            .iter()
+            .map(|(set, number)| (*number, set.clone()))
+            .collect();
+    }
+}
+
+impl<'a> Selected<'a> {
+    /// Every rule with its policy.
+    fn rules(&self) -> impl Iterator<Item = (Direction, &'a NetworkPolicy, &'a Rule)> + '_ {
+        let of = |policies: &Option<Vec<&'a NetworkPolicy>>, side| {
+            let policies: Vec<&'a NetworkPolicy> = policies.iter().flatten().copied().collect();
+            policies
+                .into_iter()
+                .flat_map(move |policy| rules(policy, side).map(move |rule| (side, policy, rule)))
+        };
+        of(&self.ingress, Direction::Ingress).chain(of(&self.egress, Direction::Egress))
+    }
+}
+
+fn used_identities(tables: &Tables) -> HashSet<u32> {
+    let addresses = tables.addresses.values();
+    addresses.chain(tables.prefixes.values()).copied().collect()
+}
+
+fn rules(policy: &NetworkPolicy, side: Direction) -> impl Iterator<Item = &Rule> {
+    let rules = match side {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    };
+    rules.iter().flatten()
+}
+
+/// Which policies are about which local pods.
+fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>> {
+    let mut of: HashMap<&str, Vec<&NetworkPolicy>> = HashMap::new();
+    for policy in cluster.policies.values() {
+        of.entry(&policy.namespace).or_default().push(policy);
+    }
+    let one = |local: &'a LocalPod| {
+        let policies = of
+            .get(local.namespace.as_str())
+            .map_or(&[][..], Vec::as_slice);
+        let key = (local.namespace.clone(), local.name.clone());
+        let Some(pod) = cluster.pods.get(&key) else {
+            // Nobody knows its labels yet: whatever policies its namespace has may be about it.
+            let closed = || (!policies.is_empty()).then(Vec::new);
+            return Selected {
+                pod: local,
+                ingress: closed(),
+                egress: closed(),
+                ports: &[],
+            };
+        };
+        let about = |has: fn(&NetworkPolicy) -> bool| -> Option<Vec<&NetworkPolicy>> {
+            let about = policies
+                .iter()
+                .filter(|p| has(p) && p.pods.selects(&pod.labels));
+            let about: Vec<_> = about.copied().collect();
+            (!about.is_empty()).then_some(about)
+        };
+        Selected {
+            pod: local,
+            ingress: about(|policy| policy.ingress.is_some()),
+            egress: about(|policy| policy.egress.is_some()),
+            ports: &pod.ports,
+        }
+    };
+    locals.iter().map(one).collect()
+}
+
+fn meaning(peer: &Peer, namespace: &str) -> Meaning {
+    match peer {
+        Peer::Pods { namespaces, pods } => Meaning::Pods {
+            of: match namespaces {
+                None => Namespaces::One(namespace.to_owned()),
+                Some(selector) => Namespaces::Selected(selector.clone()),
+            },
+            pods: pods.clone(),
+        },
+        Peer::Block { cidr, except } => Meaning::Block {
+            cidr: *cidr,
+            except: except.clone(),
+        },
+    }
+}

@@ -1,0 +1,350 @@
+//! The compiler against an oracle that is written from the API's text and shares no code with it, and each
+//! moment of a change against what was and what shall be.
+
+mod maps;
+mod oracle;
+mod random;
+
+use super::*;
+use crate::{
+    model::{
+        NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod, PortChoice, Ports, Protocol,
+        Requirement, Rule, Selector,
+    },
+    state::Cluster,
+};
+use maps::Maps;
+use oracle::{Question, allowed, questions};
+use proptest::prelude::*;
+use std::{collections::BTreeSet, net::IpAddr};
+
+const NODE: &str = "n1";
+
+/// The pods of the node, by the order of their names.
+fn locals(cluster: &Cluster) -> Vec<LocalPod> {
+    let here = |pod: &&Pod| pod.node.as_deref() == Some(NODE) && !pod.host_network;
+    let pods = cluster.pods.values().filter(here);
+    pods.map(|pod| LocalPod {
+        // From the name, so that a pod keeps its number.
+        endpoint: format!("{}/{}", pod.namespace, pod.name)
+            .bytes()
+            .fold(7u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte)),
+        namespace: pod.namespace.clone(),
+        name: pod.name.clone(),
+    })
+    .collect()
+}
+
+fn is_in(set: &PortSet, question: &Question) -> bool {
+    match question.port {
+        Some((protocol, port)) => set.has(protocol, port),
+        None => set.others,
+    }
+}
+
+fn check(cluster: &Cluster, maps: &Maps) -> Result<(), TestCaseError> {
+    for local in locals(cluster) {
+        for question in questions(cluster) {
+            let set = maps.set(local.endpoint, question.direction, question.peer);
+            let set = set.ok_or_else(|| TestCaseError::fail(format!("{local:?} has no entry")))?;
+            let expected = allowed(cluster, &local, &question);
+            prop_assert_eq!(
+                is_in(&set, &question),
+                expected,
+                "{:?} {:?} {:?}",
+                local,
+                question,
+                set
+            );
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(2_500))]
+
+    /// Four clusters in a row: 10,000 of them.
+    #[test]
+    fn tables_say_what_the_policies_say_whatever_was_before(clusters in random::clusters(4)) {
+        let mut compiler = Compiler::new(Start::default());
+        let mut maps = Maps::default();
+        for cluster in &clusters {
+            let tables = compiler.update(cluster, &locals(cluster));
+            maps.write_all(&plan(&maps.tables, &tables), &tables);
+            check(cluster, &maps)?;
+            let settled = compiler.settle();
+            maps.write_all(&plan(&maps.tables, &settled), &settled);
+            check(cluster, &maps)?;
+            prop_assert!(maps.is(&settled), "rows are left or missing");
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// After each single row: what both clusters allow passes, what neither allows doesn't.
+    #[test]
+    fn no_moment_of_a_change_is_worse_than_before_and_after(clusters in random::clusters(3)) {
+        let mut compiler = Compiler::new(Start::default());
+        let mut maps = Maps::default();
+        let first = compiler.update(&clusters[0], &locals(&clusters[0]));
+        maps.write_all(&plan(&maps.tables, &first), &first);
+        for pair in clusters.windows(2) {
+            let settled = compiler.settle();
+            maps.write_all(&plan(&maps.tables, &settled), &settled);
+            let tables = compiler.update(&pair[1], &locals(&pair[1]));
+            let stays: Vec<_> = locals(&pair[0]).into_iter().filter(|l| locals(&pair[1]).contains(l)).collect();
+            let asked: BTreeSet<Question> = questions(&pair[0]).into_iter().chain(questions(&pair[1])).collect();
+            let mut fault = None;
+            maps.write_each(&plan(&maps.tables, &tables), &tables, |maps| {
+                for local in &stays {
+                    for question in &asked {
+                        let both = [&pair[0], &pair[1]].map(|cluster| allowed(cluster, local, question));
+                        let now = maps.set(local.endpoint, question.direction, question.peer);
+                        let now = now.is_some_and(|set| is_in(&set, question));
+                        if both[0] == both[1] && now != both[0] {
+                            fault = Some(format!("{local:?} {question:?} is {now}"));
+                        }
+                    }
+                }
+            });
+            prop_assert_eq!(fault, None);
+        }
+    }
+}
+
+fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Pod {
+    Pod {
+        namespace: namespace.into(),
+        name: name.into(),
+        uid: None,
+        labels: [("app".to_owned(), app.to_owned())].into(),
+        node: Some(NODE.into()),
+        host_network: false,
+        ips: vec![ip.parse().unwrap()],
+        ports: Vec::new(),
+    }
+}
+
+fn app(value: &str) -> Selector {
+    Selector(vec![Requirement {
+        key: "app".into(),
+        is: Operator::In([value.to_owned()].into()),
+    }])
+}
+
+fn cluster(pods: Vec<Pod>, policies: Vec<NetworkPolicy>) -> Cluster {
+    Cluster {
+        namespaces: ["shop", "other"]
+            .map(|name| {
+                let labels = [("kubernetes.io/metadata.name".to_owned(), name.to_owned())];
+                (
+                    name.to_owned(),
+                    Namespace {
+                        name: name.to_owned(),
+                        labels: labels.into(),
+                    },
+                )
+            })
+            .into_iter()
+            .collect(),
+        pods: pods
+            .into_iter()
+            .map(|p| ((p.namespace.clone(), p.name.clone()), p))
+            .collect(),
+        policies: policies
+            .into_iter()
+            .map(|p| ((p.namespace.clone(), p.name.clone()), p))
+            .collect(),
+        ..Cluster::default()
+    }
+}
+
+fn lets_in(peers: Vec<Peer>, ports: Option<Vec<Ports>>) -> NetworkPolicy {
+    NetworkPolicy {
+        namespace: "shop".into(),
+        name: "web".into(),
+        pods: app("web"),
+        ingress: Some(vec![Rule {
+            peers: Some(peers),
+            ports,
+        }]),
+        egress: None,
+    }
+}
+
+/// What may come to the pod `web` from an address.
+fn comes(cluster: &Cluster, peer: &str) -> PortSet {
+    let tables = Compiler::new(Start::default()).update(cluster, &locals(cluster));
+    let web = locals(cluster)
+        .into_iter()
+        .find(|local| local.name == "web")
+        .unwrap();
+    tables
+        .set(
+            web.endpoint,
+            Direction::Ingress,
+            peer.parse::<IpAddr>().unwrap(),
+        )
+        .unwrap()
+}
+
+/// CVE-2023-41333: a label that a pod can have must not make it one of another namespace.
+#[test]
+fn a_pod_that_calls_itself_one_of_the_namespace_is_none() {
+    let mut intruder = pod("other", "x", "db", "10.1.0.9");
+    let name = "kubernetes.io/metadata.name";
+    intruder.labels.insert(name.into(), "shop".into());
+    let pods = vec![
+        pod("shop", "web", "web", "10.1.0.2"),
+        pod("shop", "db", "db", "10.1.0.3"),
+        intruder,
+    ];
+    let own = Peer::Pods {
+        namespaces: None,
+        pods: app("db"),
+    };
+    let named = Peer::Pods {
+        namespaces: Some(Selector(vec![Requirement {
+            key: name.into(),
+            is: Operator::In(["shop".to_owned()].into()),
+        }])),
+        pods: app("db"),
+    };
+    for peer in [own, named] {
+        let cluster = cluster(pods.clone(), vec![lets_in(vec![peer], None)]);
+        assert!(comes(&cluster, "10.1.0.3").is_all());
+        assert!(comes(&cluster, "10.1.0.9").is_empty());
+    }
+}
+
+/// A block means addresses, also where a pod has them; a peer skips that.
+#[test]
+fn a_block_covers_pods_and_its_exceptions_do_not() {
+    let pods = vec![
+        pod("shop", "web", "web", "10.1.0.2"),
+        pod("shop", "a", "x", "10.1.0.3"),
+        pod("shop", "b", "y", "10.1.0.77"),
+    ];
+    let block = Peer::Block {
+        cidr: "10.1.0.0/24".parse().unwrap(),
+        except: vec!["10.1.0.64/26".parse().unwrap()],
+    };
+    // Makes an entry of its own for both.
+    let other = Peer::Pods {
+        namespaces: None,
+        pods: Selector::default(),
+    };
+    let only = Some(vec![Ports {
+        protocol: Protocol::Udp,
+        port: PortChoice::Range(53, 53),
+    }]);
+    let mut policy = lets_in(vec![block], None);
+    policy.ingress.as_mut().unwrap().push(Rule {
+        peers: Some(vec![other]),
+        ports: only,
+    });
+    let cluster = cluster(pods, vec![policy]);
+    assert!(comes(&cluster, "10.1.0.3").is_all());
+    assert!(comes(&cluster, "10.1.0.200").is_all() && comes(&cluster, "10.1.0.65").is_empty());
+    let excepted = comes(&cluster, "10.1.0.77");
+    assert!(
+        excepted.has(Protocol::Udp, 53) && !excepted.has(Protocol::Udp, 54) && !excepted.others
+    );
+}
+
+/// CVE-2023-30851: what everybody may use is not what one peer may use.
+#[test]
+fn one_peers_everything_is_nobody_elses() {
+    let pods = vec![
+        pod("shop", "web", "web", "10.1.0.2"),
+        pod("shop", "db", "db", "10.1.0.3"),
+        pod("shop", "x", "x", "10.1.0.4"),
+    ];
+    let mut policy = lets_in(
+        vec![Peer::Pods {
+            namespaces: None,
+            pods: app("db"),
+        }],
+        None,
+    );
+    policy.ingress.as_mut().unwrap().push(Rule {
+        peers: None,
+        ports: Some(vec![Ports {
+            protocol: Protocol::Tcp,
+            port: PortChoice::Range(80, 90),
+        }]),
+    });
+    let cluster = cluster(pods, vec![policy]);
+    assert!(comes(&cluster, "10.1.0.3").is_all());
+    for stranger in ["10.1.0.4", "192.0.2.1"] {
+        let set = comes(&cluster, stranger);
+        assert_eq!(set.ranges(Protocol::Tcp), [(80, 90)], "{stranger}");
+        assert!(!set.others && set.ranges(Protocol::Udp).is_empty());
+    }
+}
+
+#[test]
+fn a_pod_that_nobody_knows_yet_is_closed_where_policies_are_and_open_elsewhere() {
+    let cluster = cluster(Vec::new(), vec![lets_in(Vec::new(), None)]);
+    let unknown = |endpoint, namespace: &str| LocalPod {
+        endpoint,
+        namespace: namespace.into(),
+        name: "new".into(),
+    };
+    let tables = Compiler::new(Start::default())
+        .update(&cluster, &[unknown(1, "shop"), unknown(2, "other")]);
+    for direction in Direction::BOTH {
+        let with = |endpoint| {
+            tables
+                .set(endpoint, direction, "192.0.2.1".parse().unwrap())
+                .unwrap()
+        };
+        assert!(with(1).is_empty() && with(2).is_all());
+    }
+}
+
+#[test]
+fn a_changed_label_writes_the_rows_of_that_pod() {
+    let mut pods: Vec<Pod> = (2..250)
+        .map(|n| pod("shop", &format!("p{n}"), "db", &format!("10.1.0.{n}")))
+        .collect();
+    pods.push(pod("shop", "web", "web", "10.1.0.250"));
+    let policies = vec![lets_in(
+        vec![Peer::Pods {
+            namespaces: None,
+            pods: app("db"),
+        }],
+        None,
+    )];
+    let before = cluster(pods.clone(), policies);
+    let mut compiler = Compiler::new(Start::default());
+    compiler.update(&before, &locals(&before));
+    let first = compiler.settle();
+    let mut after = before.clone();
+    pods[7].labels.insert("app".into(), "x".into());
+    after
+        .pods
+        .insert(("shop".into(), "p9".into()), pods[7].clone());
+    let second = compiler.update(&after, &locals(&after));
+    assert_eq!(
+        plan(&first, &second).rows(),
+        1,
+        "its address means nobody any more"
+    );
+    let port = NamedPort {
+        name: "http".into(),
+        protocol: Protocol::Tcp,
+        port: 80,
+    };
+    pods[7].ports.push(port);
+    after
+        .pods
+        .insert(("shop".into(), "p9".into()), pods[7].clone());
+    compiler.settle();
+    let third = compiler.update(&after, &locals(&after));
+    assert_eq!(plan(&second, &third).rows(), 0, "nobody names it");
+}
