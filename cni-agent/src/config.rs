@@ -95,6 +95,11 @@ pub struct AgentArgs {
     )]
     pub load_balancer_pool: Vec<Range>,
 
+    /// Enforce NetworkPolicies. Off, every packet is let through, as without policies: where something else
+    /// enforces them.
+    #[arg(long, env = "FAIRLEAD_NETWORK_POLICY", default_value_t = true, action = clap::ArgAction::Set)]
+    pub network_policy: bool,
+
     /// Parts to run in this process, separated by commas.
     #[arg(
         long,
@@ -321,6 +326,7 @@ pub struct NetworkConfig {
     pub mtu: Option<u32>,
     pub xdp: XdpMode,
     pub masquerade: bool,
+    pub network_policy: bool,
     pub ebpf_log_level: EbpfLogLevel,
     /// Addresses for Services of the type LoadBalancer; none: somebody else gives them theirs.
     pub load_balancer_pool: Vec<Range>,
@@ -404,6 +410,7 @@ impl Config {
             mtu: args.mtu,
             xdp: args.xdp.into(),
             masquerade: args.masquerade,
+            network_policy: args.network_policy,
             ebpf_log_level: args.ebpf_log_level,
             load_balancer_pool: args.load_balancer_pool,
         };

@@ -24,6 +24,10 @@ use cni_ebpf_common::{
     },
     node::{MAX_NODES, Node, NodeKey},
     outside::{MAX_RANGES, OutsideFlows, OutsideSettings, RangeKey},
+    policy::{
+        BlockKey, EndpointPolicy, MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer,
+        PeerKey, PolicySettings, PortsChunk, PortsKey, Verdict, VerdictKey,
+    },
     service::{
         Affinity, AffinityKey, Backend, BackendKey, Chunk, ChunkKey, Frontend, FrontendKey,
         MAX_AFFINITY, MAX_BACKENDS, MAX_CHUNKS, MAX_FRONTENDS,
@@ -34,6 +38,8 @@ use cni_ebpf_common::{
 use std::io;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead-ebpf"));
+
+pub(super) const CONNECTIONS_OF: &str = "connections";
 
 /// The shape of a pinned map.
 #[derive(Clone, Copy, Debug)]
@@ -56,7 +62,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 20] = [
+pub(super) const SHAPES: [Shape; 27] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -74,6 +80,13 @@ pub(super) const SHAPES: [Shape; 20] = [
     shape::<u32, OutsideFlows>("outside_flows", MapType::Array, 1),
     shape::<LpmKey<RangeKey>, u32>("source_ranges", MapType::LpmTrie, MAX_RANGES),
     shape::<AnnouncementKey, Announcement>("announcements", MapType::Hash, MAX_ANNOUNCEMENTS),
+    shape::<u32, PolicySettings>("policy_settings", MapType::Array, 1),
+    shape::<u32, EndpointPolicy>("endpoint_policies", MapType::Hash, MAX_ENDPOINTS),
+    shape::<PeerKey, Peer>("peers", MapType::Hash, MAX_PEERS),
+    shape::<LpmKey<BlockKey>, Peer>("peer_blocks", MapType::LpmTrie, MAX_BLOCKS),
+    shape::<VerdictKey, Verdict>("verdicts", MapType::Hash, MAX_VERDICTS),
+    shape::<PortsKey, PortsChunk>("port_sets", MapType::Hash, MAX_PORT_CHUNKS),
+    shape::<u32, u32>(CONNECTIONS_OF, MapType::HashOfMaps, MAX_ENDPOINTS),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),

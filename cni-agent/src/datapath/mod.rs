@@ -21,6 +21,7 @@ mod logs;
 mod maps;
 mod outside;
 mod pins;
+mod policies;
 mod ranges;
 mod rows;
 mod service_flows;
@@ -111,6 +112,7 @@ pub struct PinnedMap {
 pub struct Datapath {
     pins: Pins,
     loaded: Mutex<Loaded>,
+    policies: Mutex<policies::Policies>,
 }
 
 impl fmt::Debug for Datapath {
@@ -145,9 +147,11 @@ impl Datapath {
         let pins = Pins::prepare(&config.bpf_dir, LAYOUT_VERSION)?;
         let loaded = loader::load(&pins, config.log_level)?;
         upgrade::take_over(&pins)?;
+        let policies = policies::Policies::open(&pins)?;
         Ok(Self {
             pins,
             loaded: Mutex::new(loaded),
+            policies: Mutex::new(policies),
         })
     }
 
@@ -298,7 +302,8 @@ impl Datapath {
     /// A map can't be read or written.
     pub fn remove_endpoint(&self, endpoint: &model::Endpoint) -> Result<(), DatapathError> {
         let addresses: Vec<_> = endpoint.addresses.iter().collect();
-        self.lock().maps.remove_endpoint(endpoint.id, &addresses)
+        self.lock().maps.remove_endpoint(endpoint.id, &addresses)?;
+        self.forget_policies(endpoint.id)
     }
 
     /// Removes the rows of every endpoint whose number is not named; returns the numbers of those

@@ -69,12 +69,16 @@ impl<K: Kernel> Network<K> {
             .map_err(|e| CniError::from(&e))?;
         let endpoint = self.plan(request, &desired, &reservation);
 
+        self.admit(&endpoint)
+            .await
+            .map_err(|e| CniError::from(&e))?;
         // Durable and wired at the same time; the reply waits for both. A pod whose row is lost in
         // between is undone by the start, which finds its link without a row.
         let (stored, wired) = tokio::join!(
             self.book.commit_endpoint(reservation, endpoint.clone()),
             self.kernel.wire(&endpoint, request.sandbox.clone())
         );
+        self.admitted(endpoint.id).await;
         let (failure, uncommitted) = match (stored, wired) {
             (Ok(()), Ok(())) => return Ok(self.book.mark_wired(id).unwrap_or(endpoint)),
             (Err(e), _) => (CniError::from(&e.error), Some(e)),

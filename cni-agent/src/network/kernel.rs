@@ -2,7 +2,11 @@
 //! [`super::linux`], and a simulated kernel does in tests.
 
 use super::desired::{Desired, Uplink};
-use crate::{cni::CniError, model::Endpoint};
+use crate::{
+    cni::CniError,
+    model::Endpoint,
+    policy::{Plan, Start, Tables},
+};
 use std::{
     collections::BTreeMap, fmt, future::Future, net::IpAddr, os::fd::OwnedFd, sync::Arc,
     time::Instant,
@@ -145,6 +149,31 @@ pub trait Kernel: Send + Sync + 'static {
     /// Puts the node's side of living endpoints back where somebody else removed it: the way to their
     /// addresses, and their neighbours. Goes on after a failure and returns every one.
     fn mend(&self, endpoints: &[Endpoint]) -> impl Future<Output = Vec<KernelError>> + Send;
+
+    /// Numbers that no row of policies has.
+    fn policy_start(&self) -> impl Future<Output = Result<Start, KernelError>> + Send {
+        async { Ok(Start::default()) }
+    }
+
+    /// Puts tables of policies in force; `sweep` removes what agents before this one left, too.
+    fn write_policies(
+        &self,
+        _plan: Plan,
+        _after: Arc<Tables>,
+        _sweep: bool,
+    ) -> impl Future<Output = Result<(), KernelError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Removes what a plan says is gone.
+    fn clear_policies(&self, _plan: Plan) -> impl Future<Output = Result<(), KernelError>> + Send {
+        async { Ok(()) }
+    }
+
+    /// Judges no packet by policies.
+    fn ignore_policies(&self) -> impl Future<Output = Result<(), KernelError>> + Send {
+        async { Ok(()) }
+    }
 
     /// When the last writing of Services ended; none while it failed, or before the first.
     fn services_written(&self) -> Option<Instant> {

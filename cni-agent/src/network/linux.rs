@@ -22,6 +22,7 @@ use crate::{
         uplink::{self, Changes},
         way,
     },
+    policy::{Plan, Start, Tables},
 };
 use endpoints::{in_maps, plan, recovered};
 use node::find_uplinks;
@@ -180,6 +181,32 @@ impl Kernel for Linux {
             (datapath.detach_endpoint(&endpoint.host_ifname)).map_err(fault)
         };
         blocking(work).await
+    }
+
+    async fn policy_start(&self) -> Result<Start, KernelError> {
+        let datapath = self.datapath.clone();
+        blocking(move || datapath.policy_start().map_err(fault)).await
+    }
+
+    async fn write_policies(
+        &self,
+        plan: Plan,
+        after: Arc<Tables>,
+        sweep: bool,
+    ) -> Result<(), KernelError> {
+        let datapath = self.datapath.clone();
+        let write = move || datapath.write_policies(&plan, &after, sweep).map_err(fault);
+        blocking(write).await
+    }
+
+    async fn clear_policies(&self, plan: Plan) -> Result<(), KernelError> {
+        let datapath = self.datapath.clone();
+        blocking(move || datapath.clear_policies(&plan).map_err(fault)).await
+    }
+
+    async fn ignore_policies(&self) -> Result<(), KernelError> {
+        let datapath = self.datapath.clone();
+        blocking(move || datapath.ignore_policies().map_err(fault)).await
     }
 
     async fn links(&self) -> Result<Vec<HostLink>, KernelError> {

@@ -16,6 +16,7 @@ pub mod kernel;
 pub mod linux;
 mod locks;
 pub mod part;
+mod policies;
 pub mod queries;
 pub mod reconcile;
 pub mod services;
@@ -58,6 +59,9 @@ pub struct Network<K> {
     pub cluster: watch::Receiver<Arc<Cluster>>,
     view: Mutex<View>,
     services: Mutex<Compiler>,
+    policies: policies::Policies,
+    /// The cluster tells of every pod before it runs.
+    pub pods_are_told: bool,
     locks: AttachmentLocks,
     /// What load balancers are told, once the kernel serves by it.
     pub health_checks: watch::Sender<Checks>,
@@ -115,6 +119,8 @@ impl<K: Kernel> Network<K> {
             cluster,
             view,
             services: Mutex::default(),
+            policies: policies::Policies::default(),
+            pods_are_told: false,
             locks,
             health_checks: watch::Sender::default(),
             arrivals: Arrivals::default(),

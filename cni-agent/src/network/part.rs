@@ -142,6 +142,7 @@ async fn run_until(
     let mut network = Network::new(config, kernel, book, clock, source.subscribe());
     network.passes = passes;
     network.arrivals = source.arrivals();
+    network.pods_are_told = api.is_some();
     let unheard = health_check::Problems::default();
     let running = Arc::new(Running {
         network,
@@ -579,6 +580,7 @@ mod tests {
             mtu: None,
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,
+            network_policy: true,
             ebpf_log_level: crate::config::EbpfLogLevel::Off,
             load_balancer_pool: Vec::new(),
         }

@@ -125,7 +125,10 @@ impl<K: Kernel> Network<K> {
                     self.change_view(|view| view.problems = vec![error.to_string()]);
                     return false;
                 }
-                let unapplied = self.kernel.apply(&desired).await;
+                let mut unapplied = self.kernel.apply(&desired).await;
+                unapplied
+                    .own
+                    .extend(self.sync_policies(&cluster).await.err());
                 if let Some(at) = self.kernel.services_written() {
                     for came in self.arrivals.written(cluster.revision) {
                         self.passes

@@ -54,6 +54,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         mtu: None,
         xdp: XdpMode::Off,
         masquerade: true,
+        network_policy: true,
         ebpf_log_level: EbpfLogLevel::Off,
         load_balancer_pool: Vec::new(),
     };

@@ -40,11 +40,14 @@ struct Selected<'a> {
 /// was given last alone.
 #[derive(Debug)]
 pub struct Compiler {
+    node: String,
     next: Start,
     pods: Objects<Key, Pod>,
     namespaces: Objects<String, Namespace>,
     policies: Objects<Key, NetworkPolicy>,
     locals: Vec<LocalPod>,
+    /// The node's addresses.
+    own: Vec<IpAddr>,
     peers: Peers,
     /// Names of ports that rules for what goes have, and that rules for what comes have.
     named: [BTreeSet<(String, Protocol)>; 2],
@@ -58,9 +61,11 @@ pub struct Compiler {
 }
 
 impl Compiler {
-    /// Whose numbers begin there.
-    pub fn new(start: Start) -> Self {
+    /// For the node of that name; its numbers begin there.
+    pub fn new(node: &str, start: Start) -> Self {
         Self {
+            node: node.to_owned(),
+            own: Vec::new(),
             next: start,
             pods: Objects::default(),
             namespaces: Objects::default(),
@@ -84,8 +89,10 @@ impl Compiler {
         let policies = !self.policies.is_copy_of(&cluster.policies);
         let namespaces = !self.namespaces.is_copy_of(&cluster.namespaces);
         let pods = !self.pods.is_copy_of(&cluster.pods);
-        if !(policies || namespaces || pods || self.locals != locals || self.tables.generation == 0)
-        {
+        let own = cluster.nodes.get(&self.node);
+        let own = own.map_or(&[][..], |own| &own.addresses);
+        let first = self.tables.generation == 0;
+        if !(policies || namespaces || pods || self.locals != locals || self.own != own || first) {
             return self.tables.clone();
         }
         let changed: Vec<Key> = cluster
@@ -98,6 +105,7 @@ impl Compiler {
         self.namespaces = cluster.namespaces.clone();
         self.policies = cluster.policies.clone();
         locals.clone_into(&mut self.locals);
+        own.clone_into(&mut self.own);
 
         let selected = select(cluster, locals);
         let fresh = self.renew_peers(&selected);
@@ -289,6 +297,9 @@ impl Compiler {
         for key in keys {
             tables.addresses.extend(self.of_pod[key].iter().copied());
         }
+        // Whoever else claims them.
+        let own = self.own.iter().map(|address| (*address, Tables::NODE));
+        tables.addresses.extend(own);
     }
 
     /// `classes` are those that were and those that are: an address has its new identity before the endpoint
@@ -318,14 +329,12 @@ impl Compiler {
                     direction,
                     identity,
                 };
-                if !tables.verdicts.contains_key(&key(Tables::ANYBODY)) {
-                    let anybody = class.with_anybody(direction);
-                    if !anybody.is_empty() {
-                        let set = self.set_of(anybody);
-                        tables
-                            .verdicts
-                            .insert(key(Tables::ANYBODY), Verdict { set });
-                    }
+                let anybody = class.with_anybody(direction);
+                if !anybody.is_empty() {
+                    let set = self.set_of(anybody);
+                    tables
+                        .verdicts
+                        .insert(key(Tables::ANYBODY), Verdict { set });
                 }
                 for (identity, of) in &identities {
                     if known.contains(&(*number, *of)) {

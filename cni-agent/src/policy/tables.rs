@@ -82,6 +82,8 @@ pub struct Tables {
 impl Tables {
     /// The identity of who is no peer of any rule.
     pub const ANYBODY: u32 = 0;
+    /// This node's: it may always talk with its pods, and they with it.
+    pub const NODE: u32 = u32::MAX;
 
     /// As the programs look it up: whether an endpoint may talk with an address. Of an endpoint that has
     /// no entry it is not known.
@@ -104,6 +106,9 @@ impl Tables {
             longest.and_then(|net| self.prefixes.get(net))
         };
         let identity = self.addresses.get(&peer).or_else(by_prefix);
+        if identity == Some(&Self::NODE) {
+            return Some(PortSet::all());
+        }
         let row = |identity| {
             let key = VerdictKey {
                 class: policy.class,

@@ -67,7 +67,7 @@ proptest! {
     /// Four clusters in a row: 10,000 of them.
     #[test]
     fn tables_say_what_the_policies_say_whatever_was_before(clusters in random::clusters(4)) {
-        let mut compiler = Compiler::new(Start::default());
+        let mut compiler = Compiler::new(NODE, Start::default());
         let mut maps = Maps::default();
         for cluster in &clusters {
             let tables = compiler.update(cluster, &locals(cluster));
@@ -88,7 +88,7 @@ proptest! {
     /// After each single row: what both clusters allow passes, what neither allows doesn't.
     #[test]
     fn no_moment_of_a_change_is_worse_than_before_and_after(clusters in random::clusters(3)) {
-        let mut compiler = Compiler::new(Start::default());
+        let mut compiler = Compiler::new(NODE, Start::default());
         let mut maps = Maps::default();
         let first = compiler.update(&clusters[0], &locals(&clusters[0]));
         maps.write_all(&plan(&maps.tables, &first), &first);
@@ -178,7 +178,7 @@ fn lets_in(peers: Vec<Peer>, ports: Option<Vec<Ports>>) -> NetworkPolicy {
 
 /// What may come to the pod `web` from an address.
 fn comes(cluster: &Cluster, peer: &str) -> PortSet {
-    let tables = Compiler::new(Start::default()).update(cluster, &locals(cluster));
+    let tables = Compiler::new(NODE, Start::default()).update(cluster, &locals(cluster));
     let web = locals(cluster)
         .into_iter()
         .find(|local| local.name == "web")
@@ -295,7 +295,7 @@ fn a_pod_that_nobody_knows_yet_is_closed_where_policies_are_and_open_elsewhere()
         namespace: namespace.into(),
         name: "new".into(),
     };
-    let tables = Compiler::new(Start::default())
+    let tables = Compiler::new(NODE, Start::default())
         .update(&cluster, &[unknown(1, "shop"), unknown(2, "other")]);
     for direction in Direction::BOTH {
         let with = |endpoint| {
@@ -321,7 +321,7 @@ fn a_changed_label_writes_the_rows_of_that_pod() {
         None,
     )];
     let before = cluster(pods.clone(), policies);
-    let mut compiler = Compiler::new(Start::default());
+    let mut compiler = Compiler::new(NODE, Start::default());
     compiler.update(&before, &locals(&before));
     let first = compiler.settle();
     let mut after = before.clone();

@@ -42,9 +42,14 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
         kill_process(server, Signal::CONT)?;
         steps = done?;
         until(LIMIT, "the agents are ready again", || {
-            let words = "-n kube-system get daemonset fairlead -o jsonpath={.status.numberReady}";
+            let words = "-n kube-system get daemonset fairlead -o \
+                jsonpath={.status.numberReady}/{.status.desiredNumberScheduled}";
             let words: Vec<_> = words.split(' ').collect();
-            Ok(cluster.ask(&words).ok().filter(|ready| ready == "2"))
+            let all = |told: &String| {
+                told.split_once('/')
+                    .is_some_and(|(ready, wanted)| ready == wanted)
+            };
+            Ok(cluster.ask(&words).ok().filter(all))
         })?;
         gone(cluster, "n1")?;
         let after = agents::agree(cluster, "n1")?;
