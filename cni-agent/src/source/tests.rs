@@ -402,21 +402,15 @@ fn services_and_their_slices_are_part_of_the_cluster() {
 }
 
 #[test]
-fn kinds_without_effect_yet_are_noted_once_per_file() {
-    let policy = |n: u8| {
-        format!(
-            "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {{name: p{n}}}\nspec: {{podSelector: {{}}}}\n---\n"
-        )
-    };
-    let text = policy(1) + &policy(2) + "kind: Namespace\napiVersion: v1\nmetadata: {name: shop}\n";
-    let (_, problems) = merged(&[found("a.yaml", &text)]);
-    assert_eq!(problems.len(), 1);
-    assert_eq!(problems[0].severity, Severity::Warning);
-    let text = problems[0].to_string();
-    assert!(
-        text.contains("2 of kind NetworkPolicy: valid, but without effect"),
-        "{text}"
-    );
+fn namespaces_and_policies_of_a_folder_are_read() {
+    let text = "kind: Namespace\napiVersion: v1\nmetadata: {name: shop, labels: {team: a}}\n---\n\
+        kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: closed, namespace: shop}\n\
+        spec: {podSelector: {}}\n";
+    let (cluster, problems) = merged(&[found("a.yaml", text)]);
+    assert_eq!(problems, []);
+    assert_eq!(cluster.namespaces["shop"].labels["team"], "a");
+    let closed = &cluster.policies[&("shop".to_owned(), "closed".to_owned())];
+    assert_eq!(closed.ingress, Some(Vec::new()));
 }
 
 proptest! {

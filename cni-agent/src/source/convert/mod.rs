@@ -5,6 +5,8 @@ mod endpoint_slice;
 mod network_policy;
 mod node;
 mod pod;
+#[cfg(test)]
+mod policy_tests;
 mod service;
 #[cfg(test)]
 mod tests;
