@@ -95,7 +95,7 @@ impl Policed {
             namespace: "shop".into(),
             name: app.into(),
             uid: None,
-            labels: [("app".to_owned(), app.to_owned())].into(),
+            labels: Arc::new([("app".to_owned(), app.to_owned())].into()),
             node: Some(if app == "far" { "n2" } else { NODE }.into()),
             host_network: false,
             ips: ips.into(),

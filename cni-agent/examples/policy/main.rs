@@ -9,7 +9,7 @@ use cni_agent::{
     policy::{Compiler, LocalPod, Start, plan},
     state::Cluster,
 };
-use std::{collections::BTreeMap, time::Instant};
+use std::{collections::BTreeMap, sync::Arc, time::Instant};
 
 const NODE: &str = "n1";
 const NAMESPACES: u32 = 50;
@@ -30,16 +30,14 @@ fn pod(number: u32) -> Pod {
         name: format!("p{number}"),
         namespace,
         uid: None,
-        labels: BTreeMap::from([
+        labels: Arc::new(BTreeMap::from([
             ("app".to_owned(), format!("app{}", number / NAMESPACES % 40)),
             ("pod-template-hash".to_owned(), format!("h{}", number / 7)),
-        ]),
+        ])),
         // The node's own are of every namespace.
         node: Some(if number < LOCAL { NODE } else { "other" }.into()),
         host_network: false,
-        ips: vec![
-            [10, (number >> 16) as u8, (number >> 8) as u8, number as u8].into(),
-        ],
+        ips: vec![[10, (number >> 16) as u8, (number >> 8) as u8, number as u8].into()],
         ports: Vec::new(),
     }
 }
@@ -58,7 +56,9 @@ fn policy(number: u32) -> NetworkPolicy {
             pods: app(of + 2),
         },
         Peer::Block {
-            cidr: format!("192.0.{}.0/24", number % 200).parse().expect("a prefix"),
+            cidr: format!("192.0.{}.0/24", number % 200)
+                .parse()
+                .expect("a prefix"),
             except: Vec::new(),
         },
     ];
@@ -69,7 +69,11 @@ fn policy(number: u32) -> NetworkPolicy {
     NetworkPolicy {
         namespace: format!("ns{}", number % NAMESPACES),
         name: format!("r{number}"),
-        pods: if of % 4 == 0 { Selector::default() } else { app(of) },
+        pods: if of % 4 == 0 {
+            Selector::default()
+        } else {
+            app(of)
+        },
         ingress: Some(vec![Rule {
             peers: Some(peers),
             ports: Some(vec![port]),
@@ -107,7 +111,7 @@ fn main() {
         })
         .collect();
     let mut compiler = Compiler::new(NODE, Start::default());
-    let mut before = std::sync::Arc::default();
+    let mut before = Arc::default();
     let mut step = |what: &str, cluster: &Cluster| {
         let begin = Instant::now();
         let tables = compiler.update(cluster, &locals);
@@ -125,7 +129,7 @@ fn main() {
     step("everything", &cluster);
     for number in [5_000, 5_001, 5_002] {
         let mut pod = pod(number);
-        pod.labels.insert("app".into(), "app1".into());
+        Arc::make_mut(&mut pod.labels).insert("app".into(), "app1".into());
         let key = (pod.namespace.clone(), pod.name.clone());
         cluster.pods.insert(key, pod);
         step("a label of one pod", &cluster);

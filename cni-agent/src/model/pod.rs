@@ -2,7 +2,7 @@
 
 use super::Protocol;
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// What the network needs to know of a pod.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -11,7 +11,8 @@ pub struct Pod {
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    pub labels: BTreeMap<String, String>,
+    /// Pods of one owner mostly have the same: they share them.
+    pub labels: Arc<BTreeMap<String, String>>,
     /// The node it was scheduled to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node: Option<String>,

@@ -98,7 +98,7 @@ fn cluster() -> Cluster {
         namespace: "shop".to_owned(),
         name: "web-0".to_owned(),
         uid: None,
-        labels: BTreeMap::new(),
+        labels: Default::default(),
         node: Some("n1".to_owned()),
         host_network: false,
         ips: vec![ip("10.1.0.2")],

@@ -121,7 +121,7 @@ fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Pod {
         namespace: namespace.into(),
         name: name.into(),
         uid: None,
-        labels: [("app".to_owned(), app.to_owned())].into(),
+        labels: std::sync::Arc::new([("app".to_owned(), app.to_owned())].into()),
         node: Some(NODE.into()),
         host_network: false,
         ips: vec![ip.parse().unwrap()],
@@ -197,7 +197,7 @@ fn comes(cluster: &Cluster, peer: &str) -> PortSet {
 fn a_pod_that_calls_itself_one_of_the_namespace_is_none() {
     let mut intruder = pod("other", "x", "db", "10.1.0.9");
     let name = "kubernetes.io/metadata.name";
-    intruder.labels.insert(name.into(), "shop".into());
+    std::sync::Arc::make_mut(&mut intruder.labels).insert(name.into(), "shop".into());
     let pods = vec![
         pod("shop", "web", "web", "10.1.0.2"),
         pod("shop", "db", "db", "10.1.0.3"),
@@ -325,7 +325,7 @@ fn a_changed_label_writes_the_rows_of_that_pod() {
     compiler.update(&before, &locals(&before));
     let first = compiler.settle();
     let mut after = before.clone();
-    pods[7].labels.insert("app".into(), "x".into());
+    std::sync::Arc::make_mut(&mut pods[7].labels).insert("app".into(), "x".into());
     after
         .pods
         .insert(("shop".into(), "p9".into()), pods[7].clone());

@@ -4,7 +4,7 @@ use super::{
     document::{Parsed, parse},
     merge::merge,
     object::Object,
-    problem::{Severity, SourceProblem},
+    problem::SourceProblem,
 };
 use crate::model::{Node, Pod};
 use ipnetwork::IpNetwork;
@@ -240,7 +240,7 @@ items:
         namespace: "shop".to_owned(),
         name: "web-0".to_owned(),
         uid: Some("u1".to_owned()),
-        labels: [("app".to_owned(), "web".to_owned())].into(),
+        labels: std::sync::Arc::new([("app".to_owned(), "web".to_owned())].into()),
         node: Some("worker-1".to_owned()),
         host_network: false,
         ips: ips(&["100.11.1.7", "fd00:11:1::7"]),

@@ -117,7 +117,7 @@ fn pod() -> impl Strategy<Value = Pod> {
                 name: format!("p{number}"),
                 namespace,
                 uid: None,
-                labels,
+                labels: labels.into(),
                 node: Some(if here {
                     NODE.to_owned()
                 } else {

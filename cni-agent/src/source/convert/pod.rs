@@ -21,7 +21,7 @@ pub fn pod(object: &v1::Pod) -> Result<Pod, Vec<FieldError>> {
         namespace,
         name,
         uid: object.metadata.uid.clone(),
-        labels: object.metadata.labels.clone().unwrap_or_default(),
+        labels: object.metadata.labels.clone().unwrap_or_default().into(),
         node: spec
             .and_then(|spec| spec.node_name.clone())
             .filter(|node| !node.is_empty()),

@@ -10,12 +10,17 @@ use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
 /// Problems kept: a thousand broken objects are told by the first of them too.
 const MOST_PROBLEMS: usize = 50;
+
+/// So many labels are kept before it is looked which of them nobody has any more.
+const FEW_LABELS: usize = 1024;
+
+type Labels = Arc<BTreeMap<String, String>>;
 
 /// What names an object within its kind; the namespace is empty for a Node.
 pub(super) type Key = (String, String);
@@ -78,6 +83,9 @@ pub(super) struct Collected {
     /// As they are written; what contradicts is taken out only in the cluster.
     nodes: Objects<String, Node>,
     pods: Objects<Key, Pod>,
+    /// Labels of pods, each once.
+    labels: HashSet<Labels>,
+    most_labels: usize,
     services: Objects<Key, Service>,
     slices: Objects<Key, EndpointSlice>,
     namespaces: Objects<String, Namespace>,
@@ -95,6 +103,7 @@ impl Collected {
     pub(super) fn new(node_name: &str) -> Self {
         Self {
             node_name: node_name.to_owned(),
+            most_labels: FEW_LABELS,
             ..Self::default()
         }
     }
@@ -126,6 +135,20 @@ impl Collected {
                 Effect::default()
             }
         }
+    }
+
+    /// The same labels as other pods have, if any has them.
+    fn shared_labels(&mut self, labels: Labels) -> Labels {
+        if let Some(known) = self.labels.get(&labels) {
+            return known.clone();
+        }
+        // What nobody has any more goes when there is twice as much as after the last time.
+        if self.labels.len() >= self.most_labels {
+            self.labels.retain(|labels| Arc::strong_count(labels) > 1);
+            self.most_labels = (2 * self.labels.len()).max(FEW_LABELS);
+        }
+        self.labels.insert(labels.clone());
+        labels
     }
 
     /// The object is no more.
@@ -319,7 +342,26 @@ macro_rules! keep {
     };
 }
 
-keep!(core::Pod, KindName::Pod, pods);
+impl Keep for core::Pod {
+    const KIND: KindName = KindName::Pod;
+
+    fn put(collected: &mut Collected, key: &Key, model: Option<Pod>) -> bool {
+        let model = model.map(|mut pod| {
+            // Of others' pods nobody asks for it.
+            if pod.node.as_ref() != Some(&collected.node_name) {
+                pod.uid = None;
+            }
+            pod.labels = collected.shared_labels(pod.labels);
+            pod
+        });
+        put(&mut collected.pods, key.clone(), model)
+    }
+
+    fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+        keep_only(&mut collected.pods, |key| seen.contains(key))
+    }
+}
+
 keep!(core::Service, KindName::Service, services);
 keep!(discovery::EndpointSlice, KindName::EndpointSlice, slices);
 keep!(networking::NetworkPolicy, KindName::NetworkPolicy, policies);
