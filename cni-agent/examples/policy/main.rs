@@ -69,7 +69,7 @@ fn policy(number: u32) -> NetworkPolicy {
     NetworkPolicy {
         namespace: format!("ns{}", number % NAMESPACES),
         name: format!("r{number}"),
-        pods: if of % 4 == 0 {
+        pods: if of.is_multiple_of(4) {
             Selector::default()
         } else {
             app(of)
