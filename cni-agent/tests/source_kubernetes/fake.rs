@@ -161,6 +161,8 @@ fn collection(object: &Value) -> &'static str {
         "Pod" => "/api/v1/pods",
         "Service" => "/api/v1/services",
         "EndpointSlice" => "/apis/discovery.k8s.io/v1/endpointslices",
+        "Namespace" => "/api/v1/namespaces",
+        "NetworkPolicy" => "/apis/networking.k8s.io/v1/networkpolicies",
         other => panic!("{other}"),
     }
 }
@@ -327,6 +329,14 @@ pub(crate) fn node(name: &str, number: usize) -> Value {
         "metadata": {"name": name, "uid": format!("uid-{name}"), "managedFields": [{"manager": "kubelet"}]},
         "spec": {"podCIDRs": [format!("10.{high}.{low}.0/24")]},
         "status": {"addresses": [{"type": "InternalIP", "address": format!("172.16.{high}.{low}")}]}})
+}
+
+pub(crate) fn pod(name: &str, node: &str, app: &str) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": name, "namespace": "shop", "uid": format!("uid-{name}"), "labels": {"app": app}},
+        "spec": {"nodeName": node, "containers": [
+            {"name": "a", "image": "a", "ports": [{"containerPort": 80, "name": "web", "hostPort": 0}]}]},
+        "status": {"phase": "Running", "podIPs": [{"ip": "10.0.1.9"}]}})
 }
 
 pub(crate) fn service(name: &str, number: usize) -> Value {

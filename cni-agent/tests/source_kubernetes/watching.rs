@@ -1,6 +1,6 @@
 //! What becomes of the cluster when the API server does what API servers do.
 
-use super::fake::{Fake, node, service, slice};
+use super::fake::{Fake, node, pod, service, slice};
 use cni_agent::{
     source::{Source, kubernetes::Kubernetes},
     state::Cluster,
@@ -304,4 +304,45 @@ async fn what_services_are_compiled_from_reaches_the_cluster() {
     let part = &cluster.slices[&("shop".to_owned(), "web-1".to_owned())];
     assert_eq!(part.endpoints[0].zone.as_deref(), Some("a"));
     assert_eq!(part.endpoints[0].zone_hints(), ["a"]);
+}
+
+/// A cluster has a hundred thousand pods that mean nothing to a node without policies.
+#[tokio::test]
+async fn pods_of_other_nodes_are_news_only_where_policies_are() {
+    let fake = Fake::start(true).await;
+    fake.put(node("n1", 1));
+    fake.put(json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "shop", "labels": {"team": "a"}}}));
+    let state = tempfile::tempdir().unwrap();
+    let source = fake.source(state.path(), LONG).await;
+    let (cluster, _) = until(&source, |cluster| cluster.revision > 0).await;
+    assert_eq!(cluster.namespaces["shop"].labels["team"], "a");
+    let key = |name: &str| ("shop".to_owned(), name.to_owned());
+    fake.put(pod("far", "n2", "a"));
+    fake.put(pod("near", "n1", "a"));
+    let near = |cluster: &Cluster| cluster.pods.contains_key(&key("near"));
+    let (cluster, _) = until(&source, near).await;
+    let revision = cluster.revision;
+    assert_eq!(cluster.pods[&key("near")].uid.as_deref(), Some("uid-near"));
+    fake.put(pod("far", "n2", "b"));
+    fake.put(pod("near", "n1", "b"));
+    let relabelled = |cluster: &Cluster, name: &str| {
+        let pod = cluster.pods.get(&key(name));
+        pod.is_some_and(|pod| pod.labels["app"] == "b")
+    };
+    let (cluster, _) = until(&source, |cluster| relabelled(cluster, "near")).await;
+    assert_eq!(cluster.revision, revision + 1);
+    fake.put(
+        json!({"apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": "closed", "namespace": "shop"}, "spec": {"podSelector": {}}}),
+    );
+    let (cluster, _) = until(&source, |cluster| !cluster.policies.is_empty()).await;
+    assert!(relabelled(&cluster, "far"), "it comes along");
+    let far = &cluster.pods[&key("far")];
+    assert_eq!((far.uid.as_deref(), far.ports[0].port), (None, 80));
+    assert!(std::sync::Arc::ptr_eq(
+        &far.labels,
+        &cluster.pods[&key("near")].labels
+    ));
+    fake.put(pod("far", "n2", "c"));
+    until(&source, |cluster| !relabelled(cluster, "far")).await;
 }

@@ -346,15 +346,20 @@ impl Keep for core::Pod {
     const KIND: KindName = KindName::Pod;
 
     fn put(collected: &mut Collected, key: &Key, model: Option<Pod>) -> bool {
+        let before = collected.pods.get(key);
+        let here = |pod: &Pod| pod.node.as_ref() == Some(&collected.node_name);
+        let of_this_node = before.into_iter().chain(&model).any(here);
         let model = model.map(|mut pod| {
             // Of others' pods nobody asks for it.
-            if pod.node.as_ref() != Some(&collected.node_name) {
+            if !of_this_node {
                 pod.uid = None;
             }
             pod.labels = collected.shared_labels(pod.labels);
             pod
         });
+        // Others' pods are news to policies alone; without any they come along with the next news.
         put(&mut collected.pods, key.clone(), model)
+            && (of_this_node || !collected.policies.is_empty())
     }
 
     fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {

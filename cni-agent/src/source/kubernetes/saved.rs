@@ -26,7 +26,7 @@ const VERSION: u32 = 2;
 /// The pause after a write, as a multiple of what it took, and its bounds.
 const PAUSE_FOR_TIME: u32 = 50;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The file.
 #[derive(Clone, Debug)]
@@ -43,7 +43,7 @@ struct Written<'a> {
     node_name: &'a str,
     at: String,
     nodes: Values<'a, String, Node>,
-    pods: Values<'a, (String, String), Pod>,
+    pods: Pods<'a>,
     services: Values<'a, (String, String), Service>,
     slices: Values<'a, (String, String), EndpointSlice>,
     namespaces: Values<'a, String, Namespace>,
@@ -55,6 +55,20 @@ struct Values<'a, K, V>(&'a Objects<K, V>);
 impl<K, V: Serialize> Serialize for Values<'_, K, V> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_seq(self.0.values())
+    }
+}
+
+/// Those of this node, and all others only where policies ask for them: they are by far the most.
+struct Pods<'a> {
+    cluster: &'a Cluster,
+    node_name: &'a str,
+}
+
+impl Serialize for Pods<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let all = !self.cluster.policies.is_empty();
+        let wanted = |pod: &&Pod| all || pod.node.as_deref() == Some(self.node_name);
+        serializer.collect_seq(self.cluster.pods.values().filter(wanted))
     }
 }
 
@@ -147,7 +161,10 @@ impl Saved {
             node_name: &self.node_name,
             at: now(),
             nodes: Values(&cluster.nodes),
-            pods: Values(&cluster.pods),
+            pods: Pods {
+                cluster,
+                node_name: &self.node_name,
+            },
             services: Values(&cluster.services),
             slices: Values(&cluster.slices),
             namespaces: Values(&cluster.namespaces),
