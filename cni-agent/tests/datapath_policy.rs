@@ -574,6 +574,26 @@ fn later_fragments_follow_their_first_one() {
     }
 }
 
+/// IPv4 addresses lie within `::/0` where both families have one length.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn all_of_ipv6_is_nothing_of_ipv4() {
+    let policed = Policed::new();
+    let a = policed.lab.a;
+    let block = |cidr: &str| Peer::Block {
+        cidr: cidr.parse().unwrap(),
+        except: Vec::new(),
+    };
+    for (cidr, open) in [("::/0", [false, true]), ("0.0.0.0/0", [true, false])] {
+        let egress = vec![rule(&[block(cidr)], &[])];
+        policed.apply(&[policy("a", None, Some(egress))]);
+        for ([ip_a, _, _, world, _], open) in policed.families().into_iter().zip(open) {
+            let sent = policed.sends(&a, at(ip_a, 7), at(world, 80), TCP, SYN);
+            assert_eq!(sent, if open { Ok(()) } else { KEPT }, "{cidr} {world}");
+        }
+    }
+}
+
 /// A flood of one pod makes no other forget its connections.
 #[test]
 #[ignore = "needs root and CAP_BPF"]

@@ -49,12 +49,12 @@ pub struct PeerKey {
     pub addr: Addr,
 }
 
-/// Key of the trie `peer_blocks`, after the prefix. The generation counts with all its bits.
+/// Key of the trie `peer_blocks`, after the prefix. The scope counts with all its bits.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct BlockKey {
-    /// Big endian.
-    pub generation_be: u32,
+    /// A [`scope`], big endian.
+    pub scope_be: u32,
     pub addr: Addr,
 }
 
@@ -167,8 +167,14 @@ pub const MAX_VERDICTS: u32 = 524_288;
 pub const MAX_PORT_CHUNKS: u32 = 65_536;
 /// Rows of one endpoint's map of `connections`; the least recently used are forgotten first.
 pub const CONNECTIONS: u32 = 4096;
-/// Bits of the generation in a key of `peer_blocks`.
-pub const GENERATION_BITS: u32 = 32;
+/// Bits of the scope in a key of `peer_blocks`.
+pub const SCOPE_BITS: u32 = 32;
+
+/// A generation with a family: `::/0` means no IPv4 address, although they lie in it.
+#[inline(always)]
+pub const fn scope(generation: u32, v4: bool) -> u32 {
+    generation << 1 | v4 as u32
+}
 
 const SECOND: u64 = 1_000_000_000;
 /// An ended connection's last packets may still be under way for so long.

@@ -21,9 +21,9 @@ use cni_ebpf_common::{
     flow::{SCTP, TCP, UDP},
     policy::{
         BlockKey, CHUNK_PORTS, CONNECTIONS, Connection, ConnectionKey, EndpointPolicy as PolicyRow,
-        GENERATION_BITS, MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer, PeerKey,
-        PolicySettings, PortsChunk, PortsKey, Verdict as VerdictRow, VerdictKey as VerdictRowKey,
-        protocol_bit, word_of,
+        MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer, PeerKey, PolicySettings,
+        PortsChunk, PortsKey, SCOPE_BITS, Verdict as VerdictRow, VerdictKey as VerdictRowKey,
+        protocol_bit, scope, word_of,
     },
 };
 use ipnetwork::IpNetwork;
@@ -236,7 +236,7 @@ impl Policies {
         let generations = rows.iter().map(|(_, row)| row.generation);
         let peers = keys(self.peers.keys(), PEERS)?.map(|key| key.generation);
         let blocks = keys(self.blocks.keys(), BLOCKS)?;
-        let blocks = blocks.map(|key| u32::from_be(key.data().generation_be));
+        let blocks = blocks.map(|key| u32::from_be(key.data().scope_be) >> 1);
         let verdicts = all(self.verdicts.iter(), VERDICTS)?;
         let classes = verdicts.iter().map(|(key, _)| key.class);
         let sets = keys(self.ports.keys(), PORTS)?.map(|key| key.set);
@@ -346,10 +346,10 @@ fn verdict_key(key: &crate::policy::VerdictKey) -> VerdictRowKey {
 fn block(generation: u32, prefix: IpNetwork) -> Key<BlockKey> {
     let shift = if prefix.is_ipv4() { V4_PREFIX_BITS } else { 0 };
     let data = BlockKey {
-        generation_be: generation.to_be(),
+        scope_be: scope(generation, prefix.is_ipv4()).to_be(),
         addr: addr_of(prefix.network()),
     };
-    Key::new(GENERATION_BITS + shift + u32::from(prefix.prefix()), data)
+    Key::new(SCOPE_BITS + shift + u32::from(prefix.prefix()), data)
 }
 
 const PROTOCOLS: [(Protocol, u8); 3] = [

@@ -10,9 +10,9 @@ use aya_ebpf::{
 use cni_ebpf_common::{
     endpoint::MAX_ENDPOINTS,
     policy::{
-        BlockKey, CHUNK_PORTS, CONNECTIONS, Connection, ConnectionKey, EndpointPolicy,
-        GENERATION_BITS, MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer, PeerKey,
-        PolicySettings, PortsChunk, PortsKey, Verdict, VerdictKey, word_of,
+        BlockKey, CHUNK_PORTS, CONNECTIONS, Connection, ConnectionKey, EndpointPolicy, MAX_BLOCKS,
+        MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer, PeerKey, PolicySettings, PortsChunk,
+        PortsKey, SCOPE_BITS, Verdict, VerdictKey, scope, word_of,
     },
 };
 use core::ptr;
@@ -77,7 +77,7 @@ pub(crate) fn identity(generation: u32, ip: Ip) -> u32 {
     #[repr(C, packed(4))]
     struct Block {
         prefix_len: u32,
-        generation_be: u32,
+        scope_be: u32,
         addr: [u64; 2],
     }
     const {
@@ -95,8 +95,8 @@ pub(crate) fn identity(generation: u32, ip: Ip) -> u32 {
         return peer.identity;
     }
     let block = Block {
-        prefix_len: GENERATION_BITS + u128::BITS,
-        generation_be: generation.to_be(),
+        prefix_len: SCOPE_BITS + u128::BITS,
+        scope_be: scope(generation, ip.is_v4()).to_be(),
         addr: ip.words(),
     };
     // SAFETY: the same fields at the same offsets.
