@@ -10,17 +10,17 @@ mod support;
 
 /// Under the names that the oracle knows.
 mod model {
-    pub use cni_agent::model::*;
+    pub(crate) use cni_agent::model::*;
 }
 mod state {
-    pub use cni_agent::state::*;
+    pub(crate) use cni_agent::state::*;
 }
 
 use cni_agent::{
     datapath::DropReason,
     model::{
-        Endpoint, NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod, PortChoice, Ports,
-        Protocol, Requirement, Rule, Selector,
+        NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod, PortChoice, Ports, Protocol,
+        Requirement, Rule, Selector,
     },
     policy::{Compiler, Direction, LocalPod, Tables, plan},
     state::Cluster,
@@ -29,6 +29,7 @@ use oracle::{Question, allowed, questions};
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
@@ -49,8 +50,6 @@ struct Stage {
     lab: Lab,
     compiler: RefCell<Compiler>,
     written: RefCell<Arc<Tables>>,
-    /// The endpoints as they are now.
-    rows: RefCell<Vec<Endpoint>>,
     /// No two packets are of one connection.
     port: Cell<u16>,
 }
@@ -67,9 +66,7 @@ impl Stage {
 
     fn show(&self, cluster: &Cluster) {
         let datapath = &self.lab.datapath;
-        for row in self.rows.take() {
-            datapath.remove_endpoint(&row).unwrap();
-        }
+        datapath.retain_endpoint_rows(&BTreeSet::new()).unwrap();
         let mut locals = Vec::new();
         for (endpoint, pod) in self.cast(cluster) {
             let mut row = lab::endpoint(&endpoint);
@@ -83,7 +80,6 @@ impl Stage {
                 IpAddr::V4(_) => unreachable!(),
             });
             datapath.upsert_endpoint(&row, endpoint.ifindex).unwrap();
-            self.rows.borrow_mut().push(row);
             locals.push(LocalPod {
                 endpoint: endpoint.id,
                 namespace: pod.namespace.clone(),
@@ -92,10 +88,7 @@ impl Stage {
         }
         let mut compiler = self.compiler.borrow_mut();
         let tables = compiler.update(cluster, &locals);
-        // What `remove_endpoint` took.
-        let mut before = Tables::clone(&self.written.borrow());
-        before.endpoints.clear();
-        let change = plan(&before, &tables);
+        let change = plan(&self.written.borrow(), &tables);
         datapath.write_policies(&change, &tables, false).unwrap();
         let settled = compiler.settle();
         datapath.clear_policies(&plan(&tables, &settled)).unwrap();
@@ -204,9 +197,7 @@ fn packet(from: IpAddr, to: IpAddr, port: u16, what: Option<(Protocol, u16)>) ->
 fn packets_of_ten_thousand_random_clusters_fare_as_the_policies_say() {
     let lab = Lab::new();
     let start = lab.datapath.policy_start().unwrap();
-    let rows = [lab.a, lab.b].map(|pod| lab::endpoint(&pod)).into();
     let stage = Stage {
-        rows: RefCell::new(rows),
         lab,
         compiler: RefCell::new(Compiler::new(NODE, start)),
         written: RefCell::default(),

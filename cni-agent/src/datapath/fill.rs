@@ -10,6 +10,7 @@ use cni_ebpf_common::{
     addr::Addr,
     endpoint::{Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey},
     node::Node,
+    policy::{BlockKey, EndpointPolicy, Peer, PeerKey, PortsChunk, PortsKey, Verdict, VerdictKey},
     verdict::{Counter, DropKey},
 };
 
@@ -26,7 +27,12 @@ pub(super) fn fills(pins: &Pins) -> Result<Vec<(&'static str, usize, u32)>, Data
         let rows = match shape.name {
             "endpoints" => hash::<EndpointKey, Endpoint>(open()),
             "endpoint_addrs" => hash::<EndpointAddrKey, EndpointAddr>(open()),
-            "nodes" => nodes(open()),
+            "nodes" => trie::<Addr, Node>(open()),
+            "endpoint_policies" => hash::<u32, EndpointPolicy>(open()),
+            "peers" => hash::<PeerKey, Peer>(open()),
+            "peer_blocks" => trie::<BlockKey, Peer>(open()),
+            "verdicts" => hash::<VerdictKey, Verdict>(open()),
+            "port_sets" => hash::<PortsKey, PortsChunk>(open()),
             "drops" => drops(open()),
             _ => continue,
         };
@@ -39,8 +45,8 @@ fn hash<K: Pod, V: Pod>(map: Result<Map, MapError>) -> Result<usize, MapError> {
     count(HashMap::<MapData, K, V>::try_from(map?)?.keys())
 }
 
-fn nodes(map: Result<Map, MapError>) -> Result<usize, MapError> {
-    count(LpmTrie::<MapData, Addr, Node>::try_from(map?)?.keys())
+fn trie<K: Pod, V: Pod>(map: Result<Map, MapError>) -> Result<usize, MapError> {
+    count(LpmTrie::<MapData, K, V>::try_from(map?)?.keys())
 }
 
 fn drops(map: Result<Map, MapError>) -> Result<usize, MapError> {

@@ -3,6 +3,7 @@
 
 use super::{
     Datapath, DatapathError,
+    grace::Expedited,
     loader::CONNECTIONS_OF,
     maps::{all, get, gone, write},
     pins::Pins,
@@ -115,6 +116,8 @@ impl Policies {
             map: CONNECTIONS_OF,
             source,
         })?;
+        // The kernel waits until no program is at the old one.
+        let _short = Expedited::begin();
         write(
             self.connections.insert(endpoint, &made, 0),
             CONNECTIONS_OF,
@@ -124,6 +127,7 @@ impl Policies {
 
     fn forget(&mut self, endpoint: u32) -> Result<(), DatapathError> {
         gone(self.endpoints.remove(&endpoint), ENDPOINTS)?;
+        let _short = Expedited::begin();
         gone(self.connections.remove(&endpoint), CONNECTIONS_OF)
     }
 
