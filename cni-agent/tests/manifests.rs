@@ -75,8 +75,10 @@ fn the_role_allows_what_the_agent_does_and_nothing_else() {
         for what in [
             "/nodes",
             "/pods",
+            "/namespaces",
             "/services",
             "discovery.k8s.io/endpointslices",
+            "networking.k8s.io/networkpolicies",
         ] {
             expected.insert(format!("{verb} {what}"));
         }
