@@ -83,6 +83,9 @@ pub(super) struct Collected {
     /// As they are written; what contradicts is taken out only in the cluster.
     nodes: Objects<String, Node>,
     pods: Objects<Key, Pod>,
+    /// This node's alone, which are all that is published without policies: a snapshot that shared the map of
+    /// all would have it copied at the next pod's change.
+    own_pods: Objects<Key, Pod>,
     /// Labels of pods, each once.
     labels: HashSet<Labels>,
     most_labels: usize,
@@ -184,7 +187,11 @@ impl Collected {
         Cluster {
             revision: 0,
             nodes,
-            pods: self.pods.clone(),
+            pods: if self.policies.is_empty() {
+                self.own_pods.clone()
+            } else {
+                self.pods.clone()
+            },
             services: self.services.clone(),
             slices: self.slices.clone(),
             namespaces: self.namespaces.clone(),
@@ -357,12 +364,19 @@ impl Keep for core::Pod {
             pod.labels = collected.shared_labels(pod.labels);
             pod
         });
-        // Others' pods are news to policies alone; without any they come along with the next news.
+        if of_this_node {
+            let own = model
+                .clone()
+                .filter(|pod| pod.node.as_ref() == Some(&collected.node_name));
+            put(&mut collected.own_pods, key.clone(), own);
+        }
+        // Others' pods are news to policies alone.
         put(&mut collected.pods, key.clone(), model)
             && (of_this_node || !collected.policies.is_empty())
     }
 
     fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+        keep_only(&mut collected.own_pods, |key| seen.contains(key));
         keep_only(&mut collected.pods, |key| seen.contains(key))
     }
 }
