@@ -127,6 +127,7 @@ impl Policed {
             endpoint,
             namespace: "shop".into(),
             name: name.into(),
+            addresses: Vec::new(),
         };
         pods.map(local).into()
     }
@@ -572,6 +573,19 @@ fn later_fragments_follow_their_first_one() {
         assert_eq!(send(&part(&whole[..32], 0, true)), expected);
         assert_eq!(send(&later), expected);
     }
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_pod_that_is_gone_leaves_no_connections() {
+    let policed = Policed::new();
+    policed.apply(&[policy("b", Some(Vec::new()), None)]);
+    let datapath = &policed.lab.datapath;
+    assert_eq!(datapath.tidy_connections().unwrap(), 0);
+    let gone = lab::endpoint(&policed.lab.b);
+    datapath.remove_endpoint(&gone).unwrap();
+    assert_eq!(datapath.tidy_connections().unwrap(), 1);
+    assert_eq!(datapath.tidy_connections().unwrap(), 0);
 }
 
 /// IPv4 addresses lie within `::/0` where both families have one length.

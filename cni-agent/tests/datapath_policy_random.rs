@@ -84,6 +84,7 @@ impl Stage {
                 endpoint: endpoint.id,
                 namespace: pod.namespace.clone(),
                 name: pod.name.clone(),
+                addresses: Vec::new(),
             });
         }
         let mut compiler = self.compiler.borrow_mut();
@@ -160,6 +161,7 @@ fn local(pod: &Pod) -> LocalPod {
         endpoint: 0,
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
+        addresses: Vec::new(),
     }
 }
 

@@ -108,6 +108,7 @@ fn main() {
             endpoint: number + 1,
             namespace: format!("ns{}", number % NAMESPACES),
             name: format!("p{number}"),
+            addresses: Vec::new(),
         })
         .collect();
     let mut compiler = Compiler::new(NODE, Start::default());

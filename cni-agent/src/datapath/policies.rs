@@ -125,10 +125,23 @@ impl Policies {
         )
     }
 
+    /// What is asked of an endpoint. Its connections go with the next `tidy`: removing them waits for the
+    /// kernel, and its number is nobody's again.
     fn forget(&mut self, endpoint: u32) -> Result<(), DatapathError> {
-        gone(self.endpoints.remove(&endpoint), ENDPOINTS)?;
-        let _short = Expedited::begin();
-        gone(self.connections.remove(&endpoint), CONNECTIONS_OF)
+        gone(self.endpoints.remove(&endpoint), ENDPOINTS)
+    }
+
+    fn tidy(&mut self) -> Result<usize, DatapathError> {
+        let mut removed = 0;
+        let known: BTreeSet<u32> = keys(self.endpoints.keys(), ENDPOINTS)?.collect();
+        for endpoint in keys(self.connections.keys(), CONNECTIONS_OF)? {
+            if !known.contains(&endpoint) {
+                let _short = Expedited::begin();
+                gone(self.connections.remove(&endpoint), CONNECTIONS_OF)?;
+                removed += 1;
+            }
+        }
+        Ok(removed)
     }
 
     fn write(&mut self, plan: &Plan, after: &Tables) -> Result<(), DatapathError> {
@@ -199,11 +212,12 @@ impl Policies {
     /// Removes every row that is not of these tables: an agent before this one left it.
     fn sweep(&mut self, tables: &Tables) -> Result<(), DatapathError> {
         let endpoints: BTreeSet<u32> = tables.endpoints.keys().copied().collect();
-        let mut found: BTreeSet<u32> = keys(self.endpoints.keys(), ENDPOINTS)?.collect();
-        found.extend(keys(self.connections.keys(), CONNECTIONS_OF)?);
-        for endpoint in found.difference(&endpoints) {
-            self.forget(*endpoint)?;
+        for endpoint in keys(self.endpoints.keys(), ENDPOINTS)? {
+            if !endpoints.contains(&endpoint) {
+                self.forget(endpoint)?;
+            }
         }
+        let _removed = self.tidy()?;
         for key in keys(self.peers.keys(), PEERS)? {
             let ours = key.generation == tables.generation
                 && tables.addresses.contains_key(&ip_of(&key.addr));
@@ -307,7 +321,15 @@ impl Datapath {
         Ok(())
     }
 
-    /// Forgets an endpoint's policies and connections.
+    /// Forgets connections of endpoints that are no more; of how many.
+    ///
+    /// # Errors
+    /// A map can't be read or written.
+    pub fn tidy_connections(&self) -> Result<usize, DatapathError> {
+        self.policies().tidy()
+    }
+
+    /// Forgets an endpoint's policies.
     pub(super) fn forget_policies(&self, endpoint: u32) -> Result<(), DatapathError> {
         self.policies().forget(endpoint)
     }

@@ -331,6 +331,11 @@ impl Kernel for Linux {
 
     async fn tidy(&self) {
         self.over.notify_one();
+        let datapath = self.datapath.clone();
+        let work = move || datapath.tidy_connections().map_err(fault);
+        if let Err(error) = blocking(work).await {
+            tracing::debug!(%error, "connections of former endpoints stay for now");
+        }
     }
 
     async fn changed(&self) {

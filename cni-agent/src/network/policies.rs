@@ -135,5 +135,6 @@ fn local(endpoint: &Endpoint) -> LocalPod {
         endpoint: endpoint.id,
         namespace: text(|pod| &pod.namespace),
         name: text(|pod| &pod.name),
+        addresses: endpoint.addresses.iter().collect(),
     }
 }

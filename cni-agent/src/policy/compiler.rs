@@ -25,6 +25,8 @@ pub struct LocalPod {
     pub endpoint: u32,
     pub namespace: String,
     pub name: String,
+    /// Its endpoint's. Its status has them only a moment after it has started, and it may send at once.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What a local pod is told by policies, before peers have numbers.
@@ -101,6 +103,13 @@ impl Compiler {
             .into_iter()
             .cloned()
             .collect();
+        let mut changed: BTreeSet<Key> = changed.into_iter().collect();
+        let moved = |these: &[LocalPod], those: &[LocalPod]| -> Vec<Key> {
+            let moved = these.iter().filter(|local| !those.contains(local));
+            moved.map(LocalPod::key).collect()
+        };
+        changed.extend(moved(&self.locals, locals));
+        changed.extend(moved(locals, &self.locals));
         self.pods = cluster.pods.clone();
         self.namespaces = cluster.namespaces.clone();
         self.policies = cluster.policies.clone();
@@ -200,6 +209,10 @@ impl Compiler {
 
     /// Finds the identities of these pods' addresses anew.
     fn place_pods<'a>(&mut self, keys: impl Iterator<Item = &'a Key>) {
+        let mut local: HashMap<Key, Vec<IpAddr>> = HashMap::new();
+        for pod in &self.locals {
+            local.entry(pod.key()).or_default().extend(&pod.addresses);
+        }
         for key in keys {
             let mut placed = Vec::new();
             if let Some(pod) = self.pods.shared(key).filter(|pod| !pod.host_network) {
@@ -209,7 +222,9 @@ impl Compiler {
                     &self.named[Direction::Egress as usize],
                 ));
                 self.peers.of_pod(&pod, namespace, &mut identity);
-                for address in &pod.ips {
+                let own = local.get(key).into_iter().flatten();
+                let own = own.filter(|address| !pod.ips.contains(address));
+                for address in pod.ips.iter().chain(own) {
                     let mut identity = identity.clone();
                     self.peers.of_address(*address, &mut identity);
                     if !identity.is_anybody() {
@@ -373,6 +388,12 @@ impl Compiler {
     }
 }
 
+impl LocalPod {
+    fn key(&self) -> Key {
+        (self.namespace.clone(), self.name.clone())
+    }
+}
+
 impl<'a> Selected<'a> {
     /// Every rule with its policy.
     fn rules(&self) -> impl Iterator<Item = (Direction, &'a NetworkPolicy, &'a Rule)> + '_ {
@@ -409,8 +430,7 @@ fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>>
         let policies = of
             .get(local.namespace.as_str())
             .map_or(&[][..], Vec::as_slice);
-        let key = (local.namespace.clone(), local.name.clone());
-        let Some(pod) = cluster.pods.get(&key) else {
+        let Some(pod) = cluster.pods.get(&local.key()) else {
             // Nobody knows its labels yet: whatever policies its namespace has may be about it.
             let closed = || (!policies.is_empty()).then(Vec::new);
             return Selected {

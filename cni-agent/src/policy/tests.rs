@@ -31,6 +31,7 @@ fn locals(cluster: &Cluster) -> Vec<LocalPod> {
             .fold(7u32, |sum, byte| sum.wrapping_mul(31) + u32::from(byte)),
         namespace: pod.namespace.clone(),
         name: pod.name.clone(),
+        addresses: pod.ips.clone(),
     })
     .collect()
 }
@@ -294,6 +295,7 @@ fn a_pod_that_nobody_knows_yet_is_closed_where_policies_are_and_open_elsewhere()
         endpoint,
         namespace: namespace.into(),
         name: "new".into(),
+        addresses: Vec::new(),
     };
     let tables = Compiler::new(NODE, Start::default())
         .update(&cluster, &[unknown(1, "shop"), unknown(2, "other")]);
@@ -305,6 +307,33 @@ fn a_pod_that_nobody_knows_yet_is_closed_where_policies_are_and_open_elsewhere()
         };
         assert!(with(1).is_empty() && with(2).is_all());
     }
+}
+
+/// The kubelet writes a pod's address into its status a moment after the pod has started.
+#[test]
+fn a_local_pod_is_a_peer_before_its_status_has_its_address() {
+    let mut db = pod("shop", "db", "db", "10.1.0.3");
+    db.ips.clear();
+    let peer = Peer::Pods {
+        namespaces: None,
+        pods: app("db"),
+    };
+    let pods = vec![pod("shop", "web", "web", "10.1.0.2"), db];
+    let cluster = cluster(pods, vec![lets_in(vec![peer], None)]);
+    let mut locals = locals(&cluster);
+    let web = locals.iter().find(|l| l.name == "web").unwrap().endpoint;
+    let address: IpAddr = "10.1.0.3".parse().unwrap();
+    let mut compiler = Compiler::new(NODE, Start::default());
+    let mut comes = |locals: &[LocalPod]| {
+        let tables = compiler.update(&cluster, locals);
+        tables.set(web, Direction::Ingress, address).unwrap()
+    };
+    assert!(comes(&locals).is_empty());
+    let db = locals.iter_mut().find(|l| l.name == "db").unwrap();
+    db.addresses.push(address);
+    assert!(comes(&locals).is_all());
+    locals.retain(|local| local.name == "web");
+    assert!(comes(&locals).is_empty(), "it has gone");
 }
 
 #[test]
