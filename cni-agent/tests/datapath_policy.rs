@@ -588,6 +588,29 @@ fn a_pod_that_is_gone_leaves_no_connections() {
     assert_eq!(datapath.tidy_connections().unwrap(), 0);
 }
 
+/// A server with more connections than a new endpoint has room for.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_pod_with_many_connections_gets_room_for_them() {
+    let policed = Policed::new();
+    let b = policed.lab.b;
+    policed.apply(&[policy("b", Some(Vec::new()), None)]);
+    let server = at(lab::FAR, 443);
+    let begin = |ports: std::ops::Range<u16>| {
+        for port in ports {
+            let sent = policed.sends(&b, at(b.v4, port), server, TCP, SYN);
+            assert_eq!(sent, Ok(()));
+        }
+    };
+    begin(10_000..13_500);
+    policed.lab.datapath.tidy_connections().unwrap();
+    begin(13_500..17_000);
+    for port in 10_000..17_000 {
+        let answer = policed.arrives(server, at(b.v4, port), TCP, SYN_ACK);
+        assert_eq!(answer, Ok(()), "{port}");
+    }
+}
+
 /// IPv4 addresses lie within `::/0` where both families have one length.
 #[test]
 #[ignore = "needs root and CAP_BPF"]

@@ -126,7 +126,7 @@ pub const CHUNK_PORTS: u16 = 512;
 
 /// Key of a map of `connections`: seen from the endpoint, whichever way a packet goes.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ConnectionKey {
     pub peer: Addr,
     pub own_port_be: u16,
@@ -165,8 +165,10 @@ pub const MAX_BLOCKS: u32 = 65_536;
 pub const MAX_VERDICTS: u32 = 524_288;
 /// Most rows of `port_sets`.
 pub const MAX_PORT_CHUNKS: u32 = 65_536;
-/// Rows of one endpoint's map of `connections`; the least recently used are forgotten first.
+/// Rows of a new endpoint's map of `connections`; the least recently used are forgotten first.
 pub const CONNECTIONS: u32 = 4096;
+/// Most rows that it gets once it needs them.
+pub const MOST_CONNECTIONS: u32 = 262_144;
 /// Bits of the scope in a key of `peer_blocks`.
 pub const SCOPE_BITS: u32 = 32;
 

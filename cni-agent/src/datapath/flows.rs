@@ -45,9 +45,7 @@ pub(super) fn sweep(pins: &Pins, present: &Present) -> Result<usize, DatapathErr
     // The programs add and evict meanwhile, which may lead the iteration back to its start.
     let most = 2 * MAX_FLOWS as usize;
     let rows: HashMap<_, _> = all(flows.iter().take(most), FLOWS)?.into_iter().collect();
-    let now = clock_gettime(ClockId::Monotonic);
-    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
-    let now_ns = seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default();
+    let now_ns = now_ns();
     for key in over(&rows, present, now_ns) {
         // Seen again in between: it stays.
         if flows.get(&key, 0).ok() == rows.get(&key).copied() {
@@ -56,6 +54,13 @@ pub(super) fn sweep(pins: &Pins, present: &Present) -> Result<usize, DatapathErr
         }
     }
     Ok(removed)
+}
+
+/// The clock of the programs, in nanoseconds.
+pub(super) fn now_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
 /// Clients keep no backend that is none any more.

@@ -22,14 +22,15 @@ use cni_ebpf_common::{
     flow::{SCTP, TCP, UDP},
     policy::{
         BlockKey, CHUNK_PORTS, CONNECTIONS, Connection, ConnectionKey, EndpointPolicy as PolicyRow,
-        MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, Peer, PeerKey, PolicySettings,
-        PortsChunk, PortsKey, SCOPE_BITS, Verdict as VerdictRow, VerdictKey as VerdictRowKey,
-        protocol_bit, scope, word_of,
+        MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, MOST_CONNECTIONS, Peer, PeerKey,
+        PolicySettings, PortsChunk, PortsKey, SCOPE_BITS, Verdict as VerdictRow,
+        VerdictKey as VerdictRowKey, is_live, protocol_bit, scope, word_of,
     },
 };
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    os::fd::AsFd as _,
     sync::PoisonError,
 };
 
@@ -103,26 +104,70 @@ impl Policies {
         if there.is_some() {
             return Ok(());
         }
-        let of_endpoint = aya_obj::Map::new_from_params(
-            MapType::LruHash as u32,
-            size_of::<ConnectionKey>() as u32,
-            size_of::<Connection>() as u32,
-            CONNECTIONS,
-            0,
-        );
-        let made = MapData::create(of_endpoint, "connections_of", None);
-        let made = made.map_err(|source| DatapathError::Map {
-            action: "make",
-            map: CONNECTIONS_OF,
-            source,
-        })?;
+        self.put_connections(endpoint, &new_connections(CONNECTIONS)?)
+    }
+
+    fn put_connections(&mut self, endpoint: u32, made: &MapData) -> Result<(), DatapathError> {
         // The kernel waits until no program is at the old one.
         let _short = Expedited::begin();
         write(
-            self.connections.insert(endpoint, &made, 0),
+            self.connections.insert(endpoint, made, 0),
             CONNECTIONS_OF,
             MAX_ENDPOINTS,
         )
+    }
+
+    /// Gives an endpoint twice the room when three quarters of it are connections that go on.
+    fn grow(&mut self, endpoint: u32, now_ns: u64) -> Result<(), DatapathError> {
+        let read = |source| DatapathError::Map {
+            action: "read",
+            map: CONNECTIONS_OF,
+            source,
+        };
+        let Some(old) = get(self.connections.get(&endpoint, 0), CONNECTIONS_OF)? else {
+            return Ok(());
+        };
+        let size = old.info().map_err(read)?.max_entries();
+        let old = open_connections(old)?;
+        // The programs add and evict meanwhile, which may lead the iteration back to its start.
+        let rows = |old: &Connections| {
+            let rows = old.iter().take(2 * size as usize);
+            rows.collect::<Result<BTreeMap<_, _>, _>>().map_err(read)
+        };
+        let goes_on = |key: &ConnectionKey, row: &Connection| {
+            row.closing == 0 && is_live(key.protocol, false, row.seen_ns, now_ns)
+        };
+        let found = rows(&old)?;
+        let going_on = found.iter().filter(|(key, row)| goes_on(key, row)).count();
+        if going_on < size as usize / 4 * 3 || size >= MOST_CONNECTIONS {
+            return Ok(());
+        }
+        let made = new_connections(2 * size)?;
+        let put =
+            |rows: &BTreeMap<ConnectionKey, Connection>, flags| -> Result<(), DatapathError> {
+                let copy = made.fd().as_fd().try_clone_to_owned();
+                let copy = copy.map_err(|e| read(MapError::IoError(e)))?;
+                let mut new = open_connections(MapData::from_fd(copy).map_err(read)?)?;
+                for (key, row) in rows {
+                    match new.insert(key, row, flags) {
+                        // The programs have had it by now.
+                        Err(MapError::SyscallError(e))
+                            if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+                        done => write(done, CONNECTIONS_OF, 2 * size)?,
+                    }
+                }
+                Ok(())
+            };
+        put(&found, 0)?;
+        self.put_connections(endpoint, &made)?;
+        // What began while these were copied.
+        put(&rows(&old)?, BPF_NOEXIST)?;
+        tracing::info!(
+            endpoint,
+            rows = 2 * size,
+            "an endpoint's table of connections has grown"
+        );
+        Ok(())
     }
 
     /// What is asked of an endpoint. Its connections go with the next `tidy`: removing them waits for the
@@ -133,12 +178,15 @@ impl Policies {
 
     fn tidy(&mut self) -> Result<usize, DatapathError> {
         let mut removed = 0;
+        let now_ns = super::flows::now_ns();
         let known: BTreeSet<u32> = keys(self.endpoints.keys(), ENDPOINTS)?.collect();
         for endpoint in keys(self.connections.keys(), CONNECTIONS_OF)? {
             if !known.contains(&endpoint) {
                 let _short = Expedited::begin();
                 gone(self.connections.remove(&endpoint), CONNECTIONS_OF)?;
                 removed += 1;
+            } else {
+                self.grow(endpoint, now_ns)?;
             }
         }
         Ok(removed)
@@ -321,7 +369,8 @@ impl Datapath {
         Ok(())
     }
 
-    /// Forgets connections of endpoints that are no more; of how many.
+    /// Forgets connections of endpoints that are no more, and answers of how many; gives others more room
+    /// where they need it.
     ///
     /// # Errors
     /// A map can't be read or written.
@@ -334,6 +383,37 @@ impl Datapath {
         self.policies().forget(endpoint)
     }
 }
+
+type Connections = HashMap<MapData, ConnectionKey, Connection>;
+
+fn open_connections(map: MapData) -> Result<Connections, DatapathError> {
+    Map::from_map_data(map)
+        .and_then(Connections::try_from)
+        .map_err(|source| DatapathError::Map {
+            action: "open",
+            map: CONNECTIONS_OF,
+            source,
+        })
+}
+
+fn new_connections(rows: u32) -> Result<MapData, DatapathError> {
+    let of_endpoint = aya_obj::Map::new_from_params(
+        MapType::LruHash as u32,
+        size_of::<ConnectionKey>() as u32,
+        size_of::<Connection>() as u32,
+        rows,
+        0,
+    );
+    let made = MapData::create(of_endpoint, "connections_of", None);
+    made.map_err(|source| DatapathError::Map {
+        action: "make",
+        map: CONNECTIONS_OF,
+        source,
+    })
+}
+
+/// `insert` only where there is no row.
+const BPF_NOEXIST: u64 = 1;
 
 fn keys<K>(
     keys: impl Iterator<Item = Result<K, MapError>>,
