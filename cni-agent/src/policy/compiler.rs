@@ -97,13 +97,8 @@ impl Compiler {
         if !(policies || namespaces || pods || self.locals != locals || self.own != own || first) {
             return self.tables.clone();
         }
-        let changed: Vec<Key> = cluster
-            .pods
-            .differing(&self.pods)
-            .into_iter()
-            .cloned()
-            .collect();
-        let mut changed: BTreeSet<Key> = changed.into_iter().collect();
+        let changed = cluster.pods.differing(&self.pods).into_iter();
+        let mut changed: BTreeSet<Key> = changed.cloned().collect();
         let moved = |these: &[LocalPod], those: &[LocalPod]| -> Vec<Key> {
             let moved = these.iter().filter(|local| !those.contains(local));
             moved.map(LocalPod::key).collect()
@@ -158,8 +153,8 @@ impl Compiler {
             self.keep_sets(&mut tables);
             self.tables = Arc::new(tables);
         }
-        let unused = |number: &u32| *number != Tables::ANYBODY && !identities.contains(number);
-        self.identities.retain(|_, number| !unused(number));
+        self.identities
+            .retain(|_, number| *number == Tables::ANYBODY || identities.contains(number));
         self.tables.clone()
     }
 
@@ -321,14 +316,12 @@ impl Compiler {
     /// has its new class. Not the other way round, since programs read the class first.
     fn fill_verdicts(&mut self, classes: &BTreeMap<Class, u32>, tables: &mut Tables) {
         let used = used_identities(tables);
-        let mut known = HashSet::new();
+        // Each of these has its verdicts with each of those.
+        let (mut known_classes, mut known_identities) = (HashSet::new(), HashSet::new());
         if self.tables.generation == tables.generation {
-            let before = used_identities(&self.tables);
-            let verdicts = self.tables.endpoints.values();
-            known.extend(verdicts.map(|policy| policy.class).flat_map(|class| {
-                let pair = move |identity: &u32| (class, *identity);
-                before.iter().map(pair).collect::<Vec<_>>()
-            }));
+            let endpoints = self.tables.endpoints.values();
+            known_classes.extend(endpoints.map(|policy| policy.class));
+            known_identities = used_identities(&self.tables);
         }
         let identities: Vec<(Identity, u32)> = (self.identities.iter())
             .filter(|(_, number)| used.contains(number))
@@ -351,8 +344,9 @@ impl Compiler {
                         .verdicts
                         .insert(key(Tables::ANYBODY), Verdict { set });
                 }
+                let is_known = known_classes.contains(number);
                 for (identity, of) in &identities {
-                    if known.contains(&(*number, *of)) {
+                    if is_known && known_identities.contains(of) {
                         continue;
                     }
                     if let Some(set) = class.with(direction, identity) {

@@ -2,15 +2,12 @@
 
 use crate::model::Protocol;
 
-/// The protocols that have ports.
-pub(super) const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
-
 /// What may be used of what two pods can send each other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PortSet {
     /// Protocols without ports, and what nobody knows.
     pub others: bool,
-    /// By [`PROTOCOLS`]: ranges from first to last, in order, with a port between each two.
+    /// By [`Protocol`]: ranges from first to last, in order, with a port between each two.
     ranges: [Vec<(u16, u16)>; 3],
 }
 
@@ -59,16 +56,6 @@ impl PortSet {
         });
         let at = ranges.partition_point(|(from, _)| *from < first);
         ranges.insert(at, (first, last));
-    }
-
-    /// Adds another's.
-    pub fn join(&mut self, other: &Self) {
-        self.others |= other.others;
-        for protocol in PROTOCOLS {
-            for (first, last) in other.ranges(protocol) {
-                self.add(protocol, *first, *last);
-            }
-        }
     }
 }
 
