@@ -3,13 +3,10 @@
 
 use super::{
     DatapathError,
-    maps::{all, gone},
+    maps::{all, gone, open},
     pins::Pins,
 };
-use aya::{
-    Pod,
-    maps::{HashMap as Rows, Map, MapData},
-};
+use aya::maps::{HashMap as Rows, MapData};
 use cni_ebpf_common::{
     addr::Addr,
     flow::{Flow, FlowKey, MAX_FLOWS, TAKEN_IDLE_NS, UDP, UDP_IDLE_NS, idle_ns},
@@ -41,7 +38,7 @@ pub(super) fn sweep(pins: &Pins, present: &Present) -> Result<usize, DatapathErr
         // First, or a flow that chooses anew would find its old backend here.
         removed += sweep_affinity(pins, frontends)?;
     }
-    let mut flows = open::<FlowKey, Flow>(pins, FLOWS)?;
+    let mut flows: Rows<MapData, FlowKey, Flow> = open(pins, FLOWS)?;
     // The programs add and evict meanwhile, which may lead the iteration back to its start.
     let most = 2 * MAX_FLOWS as usize;
     let rows: HashMap<_, _> = all(flows.iter().take(most), FLOWS)?.into_iter().collect();
@@ -68,7 +65,7 @@ fn sweep_affinity(
     pins: &Pins,
     frontends: &BTreeMap<FrontendKey, BTreeSet<Backend>>,
 ) -> Result<usize, DatapathError> {
-    let mut clients = open::<AffinityKey, Affinity>(pins, AFFINITY)?;
+    let mut clients: Rows<MapData, AffinityKey, Affinity> = open(pins, AFFINITY)?;
     let most = 2 * MAX_AFFINITY as usize;
     let mut removed = 0;
     for (key, row) in all(clients.iter().take(most), AFFINITY)? {
@@ -78,19 +75,6 @@ fn sweep_affinity(
         }
     }
     Ok(removed)
-}
-
-fn open<K: Pod, V: Pod>(
-    pins: &Pins,
-    map: &'static str,
-) -> Result<Rows<MapData, K, V>, DatapathError> {
-    let open = MapData::from_pin(pins.map(map)).and_then(Map::from_map_data);
-    open.and_then(Rows::try_from)
-        .map_err(|source| DatapathError::Map {
-            action: "open",
-            map,
-            source,
-        })
 }
 
 /// PURE: whether a backend is one of a frontend's.

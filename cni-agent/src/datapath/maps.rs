@@ -5,12 +5,15 @@ use super::{
     DatapathError,
     announcements::Announcements,
     outside,
+    pins::Pins,
     rows::{self, EndpointRows, NodeRoute},
     services::Services,
 };
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
+    maps::{
+        Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, lpm_trie::Key,
+    },
 };
 use cni_ebpf_common::{
     addr::Addr,
@@ -320,6 +323,21 @@ pub(super) fn typed<T: TryFrom<aya::maps::Map, Error = MapError>>(
         map: name,
         source,
     })
+}
+
+/// Opens a pinned map by a descriptor of its own: who walks or writes thousands of rows must not hold up an
+/// ADD, which waits for the others.
+pub(super) fn open<T: TryFrom<Map, Error = MapError>>(
+    pins: &Pins,
+    map: &'static str,
+) -> Result<T, DatapathError> {
+    let open = MapData::from_pin(pins.map(map)).and_then(Map::from_map_data);
+    open.and_then(T::try_from)
+        .map_err(|source| DatapathError::Map {
+            action: "open",
+            map,
+            source,
+        })
 }
 
 /// A look-up; no row is no fault.

@@ -5,7 +5,7 @@ use super::{
     Datapath, DatapathError,
     grace::Expedited,
     loader::CONNECTIONS_OF,
-    maps::{all, get, gone, write},
+    maps::{all, get, gone, open, write},
     pins::Pins,
     rows::{addr_of, ip_of},
 };
@@ -50,19 +50,6 @@ pub(super) struct Policies {
     verdicts: HashMap<MapData, VerdictRowKey, VerdictRow>,
     ports: HashMap<MapData, PortsKey, PortsChunk>,
     connections: HashOfMaps<MapData, u32, MapData>,
-}
-
-fn open<T: TryFrom<Map, Error = MapError>>(
-    pins: &Pins,
-    map: &'static str,
-) -> Result<T, DatapathError> {
-    let open = MapData::from_pin(pins.map(map)).and_then(Map::from_map_data);
-    open.and_then(T::try_from)
-        .map_err(|source| DatapathError::Map {
-            action: "open",
-            map,
-            source,
-        })
 }
 
 impl Policies {

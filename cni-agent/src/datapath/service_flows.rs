@@ -1,9 +1,13 @@
 //! How many flows each address and port of a Service has on this node. Read by a descriptor of its own:
 //! walking thousands of rows must not hold up an ADD.
 
-use super::{Datapath, DatapathError, maps::all, rows::ip_of};
+use super::{
+    Datapath, DatapathError,
+    maps::{all, open},
+    rows::ip_of,
+};
 use crate::model::Protocol;
-use aya::maps::{HashMap as Rows, Map, MapData};
+use aya::maps::{HashMap as Rows, MapData};
 use cni_ebpf_common::flow::{Flow, FlowKey, MAX_FLOWS, SCTP, TCP, UDP};
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -19,13 +23,7 @@ impl Datapath {
     /// # Errors
     /// The map can't be read.
     pub fn flow_counts(&self) -> Result<FlowCounts, DatapathError> {
-        let open = MapData::from_pin(self.pins.map(FLOWS)).and_then(Map::from_map_data);
-        let flows = open.and_then(Rows::<MapData, FlowKey, Flow>::try_from);
-        let flows = flows.map_err(|source| DatapathError::Map {
-            action: "open",
-            map: FLOWS,
-            source,
-        })?;
+        let flows: Rows<MapData, FlowKey, Flow> = open(&self.pins, FLOWS)?;
         // The programs add and evict meanwhile, which may lead the iteration back to its start.
         let rows = all(flows.iter().take(2 * MAX_FLOWS as usize), FLOWS)?;
         Ok(counts(&rows))
