@@ -1,7 +1,7 @@
 //! The cluster as it should be: one consistent snapshot that a source publishes and everybody else
 //! reads. Level-triggered: a reader that missed some revisions sees the last one, whole.
 
-use crate::model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
+use crate::model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
 use std::{
     borrow::Borrow,
     cmp::Ordering,
@@ -27,6 +27,8 @@ pub struct Cluster {
     pub namespaces: Objects<String, Namespace>,
     /// By namespace and name.
     pub policies: Objects<(String, String), NetworkPolicy>,
+    /// By kind and name.
+    pub cluster_policies: Objects<(String, String), ClusterPolicy>,
 }
 
 impl Cluster {
@@ -38,6 +40,12 @@ impl Cluster {
             && self.slices == other.slices
             && self.namespaces == other.namespaces
             && self.policies == other.policies
+            && self.cluster_policies == other.cluster_policies
+    }
+
+    /// Whether there is any policy: without, nobody asks for other nodes' pods.
+    pub fn has_policies(&self) -> bool {
+        !(self.policies.is_empty() && self.cluster_policies.is_empty())
     }
 }
 

@@ -79,8 +79,20 @@ fn the_role_allows_what_the_agent_does_and_nothing_else() {
             "/services",
             "discovery.k8s.io/endpointslices",
             "networking.k8s.io/networkpolicies",
+            "policy.networking.k8s.io/clusternetworkpolicies",
+            "policy.networking.k8s.io/adminnetworkpolicies",
+            "policy.networking.k8s.io/baselineadminnetworkpolicies",
         ] {
             expected.insert(format!("{verb} {what}"));
+        }
+        for what in [
+            "clusternetworkpolicies",
+            "adminnetworkpolicies",
+            "baselineadminnetworkpolicies",
+        ] {
+            expected.insert(format!(
+                "{verb} apiextensions.k8s.io/customresourcedefinitions/{what}.policy.networking.k8s.io"
+            ));
         }
     }
     expected.extend(["patch /nodes", "patch /nodes/status"].map(str::to_owned));
@@ -113,7 +125,13 @@ fn allowed(rules: Vec<PolicyRule>) -> BTreeSet<String> {
         for group in rule.api_groups.unwrap() {
             for resource in rule.resources.iter().flatten() {
                 for verb in &rule.verbs {
-                    allowed.insert(format!("{verb} {group}/{resource}"));
+                    let right = format!("{verb} {group}/{resource}");
+                    match rule.resource_names.as_deref() {
+                        None => allowed.extend([right]),
+                        Some(names) => {
+                            allowed.extend(names.iter().map(|name| format!("{right}/{name}")));
+                        }
+                    }
                 }
             }
         }

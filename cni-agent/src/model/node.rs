@@ -2,7 +2,7 @@
 
 use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
 
 /// What the network needs to know of a node.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -15,4 +15,10 @@ pub struct Node {
     /// Its label `topology.kubernetes.io/zone`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zone: Option<String>,
+    /// Its other addresses: policies may mean a node by any of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub further_addresses: Vec<IpAddr>,
+    /// Policies select by them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub labels: BTreeMap<String, String>,
 }

@@ -1,5 +1,6 @@
-//! NetworkPolicies and namespaces, as networking.k8s.io/v1 has them: what is left out there and what it
-//! then means is settled here, so that nobody asks twice.
+//! NetworkPolicies, cluster-wide policies and namespaces, as networking.k8s.io/v1 and
+//! policy.networking.k8s.io have them: what is left out there and what it then means is settled here, so that
+//! nobody asks twice.
 
 use super::Protocol;
 use ipnetwork::IpNetwork;
@@ -29,7 +30,58 @@ pub struct NetworkPolicy {
     pub egress: Option<Vec<Rule>>,
 }
 
-/// Lets some peers use some ports.
+/// A policy of the whole cluster: ClusterNetworkPolicy, or one of the older kinds that it has replaced.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ClusterPolicy {
+    /// As Kubernetes writes it: names are one kind's.
+    pub kind: String,
+    pub name: String,
+    pub tier: Tier,
+    /// The lowest is asked first; of two with the same, the first by kind and name.
+    pub priority: i32,
+    /// Of the namespaces that it is about…
+    pub namespaces: Selector,
+    /// …these pods.
+    pub pods: Selector,
+    /// The first that means a packet decides.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ingress: Vec<Judgement>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub egress: Vec<Judgement>,
+    /// What of it is not understood, and what is done instead: for people.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unmet: Vec<String>,
+}
+
+/// Who asks first: Admin before NetworkPolicies, Baseline after them and only about pods that none of them
+/// selects.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Tier {
+    Admin,
+    Baseline,
+}
+
+/// A rule of a [`ClusterPolicy`].
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Judgement {
+    /// As people know it; empty: they gave it no name.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub name: String,
+    pub action: Action,
+    pub rule: Rule,
+}
+
+/// What becomes of what a rule means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum Action {
+    Accept,
+    Deny,
+    /// The next tier decides.
+    Pass,
+}
+
+/// Which peers and ports.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Rule {
     /// None: everybody, inside and outside of the cluster.
@@ -50,6 +102,8 @@ pub enum Peer {
         namespaces: Option<Selector>,
         pods: Selector,
     },
+    /// Nodes of the cluster, by any of their addresses.
+    Nodes(Selector),
     /// Addresses, whoever has them.
     Block {
         cidr: IpNetwork,

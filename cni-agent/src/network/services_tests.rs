@@ -62,6 +62,7 @@ fn cluster() -> Cluster {
         addresses: vec![ip("172.16.0.1")],
         pod_cidrs: vec!["10.1.0.0/24".parse().unwrap()],
         zone: Some("a".to_owned()),
+        ..Node::default()
     };
     cluster.nodes.insert("n1".to_owned(), node);
     for service in [

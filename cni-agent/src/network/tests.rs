@@ -20,6 +20,7 @@ fn node(name: &str, number: u8) -> Node {
         addresses: vec![format!("172.31.250.{number}").parse().unwrap()],
         pod_cidrs: vec![format!("100.11.{number}.0/29").parse().unwrap()],
         zone: None,
+        ..Node::default()
     }
 }
 

@@ -3,10 +3,13 @@
 use super::{
     Direction, EndpointPolicy, PortSet, Start, Tables, Verdict, VerdictKey,
     peers::{Identity, Meaning, Namespaces, Peers},
-    rules::{Allow, Class, named_of, names},
+    rules::{Allow, Class, Judged, Side, named_of, names},
 };
 use crate::{
-    model::{NamedPort, Namespace, NetworkPolicy, Peer, Pod, Protocol, Rule},
+    model::{
+        ClusterPolicy, Judgement, NamedPort, Namespace, NetworkPolicy, Node, Peer, Pod, Protocol,
+        Rule, Tier,
+    },
     state::{Cluster, Objects},
 };
 use std::{
@@ -35,6 +38,10 @@ struct Selected<'a> {
     pod: &'a LocalPod,
     ingress: Option<Vec<&'a NetworkPolicy>>,
     egress: Option<Vec<&'a NetworkPolicy>>,
+    /// In the order in which they are asked.
+    cluster: Vec<&'a ClusterPolicy>,
+    /// Everything, whatever else is said.
+    denied: bool,
     ports: &'a [NamedPort],
 }
 
@@ -47,6 +54,8 @@ pub struct Compiler {
     pods: Objects<Key, Pod>,
     namespaces: Objects<String, Namespace>,
     policies: Objects<Key, NetworkPolicy>,
+    cluster_policies: Objects<Key, ClusterPolicy>,
+    nodes: Objects<String, Node>,
     locals: Vec<LocalPod>,
     /// The node's addresses.
     own: Vec<IpAddr>,
@@ -57,6 +66,8 @@ pub struct Compiler {
     next_identity: u32,
     /// By pod: its addresses with their identities.
     of_pod: HashMap<Key, Vec<(IpAddr, u32)>>,
+    /// Of nodes that are peers.
+    of_nodes: Vec<(IpAddr, u32)>,
     classes: BTreeMap<Class, u32>,
     sets: HashMap<Arc<PortSet>, u32>,
     tables: Arc<Tables>,
@@ -72,12 +83,15 @@ impl Compiler {
             pods: Objects::default(),
             namespaces: Objects::default(),
             policies: Objects::default(),
+            cluster_policies: Objects::default(),
+            nodes: Objects::default(),
             locals: Vec::new(),
             peers: Peers::default(),
             named: [const { BTreeSet::new() }; 2],
             identities: HashMap::new(),
             next_identity: 1,
             of_pod: HashMap::new(),
+            of_nodes: Vec::new(),
             classes: BTreeMap::new(),
             sets: HashMap::new(),
             tables: Arc::default(),
@@ -88,13 +102,22 @@ impl Compiler {
     /// still hold the verdicts between what was and what is now, which packets need while the change is
     /// written; once it is, [`Self::settle`] gives the tables without.
     pub fn update(&mut self, cluster: &Cluster, locals: &[LocalPod]) -> Arc<Tables> {
-        let policies = !self.policies.is_copy_of(&cluster.policies);
+        let policies = !(self.policies.is_copy_of(&cluster.policies)
+            && self.cluster_policies.is_copy_of(&cluster.cluster_policies));
+        let nodes = self.peers.mean_nodes() && !self.nodes.is_copy_of(&cluster.nodes);
         let namespaces = !self.namespaces.is_copy_of(&cluster.namespaces);
         let pods = !self.pods.is_copy_of(&cluster.pods);
         let own = cluster.nodes.get(&self.node);
-        let own = own.map_or(&[][..], |own| &own.addresses);
+        let own: Vec<IpAddr> = own.map(all_addresses).into_iter().flatten().collect();
         let first = self.tables.generation == 0;
-        if !(policies || namespaces || pods || self.locals != locals || self.own != own || first) {
+        if !(policies
+            || namespaces
+            || pods
+            || nodes
+            || self.locals != locals
+            || self.own != own
+            || first)
+        {
             return self.tables.clone();
         }
         let changed = cluster.pods.differing(&self.pods).into_iter();
@@ -109,7 +132,9 @@ impl Compiler {
         self.namespaces = cluster.namespaces.clone();
         self.policies = cluster.policies.clone();
         locals.clone_into(&mut self.locals);
-        own.clone_into(&mut self.own);
+        self.cluster_policies = cluster.cluster_policies.clone();
+        self.nodes = cluster.nodes.clone();
+        self.own = own;
 
         let selected = select(cluster, locals);
         let fresh = self.renew_peers(&selected);
@@ -128,6 +153,9 @@ impl Compiler {
             self.place_pods(all.iter());
         } else {
             self.place_pods(changed.iter());
+        }
+        if fresh || nodes {
+            self.place_nodes();
         }
         let mut classes = std::mem::take(&mut self.classes);
         self.renew_classes(&selected, &mut classes, &mut tables);
@@ -153,8 +181,12 @@ impl Compiler {
             self.keep_sets(&mut tables);
             self.tables = Arc::new(tables);
         }
-        self.identities
-            .retain(|_, number| *number == Tables::ANYBODY || identities.contains(number));
+        // Also of who shares an address with another one now, and has it alone later.
+        let placed = self.of_pod.values().flatten().chain(&self.of_nodes);
+        let placed: HashSet<u32> = placed.map(|(_, number)| *number).collect();
+        self.identities.retain(|_, number| {
+            *number == Tables::ANYBODY || identities.contains(number) || placed.contains(number)
+        });
         self.tables.clone()
     }
 
@@ -162,9 +194,9 @@ impl Compiler {
     fn renew_peers(&mut self, selected: &[Selected<'_>]) -> bool {
         let mut meanings = BTreeSet::new();
         let mut named = [const { BTreeSet::new() }; 2];
-        for (side, policy, rule) in selected.iter().flat_map(Selected::rules) {
+        for (side, namespace, rule) in selected.iter().flat_map(Selected::rules) {
             let peers = rule.peers.iter().flatten();
-            meanings.extend(peers.map(|peer| meaning(peer, &policy.namespace)));
+            meanings.extend(peers.map(|peer| meaning(peer, namespace)));
             let names = names(rule.ports.as_deref());
             named[side as usize].extend(names.map(|(name, protocol)| (name.to_owned(), protocol)));
         }
@@ -182,6 +214,7 @@ impl Compiler {
         self.identities.insert(Identity::default(), Tables::ANYBODY);
         self.next_identity = 1;
         self.of_pod.clear();
+        self.of_nodes.clear();
         self.classes.clear();
         let generation = self.next.generation;
         self.next.generation += 1;
@@ -235,6 +268,27 @@ impl Compiler {
         }
     }
 
+    /// Finds the identities of the nodes' addresses anew.
+    fn place_nodes(&mut self) {
+        self.of_nodes.clear();
+        if !self.peers.mean_nodes() {
+            return;
+        }
+        for node in self.nodes.clone().values() {
+            let mut of_node = Identity::default();
+            // Who is none is found by its blocks alone.
+            if !self.peers.of_node(node, &mut of_node) {
+                continue;
+            }
+            for address in all_addresses(node) {
+                let mut identity = of_node.clone();
+                self.peers.of_address(address, &mut identity);
+                let number = self.number_of(identity);
+                self.of_nodes.push((address, number));
+            }
+        }
+    }
+
     /// Numbers the classes of the local pods. `all` are those that were, and are added to.
     fn renew_classes(
         &mut self,
@@ -255,8 +309,8 @@ impl Compiler {
             let policy = EndpointPolicy {
                 generation: tables.generation,
                 class: number,
-                ingress: class.ingress.is_some(),
-                egress: class.egress.is_some(),
+                ingress: !class.ingress.is_open(),
+                egress: !class.egress.is_open(),
             };
             tables.endpoints.insert(selected.pod.endpoint, policy);
             if number != 0 {
@@ -266,30 +320,59 @@ impl Compiler {
     }
 
     fn class(&self, selected: &Selected<'_>) -> Class {
-        let allows = |policies: &Option<Vec<&NetworkPolicy>>, side| -> Option<Vec<Allow>> {
-            let policies = policies.as_ref()?.iter();
-            let rules =
-                policies.flat_map(|policy| rules(policy, side).map(move |rule| (policy, rule)));
-            let allows: BTreeSet<Allow> = rules
-                .map(|(policy, rule)| Allow {
-                    peers: rule
-                        .peers
-                        .as_ref()
-                        .map(|peers| self.numbers(peers, &policy.namespace)),
-                    ports: rule.ports.clone(),
-                })
-                .collect();
-            Some(allows.into_iter().collect())
-        };
-        let ingress = allows(&selected.ingress, Direction::Ingress);
-        let ports = match ingress {
-            Some(_) => named_of(selected.ports, &self.named[Direction::Ingress as usize]),
-            None => Vec::new(),
+        let ingress = self.side(selected, Direction::Ingress);
+        let ports = match ingress.is_open() {
+            false => named_of(selected.ports, &self.named[Direction::Ingress as usize]),
+            true => Vec::new(),
         };
         Class {
+            egress: self.side(selected, Direction::Egress),
             ingress,
-            egress: allows(&selected.egress, Direction::Egress),
             ports,
+        }
+    }
+
+    fn side(&self, selected: &Selected<'_>, direction: Direction) -> Side {
+        if selected.denied {
+            return Side::denied();
+        }
+        let policies = match direction {
+            Direction::Ingress => &selected.ingress,
+            Direction::Egress => &selected.egress,
+        };
+        let rules = policies.as_ref().map(|policies| {
+            let rules = policies.iter().flat_map(|policy| {
+                rules(policy, direction).map(|rule| self.allow(rule, &policy.namespace))
+            });
+            let rules: BTreeSet<Allow> = rules.collect();
+            rules.into_iter().collect()
+        });
+        let tier = |tier: Tier| -> Vec<Judged> {
+            let policies = selected.cluster.iter().filter(|policy| policy.tier == tier);
+            let rules = policies.flat_map(|policy| judgements(policy, direction));
+            rules
+                .map(|judgement| Judged {
+                    action: judgement.action,
+                    of: self.allow(&judgement.rule, ""),
+                })
+                .collect()
+        };
+        Side {
+            admin: tier(Tier::Admin),
+            // NetworkPolicies leave nothing to it.
+            baseline: match rules {
+                Some(_) => Vec::new(),
+                None => tier(Tier::Baseline),
+            },
+            rules,
+        }
+    }
+
+    fn allow(&self, rule: &Rule, namespace: &str) -> Allow {
+        let peers = rule.peers.as_ref();
+        Allow {
+            peers: peers.map(|peers| self.numbers(peers, namespace)),
+            ports: rule.ports.clone(),
         }
     }
 
@@ -299,17 +382,30 @@ impl Compiler {
         numbers.collect::<BTreeSet<u32>>().into_iter().collect()
     }
 
-    fn fill_addresses(&self, tables: &mut Tables) {
+    fn fill_addresses(&mut self, tables: &mut Tables) {
         tables.addresses.clear();
+        tables.addresses.extend(self.of_nodes.iter().copied());
         // Of two pods with one address, one is about to go.
         let mut keys: Vec<&Key> = self.of_pod.keys().collect();
         keys.sort_unstable();
         for key in keys {
             tables.addresses.extend(self.of_pod[key].iter().copied());
         }
-        // Whoever else claims them.
-        let own = self.own.iter().map(|address| (*address, Tables::NODE));
-        tables.addresses.extend(own);
+        // Whoever else claims them. Only policies of the cluster may come between a node and its pods: else it
+        // is told from all others before anything is looked up.
+        let judged = self.classes.keys().any(|class| class.egress.is_judged());
+        for address in self.own.clone() {
+            let mut number = Tables::NODE;
+            if judged {
+                let mut identity = Identity::own();
+                if let Some(own) = self.nodes.get(&self.node) {
+                    self.peers.of_node(own, &mut identity);
+                }
+                self.peers.of_address(address, &mut identity);
+                number = self.number_of(identity);
+            }
+            tables.addresses.insert(address, number);
+        }
     }
 
     /// `classes` are those that were and those that are: an address has its new identity before the endpoint
@@ -329,7 +425,7 @@ impl Compiler {
             .collect();
         for (class, number) in classes {
             for direction in Direction::BOTH {
-                if class.rules(direction).is_none() {
+                if class.side(direction).is_open() {
                     continue;
                 }
                 let key = |identity| VerdictKey {
@@ -389,16 +485,41 @@ impl LocalPod {
 }
 
 impl<'a> Selected<'a> {
-    /// Every rule with its policy.
-    fn rules(&self) -> impl Iterator<Item = (Direction, &'a NetworkPolicy, &'a Rule)> + '_ {
+    /// Every rule with the namespace of its policy.
+    fn rules(&self) -> impl Iterator<Item = (Direction, &'a str, &'a Rule)> + '_ {
         let of = |policies: &Option<Vec<&'a NetworkPolicy>>, side| {
             let policies: Vec<&'a NetworkPolicy> = policies.iter().flatten().copied().collect();
-            policies
-                .into_iter()
-                .flat_map(move |policy| rules(policy, side).map(move |rule| (side, policy, rule)))
+            policies.into_iter().flat_map(move |policy| {
+                rules(policy, side).map(move |rule| (side, policy.namespace.as_str(), rule))
+            })
         };
-        of(&self.ingress, Direction::Ingress).chain(of(&self.egress, Direction::Egress))
+        let of_cluster = Direction::BOTH.into_iter().flat_map(|side| {
+            let policies = self.cluster.iter();
+            policies.flat_map(move |policy| {
+                judgements(policy, side)
+                    .iter()
+                    .map(move |judgement| (side, "", &judgement.rule))
+            })
+        });
+        of(&self.ingress, Direction::Ingress)
+            .chain(of(&self.egress, Direction::Egress))
+            .chain(of_cluster)
     }
+}
+
+fn judgements(policy: &ClusterPolicy, side: Direction) -> &[Judgement] {
+    match side {
+        Direction::Ingress => &policy.ingress,
+        Direction::Egress => &policy.egress,
+    }
+}
+
+/// Every address by which it may be meant.
+fn all_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
+    node.addresses
+        .iter()
+        .chain(&node.further_addresses)
+        .copied()
 }
 
 fn used_identities(tables: &Tables) -> HashSet<u32> {
@@ -420,17 +541,33 @@ fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>>
     for policy in cluster.policies.values() {
         of.entry(&policy.namespace).or_default().push(policy);
     }
+    let mut of_cluster: Vec<&ClusterPolicy> = cluster.cluster_policies.values().collect();
+    // Those of one priority in the order of their keys.
+    of_cluster.sort_by_key(|policy| policy.priority);
     let one = |local: &'a LocalPod| {
         let policies = of
             .get(local.namespace.as_str())
             .map_or(&[][..], Vec::as_slice);
-        let Some(pod) = cluster.pods.get(&local.key()) else {
-            // Nobody knows its labels yet: whatever policies its namespace has may be about it.
+        let (pod, namespace) = (
+            cluster.pods.get(&local.key()),
+            cluster.namespaces.get(&local.namespace),
+        );
+        let may_be_about = |policy: &&ClusterPolicy| {
+            namespace.is_none_or(|namespace| policy.namespaces.selects(&namespace.labels))
+        };
+        // Nobody knows its labels yet, or its namespace's: whatever policies there are may be about it.
+        let denied = match pod {
+            None => of_cluster.iter().any(may_be_about),
+            Some(_) => namespace.is_none() && !of_cluster.is_empty(),
+        };
+        let Some(pod) = pod.filter(|_| !denied) else {
             let closed = || (!policies.is_empty()).then(Vec::new);
             return Selected {
                 pod: local,
                 ingress: closed(),
                 egress: closed(),
+                cluster: Vec::new(),
+                denied,
                 ports: &[],
             };
         };
@@ -441,10 +578,14 @@ fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>>
             let about: Vec<_> = about.copied().collect();
             (!about.is_empty()).then_some(about)
         };
+        let about_it =
+            |policy: &&&ClusterPolicy| may_be_about(policy) && policy.pods.selects(&pod.labels);
         Selected {
             pod: local,
             ingress: about(|policy| policy.ingress.is_some()),
             egress: about(|policy| policy.egress.is_some()),
+            cluster: of_cluster.iter().filter(about_it).copied().collect(),
+            denied,
             ports: &pod.ports,
         }
     };
@@ -460,6 +601,7 @@ fn meaning(peer: &Peer, namespace: &str) -> Meaning {
             },
             pods: pods.clone(),
         },
+        Peer::Nodes(selector) => Meaning::Nodes(selector.clone()),
         Peer::Block { cidr, except } => Meaning::Block {
             cidr: *cidr,
             except: except.clone(),

@@ -1,6 +1,6 @@
 //! The peers that rules name, and who is which of them.
 
-use crate::model::{NamedPort, Namespace, Pod, Selector};
+use crate::model::{NamedPort, Namespace, Node, Pod, Selector};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -14,6 +14,7 @@ pub(super) enum Meaning {
         of: Namespaces,
         pods: Selector,
     },
+    Nodes(Selector),
     Block {
         cidr: IpNetwork,
         except: Vec<IpNetwork>,
@@ -34,6 +35,8 @@ pub(super) struct Identity {
     peers: Vec<u64>,
     /// Ports of the pod that rules for what goes name.
     pub(super) ports: Vec<NamedPort>,
+    /// It is this node, from which everything may come.
+    pub(super) own: bool,
 }
 
 impl Identity {
@@ -41,6 +44,14 @@ impl Identity {
     pub(super) fn with_ports(ports: Vec<NamedPort>) -> Self {
         Self {
             ports,
+            ..Self::default()
+        }
+    }
+
+    /// This node's.
+    pub(super) fn own() -> Self {
+        Self {
+            own: true,
             ..Self::default()
         }
     }
@@ -60,7 +71,7 @@ impl Identity {
 
     /// Nobody's peer, and nothing named.
     pub(super) fn is_anybody(&self) -> bool {
-        self.peers.is_empty() && self.ports.is_empty()
+        self.peers.is_empty() && self.ports.is_empty() && !self.own
     }
 }
 
@@ -71,6 +82,7 @@ pub(super) struct Peers {
     /// Peers that mean pods, by the one namespace that they mean.
     of_one: HashMap<String, Vec<(u32, Selector)>>,
     of_selected: Vec<(u32, Selector, Selector)>,
+    of_nodes: Vec<(u32, Selector)>,
     blocks: Vec<(u32, IpNetwork, Vec<IpNetwork>)>,
 }
 
@@ -93,6 +105,7 @@ impl Peers {
                 } => {
                     peers.of_selected.push((number, of, pods));
                 }
+                Meaning::Nodes(selector) => peers.of_nodes.push((number, selector)),
                 Meaning::Block { cidr, except } => peers.blocks.push((number, cidr, except)),
             }
         }
@@ -122,6 +135,22 @@ impl Peers {
                 identity.add(*number);
             }
         }
+    }
+
+    /// Whether any of them means nodes.
+    pub(super) fn mean_nodes(&self) -> bool {
+        !self.of_nodes.is_empty()
+    }
+
+    /// Adds the peers that a node is; whether it is any.
+    pub(super) fn of_node(&self, node: &Node, identity: &mut Identity) -> bool {
+        let peers = self.of_nodes.iter();
+        let mut peers = peers
+            .filter(|(_, selector)| selector.selects(&node.labels))
+            .peekable();
+        let is_any = peers.peek().is_some();
+        peers.for_each(|(number, _)| identity.add(*number));
+        is_any
     }
 
     /// Adds the blocks that an address is in.

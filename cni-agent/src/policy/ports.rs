@@ -41,6 +41,61 @@ impl PortSet {
         ranges.any(|(first, last)| (*first..=*last).contains(&port))
     }
 
+    /// Adds what another one holds.
+    pub fn unite(&mut self, other: &Self) {
+        self.others |= other.others;
+        for protocol in Protocol::ALL {
+            for (first, last) in other.ranges(protocol) {
+                self.add(protocol, *first, *last);
+            }
+        }
+    }
+
+    /// What both hold.
+    pub fn common(&self, other: &Self) -> Self {
+        let mut common = Self {
+            others: self.others && other.others,
+            ..Self::default()
+        };
+        for protocol in Protocol::ALL {
+            for (first, last) in self.ranges(protocol) {
+                for (from, to) in other.ranges(protocol) {
+                    let (first, last) = (*first.max(from), *last.min(to));
+                    if first <= last {
+                        common.add(protocol, first, last);
+                    }
+                }
+            }
+        }
+        common
+    }
+
+    /// What it holds and another one doesn't.
+    pub fn without(&self, other: &Self) -> Self {
+        self.common(&other.complement())
+    }
+
+    fn complement(&self) -> Self {
+        let mut rest = Self {
+            others: !self.others,
+            ..Self::default()
+        };
+        for protocol in Protocol::ALL {
+            // The first port that may be of the rest; none behind the last port.
+            let mut next = Some(0);
+            for (first, last) in self.ranges(protocol) {
+                if let Some(from) = next.filter(|from| from < first) {
+                    rest.add(protocol, from, first - 1);
+                }
+                next = last.checked_add(1);
+            }
+            if let Some(from) = next {
+                rest.add(protocol, from, u16::MAX);
+            }
+        }
+        rest
+    }
+
     /// Adds the ports from `first` to `last`.
     pub fn add(&mut self, protocol: Protocol, first: u16, last: u16) {
         let ranges = &mut self.ranges[protocol as usize];
@@ -80,6 +135,40 @@ mod tests {
             let ranges = set.ranges(Protocol::Udp);
             prop_assert!(ranges.windows(2).all(|pair| pair[0].1 + 1 < pair[1].0), "{:?}", ranges);
             prop_assert!(set.ranges(Protocol::Tcp).is_empty());
+        }
+    }
+
+    /// At both ends of the ports and in between.
+    fn somewhere() -> impl Strategy<Value = PortSet> {
+        let range = (prop_oneof![0..60u16, 65_480..=65_535u16], 0..30u16);
+        (any::<bool>(), proptest::collection::vec(range, 0..6)).prop_map(|(others, ranges)| {
+            let mut set = PortSet {
+                others,
+                ..PortSet::default()
+            };
+            for (first, more) in ranges {
+                set.add(Protocol::Tcp, first, first.saturating_add(more));
+            }
+            set
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn sets_of_ports_are_sets(a in somewhere(), b in somewhere()) {
+            let mut united = a.clone();
+            united.unite(&b);
+            let (common, without) = (a.common(&b), a.without(&b));
+            for port in (0..100u16).chain(65_400..=65_535) {
+                let [in_a, in_b] = [&a, &b].map(|set| set.has(Protocol::Tcp, port));
+                prop_assert_eq!(united.has(Protocol::Tcp, port), in_a || in_b, "{}", port);
+                prop_assert_eq!(common.has(Protocol::Tcp, port), in_a && in_b, "{}", port);
+                prop_assert_eq!(without.has(Protocol::Tcp, port), in_a && !in_b, "{}", port);
+            }
+            prop_assert_eq!(united.others, a.others || b.others);
+            prop_assert_eq!(common.others, a.others && b.others);
+            prop_assert_eq!(without.others, a.others && !b.others);
+            prop_assert!(PortSet::all().without(&PortSet::all()).is_empty());
         }
     }
 

@@ -8,8 +8,8 @@ mod random;
 use super::*;
 use crate::{
     model::{
-        NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod, PortChoice, Ports, Protocol,
-        Requirement, Rule, Selector,
+        Action, ClusterPolicy, Judgement, NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod,
+        PortChoice, Ports, Protocol, Requirement, Rule, Selector, Tier,
     },
     state::Cluster,
 };
@@ -376,4 +376,143 @@ fn a_changed_label_writes_the_rows_of_that_pod() {
     compiler.settle();
     let third = compiler.update(&after, &locals(&after));
     assert_eq!(plan(&second, &third).rows(), 0, "nobody names it");
+}
+
+/// The pod whose packets they are is the one that is left.
+#[test]
+fn of_two_pods_with_one_address_the_one_that_stays_is_who_has_it() {
+    let peer = Peer::Pods {
+        namespaces: None,
+        pods: app("db"),
+    };
+    let pods = vec![
+        pod("shop", "web", "web", "10.1.0.2"),
+        pod("shop", "db", "db", "10.1.0.3"),
+        pod("shop", "later", "x", "10.1.0.3"),
+    ];
+    let other = Peer::Pods {
+        namespaces: None,
+        pods: app("x"),
+    };
+    let only = Some(vec![Ports {
+        protocol: Protocol::Udp,
+        port: PortChoice::All,
+    }]);
+    let mut policy = lets_in(vec![peer], None);
+    policy.ingress.as_mut().unwrap().push(Rule {
+        peers: Some(vec![other]),
+        ports: only,
+    });
+    let mut cluster = cluster(pods, vec![policy]);
+    let mut compiler = Compiler::new(NODE, Start::default());
+    let local = locals(&cluster)
+        .into_iter()
+        .find(|l| l.name == "web")
+        .unwrap();
+    let mut comes = |cluster: &Cluster| {
+        compiler.update(cluster, &locals(cluster));
+        let tables = compiler.settle();
+        let address = "10.1.0.3".parse().unwrap();
+        tables
+            .set(local.endpoint, Direction::Ingress, address)
+            .unwrap()
+    };
+    assert!(!comes(&cluster).is_all());
+    cluster
+        .pods
+        .remove(&("shop".to_owned(), "later".to_owned()));
+    assert!(comes(&cluster).is_all());
+}
+
+/// Tiers before priorities before the order of rules; what a rule leaves open the next may decide.
+#[test]
+fn the_first_rule_that_means_a_packet_decides_and_port_ranges_may_lie_in_one_another() {
+    let everybody = || {
+        Some(vec![Peer::Block {
+            cidr: "0.0.0.0/0".parse().unwrap(),
+            except: Vec::new(),
+        }])
+    };
+    let of = |cidr: &str| {
+        Some(vec![Peer::Block {
+            cidr: cidr.parse().unwrap(),
+            except: Vec::new(),
+        }])
+    };
+    let tcp = |first, last| {
+        Some(vec![Ports {
+            protocol: Protocol::Tcp,
+            port: PortChoice::Range(first, last),
+        }])
+    };
+    let judgement = |action, peers, ports| Judgement {
+        name: String::new(),
+        action,
+        rule: Rule { peers, ports },
+    };
+    let policy = |name: &str, tier, priority, ingress| ClusterPolicy {
+        kind: "ClusterNetworkPolicy".into(),
+        name: name.into(),
+        tier,
+        priority,
+        namespaces: Selector::default(),
+        pods: Selector::default(),
+        ingress,
+        egress: Vec::new(),
+        unmet: Vec::new(),
+    };
+    let policies = [
+        // A range within the range that a later one denies, and a narrow network within a wide one.
+        policy(
+            "z",
+            Tier::Admin,
+            1,
+            vec![
+                judgement(Action::Accept, everybody(), tcp(80, 90)),
+                judgement(Action::Deny, of("10.9.0.0/16"), tcp(85, 200)),
+            ],
+        ),
+        policy(
+            "a",
+            Tier::Admin,
+            2,
+            vec![
+                judgement(Action::Accept, of("10.9.9.0/24"), tcp(150, 150)),
+                judgement(Action::Pass, of("10.8.0.0/16"), tcp(300, 310)),
+                judgement(Action::Deny, everybody(), tcp(70, 400)),
+            ],
+        ),
+        policy(
+            "b",
+            Tier::Baseline,
+            0,
+            vec![
+                judgement(Action::Deny, of("10.8.1.0/24"), tcp(305, 305)),
+                judgement(Action::Deny, everybody(), tcp(500, 500)),
+            ],
+        ),
+    ];
+    let mut cluster = cluster(vec![pod("shop", "web", "web", "10.1.0.2")], Vec::new());
+    for policy in policies {
+        cluster
+            .cluster_policies
+            .insert((policy.kind.clone(), policy.name.clone()), policy);
+    }
+    let wide = comes(&cluster, "10.9.1.1");
+    assert_eq!(
+        wide.ranges(Protocol::Tcp),
+        [(0, 69), (80, 90), (401, 499), (501, 65_535)]
+    );
+    assert_eq!(
+        comes(&cluster, "10.9.9.1"),
+        wide,
+        "the narrow network's Accept comes after the wide one's Deny"
+    );
+    let passed = comes(&cluster, "10.8.0.1");
+    assert_eq!(
+        passed.ranges(Protocol::Tcp),
+        [(0, 69), (80, 90), (300, 310), (401, 499), (501, 65_535)]
+    );
+    assert!(!comes(&cluster, "10.8.1.1").has(Protocol::Tcp, 305));
+    assert!(wide.others && wide.ranges(Protocol::Udp) == [(0, 65_535)]);
 }

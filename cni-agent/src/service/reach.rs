@@ -184,6 +184,7 @@ mod tests {
                 .map(|c| c.parse().unwrap())
                 .into(),
             zone: None,
+            ..Node::default()
         }
     }
 

@@ -3,12 +3,13 @@
 //! that nodes that read the same folder come to the same cluster.
 
 use super::{
+    convert::NAME_LABEL,
     document::Found,
     object::{Object, ObjectKey},
-    problem::SourceProblem,
+    problem::{Severity, SourceProblem},
 };
 use crate::{
-    model::{Node, Pod},
+    model::{Namespace, Node, Pod},
     state::Cluster,
 };
 use ipnetwork::IpNetwork;
@@ -76,7 +77,28 @@ pub(super) fn merge<'a>(
                 let key = (policy.namespace.clone(), policy.name.clone());
                 cluster.policies.insert(key, policy.clone());
             }
+            Object::ClusterPolicy(policy) => {
+                for unmet in &policy.unmet {
+                    let (field, message) = unmet.split_once(": ").unwrap_or(("", unmet));
+                    problems.push(SourceProblem {
+                        severity: Severity::Warning,
+                        ..at(file, found, field, message.to_owned())
+                    });
+                }
+                let key = (policy.kind.clone(), policy.name.clone());
+                cluster.cluster_policies.insert(key, policy.clone());
+            }
             Object::Unused => {}
+        }
+    }
+    // A namespace that nobody has written a manifest for has no labels but its name.
+    for (namespace, _) in cluster.pods.keys() {
+        if !cluster.namespaces.contains_key(namespace) {
+            let name = namespace.clone();
+            let labels = [(NAME_LABEL.to_owned(), name.clone())].into();
+            cluster
+                .namespaces
+                .insert(name.clone(), Namespace { name, labels });
         }
     }
     (cluster, problems)

@@ -14,6 +14,7 @@ mod last_good;
 pub mod manifests;
 mod merge;
 mod object;
+pub mod policy_api;
 mod problem;
 #[cfg(test)]
 mod tests;

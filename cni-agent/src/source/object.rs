@@ -1,7 +1,10 @@
 //! The Kubernetes objects that Fairlead takes, converted.
 
-use super::convert::{self, FieldError};
-use crate::model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
+use super::{
+    convert::{self, FieldError},
+    policy_api,
+};
+use crate::model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service};
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
@@ -33,6 +36,7 @@ pub(super) enum Object {
     Slice(EndpointSlice),
     Namespace(Namespace),
     Policy(NetworkPolicy),
+    ClusterPolicy(ClusterPolicy),
     /// An EndpointSlice that is no Service's.
     Unused,
 }
@@ -46,13 +50,19 @@ pub(super) struct Read {
 }
 
 /// The kinds taken and the one version of each.
-const KINDS: [(&str, &str); 6] = [
+const KINDS: [(&str, &str); 9] = [
     ("Node", "v1"),
     ("Pod", "v1"),
     ("Namespace", "v1"),
     ("Service", "v1"),
     ("EndpointSlice", "discovery.k8s.io/v1"),
     ("NetworkPolicy", "networking.k8s.io/v1"),
+    ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2"),
+    ("AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
+    (
+        "BaselineAdminNetworkPolicy",
+        "policy.networking.k8s.io/v1alpha1",
+    ),
 ];
 
 /// Kinds of Kubernetes in the groups of ours that mean nothing to a node's network. Others in these
@@ -104,62 +114,50 @@ enum Expected {
 }
 
 fn read_ours(value: Value, kind: &'static str) -> Result<Read, Vec<FieldError>> {
+    macro_rules! read {
+        ($kind:ty, $convert:path, $into:expr) => {{
+            let (object, unknown): ($kind, _) = typed(value, kind)?;
+            finish(
+                $convert(&object).map($into),
+                kind,
+                &object.metadata,
+                unknown,
+            )
+        }};
+    }
+    let slice = |slice: Option<EndpointSlice>| slice.map_or(Object::Unused, Object::Slice);
     match kind {
-        "Node" => {
-            let (node, unknown): (core::Node, _) = typed(value, kind)?;
-            finish(
-                convert::node(&node).map(Object::Node),
-                kind,
-                &node.metadata,
-                unknown,
-            )
-        }
-        "Pod" => {
-            let (pod, unknown): (core::Pod, _) = typed(value, kind)?;
-            finish(
-                convert::pod(&pod).map(Object::Pod),
-                kind,
-                &pod.metadata,
-                unknown,
-            )
-        }
-        "Namespace" => {
-            let (namespace, unknown): (core::Namespace, _) = typed(value, kind)?;
-            finish(
-                convert::namespace(&namespace).map(Object::Namespace),
-                kind,
-                &namespace.metadata,
-                unknown,
-            )
-        }
-        "Service" => {
-            let (service, unknown): (core::Service, _) = typed(value, kind)?;
-            finish(
-                convert::service(&service).map(Object::Service),
-                kind,
-                &service.metadata,
-                unknown,
-            )
-        }
-        "EndpointSlice" => {
-            let (slice, unknown): (discovery::EndpointSlice, _) = typed(value, kind)?;
-            let converted = convert::endpoint_slice(&slice);
-            finish(
-                converted.map(|slice| slice.map_or(Object::Unused, Object::Slice)),
-                kind,
-                &slice.metadata,
-                unknown,
-            )
-        }
+        "Node" => read!(core::Node, convert::node, Object::Node),
+        "Pod" => read!(core::Pod, convert::pod, Object::Pod),
+        "Namespace" => read!(core::Namespace, convert::namespace, Object::Namespace),
+        "Service" => read!(core::Service, convert::service, Object::Service),
+        "EndpointSlice" => read!(discovery::EndpointSlice, convert::endpoint_slice, slice),
         "NetworkPolicy" => {
-            let (policy, unknown): (networking::NetworkPolicy, _) = typed(value, kind)?;
-            finish(
-                convert::network_policy(&policy).map(Object::Policy),
-                kind,
-                &policy.metadata,
-                unknown,
+            read!(
+                networking::NetworkPolicy,
+                convert::network_policy,
+                Object::Policy
             )
         }
+        "ClusterNetworkPolicy" => {
+            read!(
+                policy_api::ClusterNetworkPolicy,
+                convert::cluster_policy,
+                Object::ClusterPolicy
+            )
+        }
+        "AdminNetworkPolicy" => {
+            read!(
+                policy_api::AdminNetworkPolicy,
+                convert::cluster_policy,
+                Object::ClusterPolicy
+            )
+        }
+        "BaselineAdminNetworkPolicy" => read!(
+            policy_api::BaselineAdminNetworkPolicy,
+            convert::cluster_policy,
+            Object::ClusterPolicy
+        ),
         other => Err(vec![FieldError::new(
             "kind",
             format!("kind {other} is not read"),
@@ -316,6 +314,9 @@ fn finish(
     let named = convert::name(metadata);
     let namespace = match kind {
         "Node" | "Namespace" => Ok(String::new()),
+        "ClusterNetworkPolicy" | "AdminNetworkPolicy" | "BaselineAdminNetworkPolicy" => {
+            Ok(String::new())
+        }
         _ => convert::namespace_of(metadata),
     };
     match (converted, named, namespace) {

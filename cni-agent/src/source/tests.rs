@@ -234,6 +234,8 @@ items:
             "fd00:11:1::/64".parse().unwrap(),
         ],
         zone: None,
+        further_addresses: ips(&["172.31.250.99", "203.0.113.9"]),
+        labels: [("kubernetes.io/hostname".to_owned(), "worker-1".to_owned())].into(),
     };
     assert_eq!(worker.object, Object::Node(expected));
     let expected = Pod {

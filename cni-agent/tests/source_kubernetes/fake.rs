@@ -163,8 +163,23 @@ fn collection(object: &Value) -> &'static str {
         "EndpointSlice" => "/apis/discovery.k8s.io/v1/endpointslices",
         "Namespace" => "/api/v1/namespaces",
         "NetworkPolicy" => "/apis/networking.k8s.io/v1/networkpolicies",
+        "ClusterNetworkPolicy" => "/apis/policy.networking.k8s.io/v1alpha2/clusternetworkpolicies",
+        "CustomResourceDefinition" => DEFINITIONS,
         other => panic!("{other}"),
     }
+}
+
+/// Where kinds are defined that not every cluster has.
+pub(crate) const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+
+/// Whether the kind of a collection is defined.
+fn is_served(inner: &Inner, path: &str) -> bool {
+    let Some(rest) = path.strip_prefix("/apis/policy.networking.k8s.io/") else {
+        return true;
+    };
+    let plural = rest.rsplit('/').next().unwrap();
+    let name = format!("/{plural}.policy.networking.k8s.io");
+    inner.objects.contains_key(&(DEFINITIONS.to_owned(), name))
 }
 
 type Shared = (Arc<Mutex<Inner>>, watch::Sender<u64>);
@@ -189,11 +204,19 @@ async fn answer(
     while inner.lock().unwrap().held.contains(&path) {
         changes.changed().await.unwrap();
     }
+    if !is_served(&inner.lock().unwrap(), &path) {
+        return status(404, "the server could not find the requested resource");
+    }
+    // Of one object.
+    let only = query.get("fieldSelector").map(|field| {
+        let name = field.strip_prefix("metadata.name%3D").unwrap();
+        format!("/{name}")
+    });
     let streamed = query.get("sendInitialEvents").is_some_and(|v| *v == "true");
     if query.get("watch").is_none_or(|v| *v != "true") {
         let mut inner = inner.lock().unwrap();
         inner.lists += 1;
-        let items: Vec<_> = of(&inner, &path).collect();
+        let items: Vec<_> = of(&inner, &path, only.as_deref()).collect();
         let version = inner.version.to_string();
         return body_of(&json!({"metadata": {"resourceVersion": version}, "items": items}));
     }
@@ -208,7 +231,7 @@ async fn answer(
         let mut first = Vec::new();
         let from = if streamed {
             inner.streams += 1;
-            first.extend(of(&inner, &path).map(|object| event("ADDED", &object)));
+            first.extend(of(&inner, &path, only.as_deref()).map(|object| event("ADDED", &object)));
             let version = inner.version.to_string();
             first.push(event(
                 "BOOKMARK",
@@ -231,7 +254,7 @@ async fn answer(
     let rest = stream::unfold(
         (first, from, news.subscribe()),
         move |(first, mut from, mut news)| {
-            let (inner, path) = (inner.clone(), path.clone());
+            let (inner, path, only) = (inner.clone(), path.clone(), only.clone());
             async move {
                 if !first.is_empty() {
                     return Some((
@@ -245,7 +268,12 @@ async fn answer(
                     }
                     let lines: String = {
                         let inner = inner.lock().unwrap();
-                        let new = inner.log.iter().filter(|c| c.0 > from && c.1 == path);
+                        let meant = |object: &Value| {
+                            let name = object["metadata"]["name"].as_str();
+                            only.as_ref().is_none_or(|only| only.get(1..) == name)
+                        };
+                        let new = inner.log.iter();
+                        let new = new.filter(|c| c.0 > from && c.1 == path && meant(&c.3));
                         let lines = new
                             .map(|(_, _, kind, object)| event(kind, object))
                             .collect();
@@ -304,8 +332,10 @@ fn write(
     body_of(&node)
 }
 
-fn of(inner: &Inner, path: &str) -> impl Iterator<Item = Value> {
-    let objects = inner.objects.iter().filter(move |(key, _)| key.0 == path);
+fn of(inner: &Inner, path: &str, only: Option<&str>) -> impl Iterator<Item = Value> {
+    let objects = inner.objects.iter();
+    let objects =
+        objects.filter(move |(key, _)| key.0 == path && only.is_none_or(|only| key.1 == only));
     objects.map(|(_, object)| object.clone())
 }
 

@@ -1,6 +1,6 @@
 //! What becomes of the cluster when the API server does what API servers do.
 
-use super::fake::{Fake, node, pod, service, slice};
+use super::fake::{DEFINITIONS, Fake, node, pod, service, slice};
 use cni_agent::{
     source::{Source, kubernetes::Kubernetes},
     state::Cluster,
@@ -345,4 +345,49 @@ async fn pods_of_other_nodes_are_news_only_where_policies_are() {
     ));
     fake.put(pod("far", "n2", "c"));
     until(&source, |cluster| !relabelled(cluster, "far")).await;
+}
+
+/// A cluster-wide policy's kind is there when somebody installs it, and goes with its definition.
+#[tokio::test]
+async fn a_kind_that_is_installed_later_is_watched_from_then_on_until_it_is_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(true).await;
+    fake.put(node("n1", 1));
+    let source = fake.source(folder.path(), LONG).await;
+    let (cluster, _) = until(&source, |cluster| !cluster.nodes.is_empty()).await;
+    assert!(cluster.cluster_policies.is_empty() && source.problems().is_empty());
+    let name = "clusternetworkpolicies.policy.networking.k8s.io";
+    fake.put(
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "others.example.com"}}),
+    );
+    fake.put(
+        json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": name}}),
+    );
+    let policy = |priority: u32| {
+        json!({"apiVersion": "policy.networking.k8s.io/v1alpha2", "kind": "ClusterNetworkPolicy",
+        "metadata": {"name": "guard"}, "spec": {"tier": "Admin", "priority": priority,
+        "subject": {"namespaces": {}}, "ingress": [{"action": "Deny", "from": [{"unheardOf": {}}]}]}})
+    };
+    fake.put(policy(7));
+    let key = ("ClusterNetworkPolicy".to_owned(), "guard".to_owned());
+    let has = |priority| {
+        let key = key.clone();
+        move |cluster: &Cluster| {
+            let policy = cluster.cluster_policies.get(&key);
+            policy.is_some_and(|policy| policy.priority == priority)
+        }
+    };
+    until(&source, has(7)).await;
+    let problems = source.problems();
+    assert!(
+        problems[0].message.contains("denies everything"),
+        "{problems:?}"
+    );
+    fake.put(policy(8));
+    until(&source, has(8)).await;
+    fake.delete(DEFINITIONS, &format!("/{name}"));
+    fake.disconnect();
+    until(&source, |cluster| cluster.cluster_policies.is_empty()).await;
 }

@@ -90,6 +90,9 @@ impl Maps {
             .get(&(policy.generation, peer))
             .copied()
             .or_else(by_prefix);
+        if identity == Some(Tables::NODE) {
+            return Some(PortSet::all());
+        }
         let row = |identity| {
             self.verdicts.get(&VerdictKey {
                 class: policy.class,

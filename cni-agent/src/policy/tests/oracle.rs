@@ -2,7 +2,9 @@
 
 use super::{Direction, LocalPod};
 use crate::{
-    model::{NamedPort, NetworkPolicy, Operator, Peer, Pod, PortChoice, Protocol, Rule, Selector},
+    model::{
+        Action, NamedPort, Node, Operator, Peer, Pod, PortChoice, Protocol, Rule, Selector, Tier,
+    },
     state::Cluster,
 };
 use std::{
@@ -31,6 +33,7 @@ pub(super) fn questions(cluster: &Cluster) -> BTreeSet<Question> {
         "10.0.0.1",
         "10.0.0.6",
         "10.0.0.70",
+        "10.0.0.90",
         "10.0.1.1",
         "fd00::1",
         "fd00::46",
@@ -46,7 +49,7 @@ pub(super) fn questions(cluster: &Cluster) -> BTreeSet<Question> {
                 peer,
                 port: None,
             });
-            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            for protocol in Protocol::ALL {
                 for port in [1, 79, 80, 81, 90, 91, 8080, 65_535] {
                     asked.insert(Question {
                         direction,
@@ -65,6 +68,20 @@ pub(super) fn allowed(cluster: &Cluster, local: &LocalPod, question: &Question) 
         .pods
         .get(&(local.namespace.clone(), local.name.clone()))
         .unwrap();
+    let own = cluster.nodes.get(pod.node.as_ref().unwrap());
+    let of_node = own.is_some_and(|own| is_of(own, question.peer));
+    if of_node && question.direction == Direction::Ingress {
+        return true;
+    }
+    let namespace = cluster.namespaces.get(&pod.namespace);
+    if namespace.is_none() && !cluster.cluster_policies.is_empty() {
+        return false;
+    }
+    match tier(cluster, Tier::Admin, pod, question) {
+        Some(Action::Accept) => return true,
+        Some(Action::Deny) => return false,
+        Some(Action::Pass) | None => {}
+    }
     let mut isolated = false;
     for policy in cluster.policies.values() {
         if policy.namespace != pod.namespace || !matches(&policy.pods, &pod.labels) {
@@ -76,23 +93,48 @@ pub(super) fn allowed(cluster: &Cluster, local: &LocalPod, question: &Question) 
         };
         let Some(rules) = rules else { continue };
         isolated = true;
-        if rules
-            .iter()
-            .any(|rule| lets(cluster, pod, policy, rule, question))
-        {
+        let mut rules = rules.iter();
+        if of_node || rules.any(|rule| lets(cluster, pod, &policy.namespace, rule, question)) {
             return true;
         }
     }
-    !isolated
+    if isolated {
+        return false;
+    }
+    tier(cluster, Tier::Baseline, pod, question) != Some(Action::Deny)
 }
 
-fn lets(
-    cluster: &Cluster,
-    pod: &Pod,
-    policy: &NetworkPolicy,
-    rule: &Rule,
-    question: &Question,
-) -> bool {
+/// What the first rule of a tier that means it says.
+fn tier(cluster: &Cluster, tier: Tier, pod: &Pod, question: &Question) -> Option<Action> {
+    let namespace = cluster.namespaces.get(&pod.namespace)?;
+    let mut policies: Vec<_> = cluster.cluster_policies.values().collect();
+    policies.sort_by(|a, b| (a.priority, &a.kind, &a.name).cmp(&(b.priority, &b.kind, &b.name)));
+    for policy in policies {
+        let about = policy.tier == tier
+            && matches(&policy.namespaces, &namespace.labels)
+            && matches(&policy.pods, &pod.labels);
+        if !about {
+            continue;
+        }
+        let rules = match question.direction {
+            Direction::Ingress => &policy.ingress,
+            Direction::Egress => &policy.egress,
+        };
+        for rule in rules {
+            if lets(cluster, pod, "", &rule.rule, question) {
+                return Some(rule.action);
+            }
+        }
+    }
+    None
+}
+
+fn is_of(node: &Node, address: IpAddr) -> bool {
+    node.addresses.contains(&address) || node.further_addresses.contains(&address)
+}
+
+/// Whether a rule means it.
+fn lets(cluster: &Cluster, pod: &Pod, namespace: &str, rule: &Rule, question: &Question) -> bool {
     // The last one, as when pods that share an address are entered one after the other.
     let other = cluster
         .pods
@@ -107,9 +149,13 @@ fn lets(
                     cidr.contains(question.peer)
                         && except.iter().all(|part| !part.contains(question.peer))
                 }
+                Peer::Nodes(selector) => cluster
+                    .nodes
+                    .values()
+                    .any(|node| is_of(node, question.peer) && matches(selector, &node.labels)),
                 Peer::Pods { namespaces, pods } => other.is_some_and(|other| {
                     let there = match namespaces {
-                        None => other.namespace == policy.namespace,
+                        None => other.namespace == namespace,
                         Some(selector) => cluster
                             .namespaces
                             .get(&other.namespace)

@@ -4,7 +4,10 @@ use super::{
     NODE, NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod, PortChoice, Ports, Protocol,
     Requirement, Rule, Selector,
 };
-use crate::state::Cluster;
+use crate::{
+    model::{Action, ClusterPolicy, Judgement, Node, Tier},
+    state::Cluster,
+};
 use proptest::{
     collection::{btree_map, btree_set, vec},
     option,
@@ -17,7 +20,9 @@ pub(super) fn clusters(count: usize) -> impl Strategy<Value = Vec<Cluster>> {
         (
             vec(pod(), 0..3),
             vec(policy(), 0..2),
+            vec(cluster_policy(), 0..2),
             vec(namespace(), 0..2),
+            vec(node(), 0..2),
             0..4usize,
         ),
         count - 1,
@@ -25,14 +30,25 @@ pub(super) fn clusters(count: usize) -> impl Strategy<Value = Vec<Cluster>> {
     (
         vec(pod(), 1..9),
         vec(policy(), 0..6),
+        // Half of the clusters have none, as most have.
+        prop_oneof![Just(Vec::new()), vec(cluster_policy(), 1..4)],
         vec(namespace(), 0..4),
+        vec(node(), 0..3),
         changes,
     )
-        .prop_map(|(pods, policies, namespaces, changes)| {
+        .prop_map(|(pods, policies, of_cluster, namespaces, nodes, changes)| {
             let mut cluster = Cluster::default();
+            let none = of_cluster.is_empty();
             add(&mut cluster, pods, policies, namespaces);
+            add_more(&mut cluster, of_cluster, nodes);
             let mut all = vec![cluster.clone()];
-            for (pods, policies, namespaces, gone) in changes {
+            for (pods, policies, of_cluster, namespaces, nodes, gone) in changes {
+                let key = cluster.cluster_policies.keys().nth(gone).cloned();
+                if let Some(key) = key {
+                    cluster.cluster_policies.remove(&key);
+                }
+                let of_cluster = if none { Vec::new() } else { of_cluster };
+                add_more(&mut cluster, of_cluster, nodes);
                 let key = cluster.policies.keys().nth(gone).cloned();
                 if let Some(key) = key {
                     cluster.policies.remove(&key);
@@ -66,6 +82,16 @@ fn add(
     }
     for namespace in namespaces {
         cluster.namespaces.insert(namespace.name.clone(), namespace);
+    }
+}
+
+fn add_more(cluster: &mut Cluster, policies: Vec<ClusterPolicy>, nodes: Vec<Node>) {
+    for policy in policies {
+        let key = (policy.kind.clone(), policy.name.clone());
+        cluster.cluster_policies.insert(key, policy);
+    }
+    for node in nodes {
+        cluster.nodes.insert(node.name.clone(), node);
     }
 }
 
@@ -178,13 +204,16 @@ fn ports() -> impl Strategy<Value = Ports> {
     (protocol(), choice).prop_map(|(protocol, port)| Ports { protocol, port })
 }
 
-fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
-    let rule = (
+fn rule() -> impl Strategy<Value = Rule> {
+    (
         option::weighted(0.8, vec(peer(), 1..3)),
         option::weighted(0.7, vec(ports(), 1..3)),
     )
-        .prop_map(|(peers, ports)| Rule { peers, ports });
-    option::weighted(0.7, vec(rule, 0..3))
+        .prop_map(|(peers, ports)| Rule { peers, ports })
+}
+
+fn rules() -> impl Strategy<Value = Option<Vec<Rule>>> {
+    option::weighted(0.7, vec(rule(), 0..3))
 }
 
 fn policy() -> impl Strategy<Value = NetworkPolicy> {
@@ -197,4 +226,69 @@ fn policy() -> impl Strategy<Value = NetworkPolicy> {
             egress,
         },
     )
+}
+
+/// Two nodes at addresses that are asked about.
+fn node() -> impl Strategy<Value = Node> {
+    let places = [
+        (NODE, ["192.0.2.1", "2001:db8::1"]),
+        ("n2", ["10.0.1.1", "10.0.0.90"]),
+    ];
+    (prop::sample::select(places.to_vec()), labels()).prop_map(|((name, addresses), labels)| {
+        let [first, further] = addresses.map(|address| address.parse().unwrap());
+        Node {
+            name: name.into(),
+            addresses: vec![first],
+            further_addresses: vec![further],
+            labels,
+            ..Node::default()
+        }
+    })
+}
+
+/// Its peers are what a ClusterNetworkPolicy can have.
+fn judgements() -> impl Strategy<Value = Vec<Judgement>> {
+    let action = prop::sample::select(&[Action::Accept, Action::Deny, Action::Pass][..]);
+    let nodes = option::weighted(0.2, selector());
+    let judgement = (action, rule(), nodes).prop_map(|(action, mut rule, nodes)| {
+        for peer in rule.peers.iter_mut().flatten() {
+            if let Peer::Pods { namespaces, .. } = peer {
+                namespaces.get_or_insert_default();
+            }
+        }
+        if let (Some(peers), Some(nodes)) = (&mut rule.peers, nodes) {
+            peers.push(Peer::Nodes(nodes));
+        }
+        Judgement {
+            name: String::new(),
+            action,
+            rule,
+        }
+    });
+    vec(judgement, 0..4)
+}
+
+fn cluster_policy() -> impl Strategy<Value = ClusterPolicy> {
+    let tier = prop::sample::select(&[Tier::Admin, Tier::Baseline][..]);
+    (
+        0..4u8,
+        tier,
+        0..3,
+        (selector(), selector()),
+        judgements(),
+        judgements(),
+    )
+        .prop_map(
+            |(number, tier, priority, (namespaces, pods), ingress, egress)| ClusterPolicy {
+                kind: "ClusterNetworkPolicy".into(),
+                name: format!("c{number}"),
+                tier,
+                priority,
+                namespaces,
+                pods,
+                ingress,
+                egress,
+                unmet: Vec::new(),
+            },
+        )
 }

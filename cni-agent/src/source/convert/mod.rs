@@ -1,6 +1,9 @@
 //! PURE: Kubernetes objects to the model, one file per kind. All faults of an object are reported
 //! together, each with its field and remedy.
 
+mod cluster_policy;
+#[cfg(test)]
+mod cluster_policy_tests;
 mod endpoint_slice;
 mod network_policy;
 mod node;
@@ -11,8 +14,9 @@ mod service;
 #[cfg(test)]
 mod tests;
 
+pub use cluster_policy::cluster_policy;
 pub use endpoint_slice::endpoint_slice;
-pub use network_policy::{namespace, network_policy};
+pub use network_policy::{NAME_LABEL, namespace, network_policy};
 pub use node::node;
 pub use pod::pod;
 pub use service::service;

@@ -11,15 +11,19 @@ use k8s_openapi::{
 };
 use std::collections::BTreeSet;
 
+/// Every namespace has it.
+pub const NAME_LABEL: &str = "kubernetes.io/metadata.name";
+
 /// Converts a Namespace.
 ///
 /// # Errors
 /// If its name can't be used.
 pub fn namespace(object: &core::Namespace) -> Result<Namespace, Vec<FieldError>> {
-    Ok(Namespace {
-        name: name(&object.metadata).map_err(|error| vec![error])?,
-        labels: object.metadata.labels.clone().unwrap_or_default(),
-    })
+    let name = name(&object.metadata).map_err(|error| vec![error])?;
+    let mut labels = object.metadata.labels.clone().unwrap_or_default();
+    // As the API server does, whatever is written.
+    labels.insert(NAME_LABEL.to_owned(), name.clone());
+    Ok(Namespace { name, labels })
 }
 
 /// Converts a NetworkPolicy.
@@ -155,7 +159,7 @@ fn peer(entry: &v1::NetworkPolicyPeer, at: &str, errors: &mut Vec<FieldError>) -
     }
 }
 
-fn network(text: &str, field: &str, errors: &mut Vec<FieldError>) -> Option<IpNetwork> {
+pub(super) fn network(text: &str, field: &str, errors: &mut Vec<FieldError>) -> Option<IpNetwork> {
     let parsed = text
         .parse::<IpNetwork>()
         .ok()
@@ -230,7 +234,11 @@ fn port(entry: &v1::NetworkPolicyPort, at: &str, errors: &mut Vec<FieldError>) -
     }
 }
 
-fn selector(written: &LabelSelector, at: &str, errors: &mut Vec<FieldError>) -> Selector {
+pub(super) fn selector(
+    written: &LabelSelector,
+    at: &str,
+    errors: &mut Vec<FieldError>,
+) -> Selector {
     let mut all: Vec<Requirement> = (written.match_labels.iter().flatten())
         .map(|(key, value)| Requirement {
             key: key.clone(),

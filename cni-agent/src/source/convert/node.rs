@@ -21,14 +21,16 @@ pub fn node(object: &v1::Node) -> Result<Node, Vec<FieldError>> {
     });
     let pod_cidrs = pod_cidrs(object, &mut errors);
     let addresses = internal_ips(object, &mut errors);
-    let labels = object.metadata.labels.as_ref();
-    let zone = labels.and_then(|labels| labels.get(ZONE));
+    let labels = object.metadata.labels.clone().unwrap_or_default();
+    let zone = labels.get(ZONE);
     if errors.is_empty() {
         Ok(Node {
             name,
+            further_addresses: further_addresses(object, &addresses),
             addresses,
             pod_cidrs,
             zone: zone.filter(|zone| !zone.is_empty()).cloned(),
+            labels,
         })
     } else {
         Err(errors)
@@ -111,6 +113,19 @@ fn pod_cidr(field: &str, text: &str) -> Result<IpNetwork, FieldError> {
         ));
     }
     Ok(cidr)
+}
+
+/// All that are none of these. What is no address is none.
+fn further_addresses(object: &v1::Node, addresses: &[IpAddr]) -> Vec<IpAddr> {
+    let list = object.status.iter().flat_map(|status| &status.addresses);
+    let further = list
+        .flatten()
+        .filter(|entry| entry.type_ == "InternalIP" || entry.type_ == "ExternalIP");
+    let further = further.filter_map(|entry| address("", &entry.address).ok());
+    let mut further: Vec<IpAddr> = further.filter(|a| !addresses.contains(a)).collect();
+    further.sort_unstable();
+    further.dedup();
+    further
 }
 
 /// The first InternalIP of each family, which is the one Kubernetes uses too.

@@ -2,8 +2,8 @@
 
 use super::{own::OwnNode, read::SeenNode};
 use crate::{
-    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
-    source::{SourceProblem, convert::FieldError, merge::Taken},
+    model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
+    source::{Severity, SourceProblem, convert::FieldError, merge::Taken, policy_api},
     state::{Cluster, Objects},
 };
 use k8s_openapi::api::{
@@ -41,16 +41,22 @@ pub(super) enum KindName {
     EndpointSlice,
     Namespace,
     NetworkPolicy,
+    ClusterNetworkPolicy,
+    AdminNetworkPolicy,
+    BaselineAdminNetworkPolicy,
 }
 
 impl KindName {
-    pub(super) const ALL: [Self; 6] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Node,
         Self::Pod,
         Self::Service,
         Self::EndpointSlice,
         Self::Namespace,
         Self::NetworkPolicy,
+        Self::ClusterNetworkPolicy,
+        Self::AdminNetworkPolicy,
+        Self::BaselineAdminNetworkPolicy,
     ];
 
     /// As Kubernetes writes it.
@@ -62,6 +68,9 @@ impl KindName {
             Self::EndpointSlice => "EndpointSlice",
             Self::Namespace => "Namespace",
             Self::NetworkPolicy => "NetworkPolicy",
+            Self::ClusterNetworkPolicy => "ClusterNetworkPolicy",
+            Self::AdminNetworkPolicy => "AdminNetworkPolicy",
+            Self::BaselineAdminNetworkPolicy => "BaselineAdminNetworkPolicy",
         }
     }
 }
@@ -93,6 +102,8 @@ pub(super) struct Collected {
     slices: Objects<Key, EndpointSlice>,
     namespaces: Objects<String, Namespace>,
     policies: Objects<Key, NetworkPolicy>,
+    /// By kind and name.
+    cluster_policies: Objects<Key, ClusterPolicy>,
     pub(super) own: Option<Arc<OwnNode>>,
     /// Kinds that were listed whole once.
     listed: BTreeSet<KindName>,
@@ -187,16 +198,21 @@ impl Collected {
         Cluster {
             revision: 0,
             nodes,
-            pods: if self.policies.is_empty() {
-                self.own_pods.clone()
-            } else {
+            pods: if self.has_policies() {
                 self.pods.clone()
+            } else {
+                self.own_pods.clone()
             },
             services: self.services.clone(),
             slices: self.slices.clone(),
             namespaces: self.namespaces.clone(),
             policies: self.policies.clone(),
+            cluster_policies: self.cluster_policies.clone(),
         }
+    }
+
+    fn has_policies(&self) -> bool {
+        !(self.policies.is_empty() && self.cluster_policies.is_empty())
     }
 
     fn settle(&mut self, before: &Objects<String, Node>) -> Objects<String, Node> {
@@ -239,8 +255,21 @@ impl Collected {
                 problem(*kind, key, &error.field, message)
             })
         });
-        let all = self.contradictions.len() + self.broken.values().map(Vec::len).sum::<usize>();
-        let problems = self.contradictions.iter().cloned().chain(broken);
+        let unmet = self.cluster_policies.values().flat_map(|policy| {
+            policy.unmet.iter().map(|unmet| SourceProblem {
+                severity: Severity::Warning,
+                ..SourceProblem::of_file(&format!("{} {}", policy.kind, policy.name), unmet.clone())
+            })
+        });
+        let all = self.contradictions.len()
+            + self.broken.values().map(Vec::len).sum::<usize>()
+            + unmet.clone().count();
+        let problems = self
+            .contradictions
+            .iter()
+            .cloned()
+            .chain(broken)
+            .chain(unmet);
         let mut problems: Vec<_> = problems.take(MOST_PROBLEMS).collect();
         if all > problems.len() {
             let message = format!("and {} more; mend these first", all - problems.len());
@@ -371,8 +400,7 @@ impl Keep for core::Pod {
             put(&mut collected.own_pods, key.clone(), own);
         }
         // Others' pods are news to policies alone.
-        put(&mut collected.pods, key.clone(), model)
-            && (of_this_node || !collected.policies.is_empty())
+        put(&mut collected.pods, key.clone(), model) && (of_this_node || collected.has_policies())
     }
 
     fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
@@ -384,3 +412,34 @@ impl Keep for core::Pod {
 keep!(core::Service, KindName::Service, services);
 keep!(discovery::EndpointSlice, KindName::EndpointSlice, slices);
 keep!(networking::NetworkPolicy, KindName::NetworkPolicy, policies);
+
+macro_rules! keep_cluster_policy {
+    ($kind:ident) => {
+        impl Keep for policy_api::$kind {
+            const KIND: KindName = KindName::$kind;
+
+            fn put(collected: &mut Collected, key: &Key, model: Option<ClusterPolicy>) -> bool {
+                let key = (Self::KIND.as_str().to_owned(), key.1.clone());
+                for unmet in model.iter().flat_map(|policy| &policy.unmet) {
+                    tracing::warn!(
+                        kind = key.0,
+                        name = key.1,
+                        unmet,
+                        "a policy is not met whole"
+                    );
+                }
+                put(&mut collected.cluster_policies, key, model)
+            }
+
+            fn keep_only(collected: &mut Collected, seen: &BTreeSet<Key>) -> bool {
+                keep_only(&mut collected.cluster_policies, |(kind, name)| {
+                    kind != Self::KIND.as_str() || seen.contains(&(String::new(), name.clone()))
+                })
+            }
+        }
+    };
+}
+
+keep_cluster_policy!(ClusterNetworkPolicy);
+keep_cluster_policy!(AdminNetworkPolicy);
+keep_cluster_policy!(BaselineAdminNetworkPolicy);

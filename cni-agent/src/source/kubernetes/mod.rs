@@ -1,4 +1,5 @@
-//! The source in a cluster: watches Nodes, Pods, Services, EndpointSlices, Namespaces and NetworkPolicies.
+//! The source in a cluster: watches Nodes, Pods, Services, EndpointSlices, Namespaces, NetworkPolicies and, where
+//! they are installed, the cluster-wide policies.
 //!
 //! A task for each kind converts every object as it arrives into one [`collected`] state, which keeps the
 //! model alone; one task publishes it, several changes at once. Nothing is published before each kind
@@ -14,14 +15,14 @@ mod read;
 mod saved;
 mod watch_kind;
 
-use super::{Arrivals, Source, SourceProblem};
+use super::{Arrivals, Source, SourceProblem, policy_api};
 use crate::state::Cluster;
 use collected::Collected;
 use health::Health;
 use k8s_openapi::api::{
     core::v1 as core, discovery::v1 as discovery, networking::v1 as networking,
 };
-use kube::{Api, Client, runtime::watcher::Config};
+use kube::{Client, runtime::watcher::Config};
 use own::OwnNode;
 use std::{
     future::Future,
@@ -107,8 +108,7 @@ impl Kubernetes {
         let everything = Config::default();
         macro_rules! watch {
             ($kind:ty, $config:expr) => {
-                let api = Api::all(client.clone());
-                let watching = watch_kind::run::<$kind>(api, $config, shared.clone());
+                let watching = watch_kind::run::<$kind>(client.clone(), $config, shared.clone());
                 tasks.spawn(told(ended.clone(), watching));
             };
         }
@@ -117,7 +117,10 @@ impl Kubernetes {
         watch!(core::Service, everything.clone());
         watch!(discovery::EndpointSlice, everything.clone());
         watch!(core::Namespace, everything.clone());
-        watch!(networking::NetworkPolicy, everything);
+        watch!(networking::NetworkPolicy, everything.clone());
+        watch!(policy_api::ClusterNetworkPolicy, everything.clone());
+        watch!(policy_api::AdminNetworkPolicy, everything.clone());
+        watch!(policy_api::BaselineAdminNetworkPolicy, everything);
         let saved = saved::Saved::new(state_dir, node_name);
         let publisher = publish::Publisher {
             shared: shared.clone(),

@@ -3,10 +3,11 @@
 
 use super::own::{OwnNode, Taint};
 use crate::{
-    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
+    model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
     source::{
         convert::{self, FieldError},
         object::understand,
+        policy_api::{self, Policy},
     },
 };
 use k8s_openapi::{
@@ -25,6 +26,8 @@ pub(super) trait Kind:
     /// For people, in the plural.
     const NAMES: &'static str;
     type Model: Clone + std::fmt::Debug + Send + Sync + 'static;
+    /// Whether a cluster may not have this kind: its definition is installed by who wants it.
+    const OPTIONAL: bool = false;
 
     /// None for an object that says nothing to a node's network.
     fn convert(object: &Value) -> Result<Option<Self::Model>, Vec<FieldError>>;
@@ -192,6 +195,27 @@ impl Kind for networking::NetworkPolicy {
         convert::network_policy(&understand(&used, "NetworkPolicy")?).map(Some)
     }
 }
+
+macro_rules! cluster_policy {
+    ($kind:ident, $names:literal) => {
+        impl Kind for policy_api::$kind {
+            const NAMES: &'static str = $names;
+            type Model = ClusterPolicy;
+            const OPTIONAL: bool = true;
+
+            fn convert(object: &Value) -> Result<Option<ClusterPolicy>, Vec<FieldError>> {
+                let mut used = parts(object, &[("metadata", &["name"])]);
+                used["spec"] = object["spec"].clone();
+                let policy: Self = understand(&used, <Self as Policy>::KIND)?;
+                convert::cluster_policy(&policy).map(Some)
+            }
+        }
+    };
+}
+
+cluster_policy!(ClusterNetworkPolicy, "ClusterNetworkPolicies");
+cluster_policy!(AdminNetworkPolicy, "AdminNetworkPolicies");
+cluster_policy!(BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicies");
 
 /// These fields of these parts of an object.
 fn parts(object: &Value, parts: &[(&str, &[&str])]) -> Value {

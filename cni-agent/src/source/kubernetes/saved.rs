@@ -2,7 +2,7 @@
 
 use super::Shared;
 use crate::{
-    model::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
+    model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
     state::{Cluster, Objects},
 };
 use k8s_openapi::jiff::Timestamp;
@@ -22,7 +22,7 @@ use tokio::{
 };
 
 /// Changes with the form of the file; another one is not read.
-const VERSION: u32 = 2;
+const VERSION: u32 = 3;
 /// The pause after a write, as a multiple of what it took, and its bounds.
 const PAUSE_FOR_TIME: u32 = 50;
 const SHORTEST_PAUSE: Duration = Duration::from_millis(500);
@@ -48,6 +48,7 @@ struct Written<'a> {
     slices: Values<'a, (String, String), EndpointSlice>,
     namespaces: Values<'a, String, Namespace>,
     policies: Values<'a, (String, String), NetworkPolicy>,
+    cluster_policies: Values<'a, (String, String), ClusterPolicy>,
 }
 
 struct Values<'a, K, V>(&'a Objects<K, V>);
@@ -66,7 +67,7 @@ struct Pods<'a> {
 
 impl Serialize for Pods<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let all = !self.cluster.policies.is_empty();
+        let all = self.cluster.has_policies();
         let wanted = |pod: &&Pod| all || pod.node.as_deref() == Some(self.node_name);
         serializer.collect_seq(self.cluster.pods.values().filter(wanted))
     }
@@ -80,6 +81,7 @@ struct Header {
 }
 
 #[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
 struct Content {
     at: String,
     nodes: Vec<Node>,
@@ -88,6 +90,7 @@ struct Content {
     slices: Vec<EndpointSlice>,
     namespaces: Vec<Namespace>,
     policies: Vec<NetworkPolicy>,
+    cluster_policies: Vec<ClusterPolicy>,
 }
 
 impl Saved {
@@ -169,6 +172,7 @@ impl Saved {
             slices: Values(&cluster.slices),
             namespaces: Values(&cluster.namespaces),
             policies: Values(&cluster.policies),
+            cluster_policies: Values(&cluster.cluster_policies),
         };
         serde_json::to_writer(&mut buffer, &content)?;
         buffer.flush()?;
@@ -233,6 +237,9 @@ impl Saved {
                 .collect(),
             policies: (content.policies.into_iter())
                 .map(|o| (key(&o.namespace, &o.name), o))
+                .collect(),
+            cluster_policies: (content.cluster_policies.into_iter())
+                .map(|o| (key(&o.kind, &o.name), o))
                 .collect(),
         };
         Ok(Some((cluster, content.at)))

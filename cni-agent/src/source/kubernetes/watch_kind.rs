@@ -6,11 +6,13 @@ use super::{
     read::Read,
 };
 use futures_util::{StreamExt, stream::BoxStream};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
-    Api,
-    core::Status,
+    Api, Client,
+    core::{PartialObjectMeta, Status},
     runtime::{
         utils::Backoff,
+        wait::await_condition,
         watcher::{self, Config, DefaultBackoff, Event, InitialListStrategy, watcher},
     },
 };
@@ -30,12 +32,18 @@ const CALM: Duration = Duration::from_secs(10);
 const SILENT_LIST: Duration = Duration::from_secs(15);
 /// A page that does not come by then is asked for anew.
 const SILENT_PAGE: Duration = Duration::from_secs(60);
+/// A kind that the cluster doesn't have is looked for again after this time, also if nobody tells of it.
+const NOT_INSTALLED: Duration = Duration::from_secs(600);
+/// Or after this, if what would tell can't be watched.
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
+const NOT_YET_SERVED: Duration = Duration::from_millis(500);
 /// Objects in one page of a list: some megabytes are in memory at a time.
 const PAGE: u32 = 250;
 
-pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<Shared>) {
+pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Shared>) {
     let mut kind = Watched::<K> {
-        api,
+        api: Api::all(client.clone()),
+        client,
         config: config.page_size(PAGE).timeout(watch_secs()),
         listing: None,
         shared,
@@ -75,6 +83,12 @@ pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<
                 }
             }
             Err(error) => {
+                if K::OPTIONAL && status(&error).is_some_and(|status| status.code == 404) {
+                    kind.none_of_it();
+                    installed::<K>(&kind.client).await;
+                    stream = kind.stream();
+                    continue;
+                }
                 if kind.streams() && refuses_streaming(&error) {
                     kind.list_the_old_way("it refuses to");
                     stream = kind.stream();
@@ -87,6 +101,21 @@ pub(super) async fn run<K: Keep>(api: Api<Read<K>>, config: Config, shared: Arc<
     }
 }
 
+/// Returns when the kind may have been installed: its definition is watched, which costs the API server less
+/// than being asked again and again by every node.
+async fn installed<K: Keep>(client: &Client) {
+    let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
+    let name = format!("{}.{}", K::plural(&()), K::group(&()));
+    let is_there =
+        |definition: Option<&PartialObjectMeta<CustomResourceDefinition>>| definition.is_some();
+    // A definition is served a moment after it is there.
+    sleep(NOT_YET_SERVED).await;
+    let there = timeout(NOT_INSTALLED, await_condition(definitions, &name, is_there));
+    if let Ok(Err(_cannot_be_watched)) = there.await {
+        sleep(LOOK_AGAIN).await;
+    }
+}
+
 /// How long a watch is left alone before it is asked for anew, from where it is: a connection that died in
 /// silence is noticed by then. Not the same for all, so that the nodes of a cluster don't ask at once.
 fn watch_secs() -> u32 {
@@ -95,6 +124,7 @@ fn watch_secs() -> u32 {
 }
 
 struct Watched<K: Keep> {
+    client: Client,
     api: Api<Read<K>>,
     config: Config,
     /// The objects of the list that is being read.
@@ -170,6 +200,17 @@ impl<K: Keep> Watched<K> {
         if effect.changed && K::KIND == KindName::EndpointSlice {
             self.shared.arrivals.arrived(came);
         }
+    }
+
+    /// The cluster doesn't have this kind, or not any more.
+    fn none_of_it(&mut self) {
+        self.listing = None;
+        let effect = self.shared.collected().listed::<K>(&BTreeSet::new());
+        if effect.changed {
+            tracing::debug!(kind = K::NAMES, "not installed in this cluster");
+            self.shared.changed.notify_one();
+        }
+        self.well();
     }
 
     fn fault(&self, reason: &str) {
