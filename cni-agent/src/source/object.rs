@@ -49,14 +49,15 @@ pub(super) struct Read {
     pub(super) unknown_fields: Vec<String>,
 }
 
-/// The kinds taken and the one version of each.
-const KINDS: [(&str, &str); 9] = [
+/// The kinds taken and their versions, of several the newest first.
+const KINDS: [(&str, &str); 10] = [
     ("Node", "v1"),
     ("Pod", "v1"),
     ("Namespace", "v1"),
     ("Service", "v1"),
     ("EndpointSlice", "discovery.k8s.io/v1"),
     ("NetworkPolicy", "networking.k8s.io/v1"),
+    ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1beta1"),
     ("ClusterNetworkPolicy", "policy.networking.k8s.io/v1alpha2"),
     ("AdminNetworkPolicy", "policy.networking.k8s.io/v1alpha1"),
     (
@@ -191,14 +192,15 @@ fn expected(value: &Value) -> Result<Expected, FieldError> {
         return Ok(Expected::Foreign(kind));
     }
     let Some(&(kind, taken)) = KINDS.iter().find(|(known, _)| *known == kind) else {
-        let kinds: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        let mut kinds: Vec<_> = KINDS.iter().map(|(kind, _)| *kind).collect();
+        kinds.dedup();
         let message = format!(
             "kind {kind} is none of Kubernetes, of which Fairlead reads {} and List; correct it, or remove this document from the folder",
             kinds.join(", ")
         );
         return Err(FieldError::new("kind", message));
     };
-    if version != taken {
+    if !KINDS.contains(&(kind, version.as_str())) {
         let message = format!(
             "kind {kind} is read in version {taken}, not {version}; write apiVersion: {taken}"
         );

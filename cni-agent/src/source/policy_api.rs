@@ -1,5 +1,5 @@
-//! The kinds of policy.networking.k8s.io, for which no crate has types (network-policy-api, v1alpha2, and the
-//! two kinds of v1alpha1 that it has replaced). Everything may be missing here: what must not is said by the
+//! The kinds of policy.networking.k8s.io, for which no crate has types (network-policy-api, v1beta1 and v1alpha2,
+//! which have the same fields, and the two kinds of v1alpha1 that they have replaced). Everything may be missing here: what must not is said by the
 //! conversion, in words that help.
 
 use k8s_openapi::{
@@ -188,7 +188,7 @@ macro_rules! kind {
 
 kind!(
     ClusterNetworkPolicy,
-    "v1alpha2",
+    "v1beta1",
     "clusternetworkpolicies",
     "Of tier Admin or Baseline."
 );

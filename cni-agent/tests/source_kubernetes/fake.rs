@@ -177,7 +177,11 @@ fn is_served(inner: &Inner, path: &str) -> bool {
     let Some(rest) = path.strip_prefix("/apis/policy.networking.k8s.io/") else {
         return true;
     };
-    let plural = rest.rsplit('/').next().unwrap();
+    let (version, plural) = rest.split_once('/').unwrap();
+    if version == "v1beta1" {
+        // Of a release before it had this version.
+        return false;
+    }
     let name = format!("/{plural}.policy.networking.k8s.io");
     inner.objects.contains_key(&(DEFINITIONS.to_owned(), name))
 }

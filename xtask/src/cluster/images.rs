@@ -113,6 +113,34 @@ pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// agnhost under the name that the conformance tests of cluster-wide policies have for it. They want a server
+/// for SCTP in every pod: where the kernel has none, it waits instead of ending, so that the pods are ready and
+/// the tests of the other protocols run.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn of_conformance() -> Result<PathBuf> {
+    let busybox = workspace::find("busybox").context("there is no busybox")?;
+    let agnhost = kubernetes("agnhost")?;
+    let config = json!({ "Cmd": ["/agnhost", "pause"], "Env": ["PATH=/usr/bin:/bin"] });
+    cached(CONFORMANCE, &config, &[&busybox, &agnhost], || {
+        let mut files = with_tools(&busybox)?;
+        files.copy(&agnhost, "agnhost-itself")?;
+        files.file("agnhost", WITHOUT_SCTP.into(), 0o755);
+        Ok(files)
+    })
+}
+
+/// As the tests' manifests write it.
+const CONFORMANCE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.45";
+const WITHOUT_SCTP: &str = r#"#!/bin/bash
+if [ "$1" = porter ] && ! grep -q ^SCTP /proc/net/protocols; then
+    trap 'exit 0' TERM INT
+    while :; do sleep 3600 & wait $!; done
+fi
+exec /agnhost-itself "$@"
+"#;
+
 /// Keeps an archive with the cluster, since nodes that join get what the others have; answers where.
 ///
 /// # Errors

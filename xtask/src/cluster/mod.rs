@@ -5,6 +5,7 @@
 //! order of things), then the parts.
 
 mod api_server;
+mod conformance;
 mod control_plane;
 mod e2e;
 mod images;
@@ -97,6 +98,9 @@ enum Verb {
     /// Run Kubernetes' own end-to-end tests against the cluster that is up, or with --all against one of
     /// its own.
     E2e(e2e::Args),
+    /// Install the cluster-wide policies' kinds on the cluster that is up, and run their project's
+    /// conformance tests against it.
+    Conformance(conformance::Args),
 }
 
 /// Does what the verb says.
@@ -133,6 +137,10 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Verb::E2e(args) => {
             setup::ensure_extra(Extra::EndToEnd)?;
             end_to_end(&cluster, &args)
+        }
+        Verb::Conformance(args) => {
+            setup::ensure_extra(Extra::NetworkPolicy)?;
+            conformance::run(&cluster, &args)
         }
     }
 }

@@ -93,6 +93,17 @@ pub(super) const MULTUS: Programs = Programs {
     test: false,
 };
 
+/// The conformance tests of cluster-wide policies.
+pub(super) const NETWORK_POLICY: Programs = Programs {
+    module: "go-network-policy",
+    programs: &[(
+        "conformance.test",
+        "sigs.k8s.io/network-policy-api/conformance",
+    )],
+    tags: "",
+    test: true,
+};
+
 impl Programs {
     /// Where the programs are, built or not.
     pub(super) fn folder(&self, cache: &Path) -> Result<PathBuf> {

@@ -65,7 +65,7 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 8] = [
+const EXTRAS: [(Extra, Step); 9] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
@@ -74,6 +74,7 @@ const EXTRAS: [(Extra, Step); 8] = [
     (Extra::Multus, Step { group: Group::Cluster, name: "Multus", ready: |cache| go_programs::MULTUS.ready(cache), make: |cache| go_programs::MULTUS.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
+    (Extra::NetworkPolicy, Step { group: Group::Cluster, name: "network-policy-api", ready: |cache| go_programs::NETWORK_POLICY.ready(cache), make: |cache| go_programs::NETWORK_POLICY.make(cache) }),
 ];
 
 /// What only some verbs need, and is not small.
@@ -89,6 +90,8 @@ pub(crate) enum Extra {
     Multus,
     /// Kubernetes' end-to-end tests.
     EndToEnd,
+    /// The conformance tests of cluster-wide policies.
+    NetworkPolicy,
     /// An API server, and kube-proxy in each of its modes.
     KubeProxy,
 }
@@ -190,6 +193,16 @@ pub(crate) fn cluster_programs() -> Result<[PathBuf; 3]> {
 /// When the list of modules cannot be read or there is no cache folder.
 pub(crate) fn multus() -> Result<PathBuf> {
     Ok(go_programs::MULTUS.folder(&cache()?)?.join("multus"))
+}
+
+/// The conformance tests of cluster-wide policies, there after [`Extra::NetworkPolicy`].
+///
+/// # Errors
+/// When the list of modules cannot be read or there is no cache folder.
+pub(crate) fn conformance() -> Result<PathBuf> {
+    Ok(go_programs::NETWORK_POLICY
+        .folder(&cache()?)?
+        .join("conformance.test"))
 }
 
 /// The runner of the end-to-end tests, there after [`Extra::EndToEnd`].

@@ -28,6 +28,8 @@ pub(super) trait Kind:
     type Model: Clone + std::fmt::Debug + Send + Sync + 'static;
     /// Whether a cluster may not have this kind: its definition is installed by who wants it.
     const OPTIONAL: bool = false;
+    /// Versions with the same fields, for clusters that don't have the kind's own.
+    const OLDER: &'static [&'static str] = &[];
 
     /// None for an object that says nothing to a node's network.
     fn convert(object: &Value) -> Result<Option<Self::Model>, Vec<FieldError>>;
@@ -197,11 +199,12 @@ impl Kind for networking::NetworkPolicy {
 }
 
 macro_rules! cluster_policy {
-    ($kind:ident, $names:literal) => {
+    ($kind:ident, $names:literal, $older:expr) => {
         impl Kind for policy_api::$kind {
             const NAMES: &'static str = $names;
             type Model = ClusterPolicy;
             const OPTIONAL: bool = true;
+            const OLDER: &'static [&'static str] = $older;
 
             fn convert(object: &Value) -> Result<Option<ClusterPolicy>, Vec<FieldError>> {
                 let mut used = parts(object, &[("metadata", &["name"])]);
@@ -213,9 +216,17 @@ macro_rules! cluster_policy {
     };
 }
 
-cluster_policy!(ClusterNetworkPolicy, "ClusterNetworkPolicies");
-cluster_policy!(AdminNetworkPolicy, "AdminNetworkPolicies");
-cluster_policy!(BaselineAdminNetworkPolicy, "BaselineAdminNetworkPolicies");
+cluster_policy!(
+    ClusterNetworkPolicy,
+    "ClusterNetworkPolicies",
+    &["v1alpha2"]
+);
+cluster_policy!(AdminNetworkPolicy, "AdminNetworkPolicies", &[]);
+cluster_policy!(
+    BaselineAdminNetworkPolicy,
+    "BaselineAdminNetworkPolicies",
+    &[]
+);
 
 /// These fields of these parts of an object.
 fn parts(object: &Value, parts: &[(&str, &[&str])]) -> Value {
@@ -263,23 +274,27 @@ impl<'de, K: Kind> Deserialize<'de> for Read<K> {
     }
 }
 
+/// In which a kind is asked for; none: its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Version(pub(super) Option<&'static str>);
+
 impl<K: Kind> Resource for Read<K> {
-    type DynamicType = ();
+    type DynamicType = Version;
     type Scope = K::Scope;
 
-    fn kind((): &()) -> Cow<'_, str> {
+    fn kind(_: &Version) -> Cow<'_, str> {
         K::kind(&())
     }
 
-    fn group((): &()) -> Cow<'_, str> {
+    fn group(_: &Version) -> Cow<'_, str> {
         K::group(&())
     }
 
-    fn version((): &()) -> Cow<'_, str> {
-        K::version(&())
+    fn version(version: &Version) -> Cow<'_, str> {
+        version.0.map_or_else(|| K::version(&()), Cow::from)
     }
 
-    fn plural((): &()) -> Cow<'_, str> {
+    fn plural(_: &Version) -> Cow<'_, str> {
         K::plural(&())
     }
 

@@ -3,7 +3,7 @@
 use super::{
     Shared,
     collected::{Effect, Keep, Key, KindName},
-    read::Read,
+    read::{Read, Version},
 };
 use futures_util::{StreamExt, stream::BoxStream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -19,6 +19,7 @@ use kube::{
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
+    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -43,6 +44,7 @@ const PAGE: u32 = 250;
 pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Shared>) {
     let mut kind = Watched::<K> {
         api: Api::all(client.clone()),
+        older: K::OLDER.iter(),
         client,
         config: config.page_size(PAGE).timeout(watch_secs()),
         listing: None,
@@ -84,8 +86,15 @@ pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Sha
             }
             Err(error) => {
                 if K::OPTIONAL && status(&error).is_some_and(|status| status.code == 404) {
-                    kind.none_of_it();
-                    installed::<K>(&kind.client).await;
+                    match kind.older.next() {
+                        Some(version) => kind.ask_in(Version(Some(version))),
+                        None => {
+                            kind.none_of_it();
+                            installed::<K>(&kind.client).await;
+                            kind.older = K::OLDER.iter();
+                            kind.ask_in(Version::default());
+                        }
+                    }
                     stream = kind.stream();
                     continue;
                 }
@@ -125,6 +134,8 @@ fn watch_secs() -> u32 {
 
 struct Watched<K: Keep> {
     client: Client,
+    /// Versions that have not been tried yet.
+    older: slice::Iter<'static, &'static str>,
     api: Api<Read<K>>,
     config: Config,
     /// The objects of the list that is being read.
@@ -200,6 +211,11 @@ impl<K: Keep> Watched<K> {
         if effect.changed && K::KIND == KindName::EndpointSlice {
             self.shared.arrivals.arrived(came);
         }
+    }
+
+    fn ask_in(&mut self, version: Version) {
+        self.listing = None;
+        self.api = Api::all_with(self.client.clone(), &version);
     }
 
     /// The cluster doesn't have this kind, or not any more.
