@@ -15,6 +15,7 @@ mod lab;
 mod runtime;
 #[cfg(test)]
 mod scenarios;
+mod sctp;
 mod setup;
 mod table;
 mod test;
@@ -45,6 +46,8 @@ enum Verb {
     Cluster(cluster::Args),
     #[command(hide = true)]
     LabProbe(bench::worker::Args),
+    #[command(hide = true)]
+    Sctp(sctp::Args),
 }
 
 impl Verb {
@@ -61,6 +64,7 @@ impl Verb {
             Self::Deny(args) => deny::run(&args),
             Self::Cluster(args) => cluster::run(args),
             Self::LabProbe(args) => bench::worker::run(args),
+            Self::Sctp(args) => sctp::run(&args),
         }
     }
 }

@@ -25,7 +25,7 @@ pub(super) struct Args {
     /// Only tests that match, as `go test -run` takes it.
     #[arg(long, value_name = "REGEX", default_value = ".*")]
     run: String,
-    /// But not these. [default: those of SCTP where the kernel has none]
+    /// But not these.
     #[arg(long, value_name = "REGEX")]
     skip: Option<String>,
 }
@@ -50,17 +50,16 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
     until(Duration::from_secs(30), "the kind is served", || {
         Ok(cluster.ask(&["get", "clusternetworkpolicies"]).ok())
     })?;
-    let skip = args.skip.clone().or_else(|| {
-        let protocols = std::fs::read_to_string("/proc/net/protocols").unwrap_or_default();
-        let has = protocols.lines().any(|line| line.starts_with("SCTP"));
-        (!has).then(|| "/.*SCTP.*".to_owned())
-    });
     let mut tests = cluster.inside(Member::ControlPlane, setup::conformance()?);
     tests
         .env("KUBECONFIG", cluster.dir().join("admin.json"))
         .args(["-test.v", "-test.timeout=2h", "-all-features"])
-        .arg(format!("-test.run=TestConformance/{}", args.run))
-        .args(skip.map(|skip| format!("-test.skip=TestConformance{skip}")))
+        .arg(format!("-test.run=^TestConformance$/{}", args.run))
+        .args(
+            args.skip
+                .as_ref()
+                .map(|skip| format!("-test.skip=^TestConformance$/{skip}")),
+        )
         .stdout(Stdio::piped());
     let mut child = tests.spawn().context("starting the tests")?;
     let mut results = Vec::new();

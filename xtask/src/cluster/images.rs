@@ -114,8 +114,7 @@ pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
 }
 
 /// agnhost under the name that the conformance tests of cluster-wide policies have for it. They want a server
-/// for SCTP in every pod: where the kernel has none, it waits instead of ending, so that the pods are ready and
-/// the tests of the other protocols run.
+/// for SCTP in every pod: where the kernel has none, `xtask sctp` plays both ends.
 ///
 /// # Errors
 /// When a program is missing or the cache cannot be written.
@@ -126,6 +125,7 @@ pub(super) fn of_conformance() -> Result<PathBuf> {
     cached(CONFORMANCE, &config, &[&busybox, &agnhost], || {
         let mut files = with_tools(&busybox)?;
         files.copy(&agnhost, "agnhost-itself")?;
+        add_program(&mut files, &std::env::current_exe()?, "usr/bin/xtask")?;
         files.file("agnhost", WITHOUT_SCTP.into(), 0o755);
         Ok(files)
     })
@@ -134,9 +134,11 @@ pub(super) fn of_conformance() -> Result<PathBuf> {
 /// As the tests' manifests write it.
 const CONFORMANCE: &str = "registry.k8s.io/e2e-test-images/agnhost:2.45";
 const WITHOUT_SCTP: &str = r#"#!/bin/bash
-if [ "$1" = porter ] && ! grep -q ^SCTP /proc/net/protocols; then
-    trap 'exit 0' TERM INT
-    while :; do sleep 3600 & wait $!; done
+if ! grep -q ^SCTP /proc/net/protocols; then
+    case "$*" in
+    porter) for name in ${!SERVE_SCTP_PORT_*}; do exec xtask sctp serve "${name##*_}"; done ;;
+    "connect --timeout=3s --protocol=sctp "*) exec xtask sctp connect --timeout 3000 "$4" ;;
+    esac
 fi
 exec /agnhost-itself "$@"
 "#;
@@ -227,17 +229,9 @@ fn with_tools(busybox: &Path) -> Result<Files> {
             eprintln!("  (without {tool}, which is not on this machine)");
             continue;
         };
-        let program = fs::canonicalize(program)?;
         files.0.remove(&format!("bin/{tool}"));
-        files.copy(&program, &format!("usr/bin/{tool}"))?;
-        let listed = workspace::output(Command::new("ldd").arg(&program)).unwrap_or_default();
-        for library in listed
-            .split_whitespace()
-            .filter(|word| word.starts_with('/'))
-        {
-            let at = library.trim_start_matches('/');
-            files.copy(&fs::canonicalize(library)?, at)?;
-        }
+        let program = fs::canonicalize(program)?;
+        add_program(&mut files, &program, &format!("usr/bin/{tool}"))?;
     }
     // The tests' scripts are bash's.
     if files.0.contains_key("usr/bin/bash") {
@@ -245,6 +239,18 @@ fn with_tools(busybox: &Path) -> Result<Files> {
         files.link("bin/bash", "../usr/bin/bash");
     }
     Ok(files)
+}
+
+/// A program with the libraries that it needs.
+fn add_program(files: &mut Files, program: &Path, at: &str) -> Result<()> {
+    files.copy(program, at)?;
+    let listed = workspace::output(Command::new("ldd").arg(program)).unwrap_or_default();
+    let libraries = listed.split_whitespace();
+    for library in libraries.filter(|word| word.starts_with('/')) {
+        let at = library.trim_start_matches('/');
+        files.copy(&fs::canonicalize(library)?, at)?;
+    }
+    Ok(())
 }
 
 /// What agnhost's servers with TLS show to clients that don't look at it.

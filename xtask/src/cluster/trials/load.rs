@@ -26,8 +26,40 @@ pub(super) fn under(cluster: &Cluster, work: impl FnOnce() -> Result<()>) -> Res
 
 /// Traffic of the pod `client` that goes on beside a trial.
 struct Load {
-    pings: Child,
+    pings: Pings,
     requests: Requests,
+}
+
+/// Pings one after the other.
+pub(super) struct Pings(Child);
+
+impl Pings {
+    /// `ping` is the program somewhere; `interval` in seconds.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub(super) fn start(mut ping: Command, to: &str, interval: &str) -> Result<Self> {
+        ping.stdin(Stdio::null()).stdout(Stdio::piped());
+        Ok(Self(ping.args(["-q", "-i", interval, to]).spawn()?))
+    }
+
+    /// Ends it and tells how many were sent and how many came back.
+    ///
+    /// # Errors
+    /// When it can't be ended, or says nothing.
+    pub(super) fn stop(self) -> Result<(u64, u64)> {
+        let text = end(self.0, Signal::INT)?;
+        let line = text
+            .lines()
+            .find(|line| line.contains("packets transmitted"));
+        let words = line.unwrap_or_default().split(' ');
+        let counts: Vec<u64> = words.filter_map(|word| word.parse().ok()).collect();
+        // After them, as `+3 errors` or not at all, what came back instead.
+        let [sent, received, ..] = counts[..] else {
+            anyhow::bail!("ping said {text:?}");
+        };
+        Ok((sent, received))
+    }
 }
 
 /// What came of requests.
@@ -83,7 +115,7 @@ impl Load {
             command.stdin(Stdio::null()).stdout(Stdio::piped());
             Ok(command)
         };
-        let pings = inside("ping")?.args(["-q", "-i", "0.002", &far]).spawn()?;
+        let pings = Pings::start(inside("ping")?, &far, "0.002")?;
         let requests = Requests::start(&mut inside("sh")?, &service)?;
         Ok(Self { pings, requests })
     }
@@ -93,17 +125,7 @@ impl Load {
     /// # Errors
     /// What was lost.
     fn stop(self) -> Result<String> {
-        let pings = end(self.pings, Signal::INT)?;
-        let counts: Vec<u64> = pings
-            .lines()
-            .find(|line| line.contains("packets transmitted"))
-            .with_context(|| format!("ping said {pings:?}"))?
-            .split(' ')
-            .filter_map(|word| word.parse().ok())
-            .collect();
-        let [sent, received] = counts[..] else {
-            anyhow::bail!("ping said {pings:?}");
-        };
+        let (sent, received) = self.pings.stop()?;
         let Outcomes { answered, failures } = self.requests.stop()?;
         let (failed, done) = (failures.len(), answered + failures.len());
         ensure!(sent > 1000 && done > 100, "{sent} pings, {done} requests");

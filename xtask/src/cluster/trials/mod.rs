@@ -9,6 +9,7 @@ mod chain;
 mod join;
 mod load;
 mod multus;
+mod policy;
 mod reboot;
 mod rolling;
 
@@ -62,6 +63,8 @@ enum Trial {
     Rolling,
     /// A hundred pods at once on one node.
     Burst,
+    /// Ten minutes of policies that come, go and change, while agents are killed.
+    Policy,
     /// A load balancer's address moves when the node that answers for it loses its power.
     Balancer,
 }
@@ -70,7 +73,7 @@ impl Trial {
     fn is_slow(self) -> bool {
         matches!(
             self,
-            Self::Multus | Self::Rolling | Self::Burst | Self::Balancer
+            Self::Multus | Self::Rolling | Self::Burst | Self::Policy | Self::Balancer
         )
     }
 
@@ -88,6 +91,7 @@ impl Trial {
             Self::Multus => multus::run(cluster),
             Self::Rolling => rolling::run(cluster),
             Self::Burst => burst::run(cluster),
+            Self::Policy => policy::run(cluster),
             Self::Balancer => balancer::run(cluster),
         }
     }
