@@ -88,7 +88,7 @@ impl Seen<'_> {
         let outer = service.ingress.iter().map(|entry| entry.ip);
         let addresses = service.cluster_ips.iter().chain(&service.external_ips);
         let ports = service.ports.iter().map(|port| {
-            let protocol = protocol(port.protocol);
+            let protocol = port.protocol.as_str();
             match port.node_port {
                 Some(node_port) => format!("{}:{node_port}/{protocol}", port.port),
                 None => format!("{}/{protocol}", port.port),
@@ -345,15 +345,6 @@ fn full_name(service: &Service) -> String {
 
 fn policy(local: bool) -> String {
     if local { "Local" } else { "Cluster" }.to_owned()
-}
-
-/// As Kubernetes writes it.
-const fn protocol(protocol: Protocol) -> &'static str {
-    match protocol {
-        Protocol::Tcp => "TCP",
-        Protocol::Udp => "UDP",
-        Protocol::Sctp => "SCTP",
-    }
 }
 
 #[cfg(test)]

@@ -34,15 +34,15 @@ pub struct LocalPod {
 
 /// What a local pod is told by policies, before peers have numbers.
 #[derive(Debug)]
-struct Selected<'a> {
+pub(super) struct Selected<'a> {
     pod: &'a LocalPod,
-    ingress: Option<Vec<&'a NetworkPolicy>>,
-    egress: Option<Vec<&'a NetworkPolicy>>,
+    pub(super) ingress: Option<Vec<&'a NetworkPolicy>>,
+    pub(super) egress: Option<Vec<&'a NetworkPolicy>>,
     /// In the order in which they are asked.
-    cluster: Vec<&'a ClusterPolicy>,
+    pub(super) cluster: Vec<&'a ClusterPolicy>,
     /// Everything, whatever else is said.
-    denied: bool,
-    ports: &'a [NamedPort],
+    pub(super) denied: bool,
+    pub(super) ports: &'a [NamedPort],
 }
 
 /// Remembers what it compiled last. But for the numbers, which are used once, its tables depend on what it
@@ -479,14 +479,14 @@ impl Compiler {
 }
 
 impl LocalPod {
-    fn key(&self) -> Key {
+    pub(super) fn key(&self) -> Key {
         (self.namespace.clone(), self.name.clone())
     }
 }
 
 impl<'a> Selected<'a> {
     /// Every rule with the namespace of its policy.
-    fn rules(&self) -> impl Iterator<Item = (Direction, &'a str, &'a Rule)> + '_ {
+    pub(super) fn rules(&self) -> impl Iterator<Item = (Direction, &'a str, &'a Rule)> + '_ {
         let of = |policies: &Option<Vec<&'a NetworkPolicy>>, side| {
             let policies: Vec<&'a NetworkPolicy> = policies.iter().flatten().copied().collect();
             policies.into_iter().flat_map(move |policy| {
@@ -507,7 +507,7 @@ impl<'a> Selected<'a> {
     }
 }
 
-fn judgements(policy: &ClusterPolicy, side: Direction) -> &[Judgement] {
+pub(super) fn judgements(policy: &ClusterPolicy, side: Direction) -> &[Judgement] {
     match side {
         Direction::Ingress => &policy.ingress,
         Direction::Egress => &policy.egress,
@@ -515,7 +515,7 @@ fn judgements(policy: &ClusterPolicy, side: Direction) -> &[Judgement] {
 }
 
 /// Every address by which it may be meant.
-fn all_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
+pub(super) fn all_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
     node.addresses
         .iter()
         .chain(&node.further_addresses)
@@ -527,7 +527,7 @@ fn used_identities(tables: &Tables) -> HashSet<u32> {
     addresses.chain(tables.prefixes.values()).copied().collect()
 }
 
-fn rules(policy: &NetworkPolicy, side: Direction) -> impl Iterator<Item = &Rule> {
+pub(super) fn rules(policy: &NetworkPolicy, side: Direction) -> impl Iterator<Item = &Rule> {
     let rules = match side {
         Direction::Ingress => &policy.ingress,
         Direction::Egress => &policy.egress,
@@ -536,7 +536,7 @@ fn rules(policy: &NetworkPolicy, side: Direction) -> impl Iterator<Item = &Rule>
 }
 
 /// Which policies are about which local pods.
-fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>> {
+pub(super) fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>> {
     let mut of: HashMap<&str, Vec<&NetworkPolicy>> = HashMap::new();
     for policy in cluster.policies.values() {
         of.entry(&policy.namespace).or_default().push(policy);
@@ -592,7 +592,7 @@ fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Selected<'a>>
     locals.iter().map(one).collect()
 }
 
-fn meaning(peer: &Peer, namespace: &str) -> Meaning {
+pub(super) fn meaning(peer: &Peer, namespace: &str) -> Meaning {
     match peer {
         Peer::Pods { namespaces, pods } => Meaning::Pods {
             of: match namespaces {

@@ -9,6 +9,7 @@
 //! [`Compiler::update`] makes the tables of a cluster, [`plan`] says in which order to write what differs.
 
 mod compiler;
+mod explain;
 mod peers;
 mod plan;
 mod ports;
@@ -18,6 +19,7 @@ mod tables;
 mod tests;
 
 pub use compiler::{Compiler, LocalPod};
+pub use explain::{AskedRule, Because, Explanation, Port, explain};
 pub use plan::{Plan, plan};
 pub use ports::PortSet;
 pub use tables::{Direction, EndpointPolicy, Start, Tables, Verdict, VerdictKey};

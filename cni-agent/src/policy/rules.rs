@@ -170,7 +170,7 @@ impl Allow {
         peers.is_some_and(|peers| peers.iter().any(|peer| identity.is(*peer)))
     }
 
-    fn is_about(&self, identity: &Identity) -> bool {
+    pub(super) fn is_about(&self, identity: &Identity) -> bool {
         self.peers.is_none() || self.means(identity)
     }
 
@@ -178,7 +178,7 @@ impl Allow {
         names(self.ports.as_deref()).next().is_some()
     }
 
-    fn add_to(&self, set: &mut PortSet, named: &[NamedPort]) {
+    pub(super) fn add_to(&self, set: &mut PortSet, named: &[NamedPort]) {
         let Some(ports) = &self.ports else {
             *set = PortSet::all();
             return;

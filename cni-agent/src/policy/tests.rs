@@ -117,6 +117,31 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    /// And the rule that decides is one that means it.
+    #[test]
+    fn an_explanation_says_what_the_policies_say(clusters in random::clusters(2)) {
+        for cluster in &clusters {
+            for local in locals(cluster) {
+                for question in questions(cluster) {
+                    let port = match question.port {
+                        Some((protocol, port)) => Port::Of(protocol, port),
+                        None => Port::None,
+                    };
+                    let said = explain(cluster, NODE, &local, question.direction, question.peer, port);
+                    prop_assert_eq!(said.allowed, allowed(cluster, &local, &question), "{:?} {:?} {:?}", local, question, said);
+                    let deciding = said.rules.iter().rfind(|rule| rule.decides);
+                    let by_rule = said.because == Because::Rule;
+                    prop_assert_eq!(by_rule, deciding.is_some_and(|rule| rule.action != Action::Pass), "{:?}", said);
+                    prop_assert!(deciding.is_none_or(|rule| rule.peer && rule.port));
+                }
+            }
+        }
+    }
+}
+
 fn pod(namespace: &str, name: &str, app: &str, ip: &str) -> Pod {
     Pod {
         namespace: namespace.into(),

@@ -143,7 +143,7 @@ impl Reader {
             .collect()
     }
 
-    /// None: it is faulty, or means nothing.
+    /// None: it is faulty.
     fn rule(&mut self, rule: &api::Rule, at: &str, side: Side) -> Option<Judgement> {
         let action = match (rule.action.as_str(), self.older) {
             ("Accept", false) | ("Allow", true) => Action::Accept,
@@ -199,11 +199,16 @@ impl Reader {
         self.unmet.push(format!(
             "{at}: has a peer or a protocol of a kind that this version doesn't know; {instead}"
         ));
-        (action != Action::Accept).then(|| Judgement {
-            name,
-            action: Action::Deny,
-            rule: Rule::default(),
-        })
+        let nobody = Rule {
+            peers: Some(Vec::new()),
+            ports: None,
+        };
+        // It keeps its place, so that people find the others at theirs.
+        let (action, rule) = match action {
+            Action::Accept => (Action::Accept, nobody),
+            Action::Deny | Action::Pass => (Action::Deny, Rule::default()),
+        };
+        Some(Judgement { name, action, rule })
     }
 
     /// None: nothing of it is known.
