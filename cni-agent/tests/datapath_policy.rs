@@ -4,7 +4,7 @@
 mod support;
 
 use cni_agent::{
-    datapath::DropReason,
+    datapath::{DropReason, Entry, Fate, TriedPacket},
     model::{
         self, NetworkPolicy, Operator, Peer, PortChoice, Ports, Protocol, Requirement, Rule,
         Selector,
@@ -647,4 +647,78 @@ fn a_flood_of_one_pod_costs_no_other_its_connections() {
             .unwrap();
     }
     assert_eq!(policed.arrives(server, client, TCP, SYN_ACK), Ok(()));
+}
+
+/// `fairlead policy explain` asks so: what would become of a packet, without it.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_packet_that_is_tried_fares_as_one_that_is_sent_and_leaves_no_trace() {
+    let policed = Policed::new();
+    let (a, b) = (policed.lab.a, policed.lab.b);
+    let in_b = rule(&[pods("a")], &[ports(Protocol::Tcp, 8080, 8080)]);
+    policed.apply(&[policy("b", Some(vec![in_b]), None)]);
+    let datapath = &policed.lab.datapath;
+    for [ip_a, ip_b, far, _, vip] in policed.families() {
+        let service = frontend(at(vip, 80), TCP, &[at(ip_b, 8080)]);
+        datapath.sync_services(&[service]).unwrap();
+        let tried = |entry, source, destination, protocol| {
+            let (ifindex, macs) = match entry {
+                Entry::Pod => (a.ifindex, [a.mac, HOST_MAC]),
+                Entry::Uplink => (policed.lab.uplink, [FAR_MAC, UPLINK_MAC]),
+                Entry::Host => (b.ifindex, [HOST_MAC, b.mac]),
+            };
+            let packet = TriedPacket {
+                entry,
+                ifindex,
+                macs,
+                source,
+                destination,
+                protocol,
+            };
+            policed
+                .lab
+                .node
+                .within(|| datapath.try_packet(&packet))
+                .unwrap()
+        };
+        let before = (datapath.drops().unwrap(), datapath.paths().unwrap());
+        let client = at(ip_a, 40_000);
+        for (port, fate) in [
+            (8080, Fate::Redirected),
+            (8081, Fate::Dropped(DropReason::PolicyIngress)),
+        ] {
+            let outcome = tried(Entry::Pod, client, at(ip_b, port), TCP);
+            assert_eq!(outcome.fate, fate);
+            let sctp = tried(Entry::Pod, client, at(ip_b, port), SCTP);
+            assert_eq!(sctp.fate, Fate::Dropped(DropReason::PolicyIngress));
+        }
+        let outcome = tried(Entry::Pod, client, at(vip, 80), TCP);
+        assert_eq!(outcome.fate, Fate::Redirected);
+        assert_eq!(outcome.destination, at(ip_b, 8080), "the backend");
+        let strange = tried(Entry::Uplink, at(far, 7), at(ip_b, 8080), TCP);
+        assert_eq!(strange.fate, Fate::Dropped(DropReason::PolicyIngress));
+        let own = at(
+            if ip_a.is_ipv4() {
+                "10.0.0.1".parse::<IpAddr>().unwrap()
+            } else {
+                "fd10::1".parse().unwrap()
+            },
+            7,
+        );
+        assert_eq!(tried(Entry::Host, own, at(ip_b, 9), TCP).fate, Fate::Stack);
+        // What was allowed is no connection that answers could belong to.
+        let after = (datapath.drops().unwrap(), datapath.paths().unwrap());
+        assert_eq!(before, after);
+        assert!(datapath.flow_counts().unwrap().is_empty());
+        policed.apply(&[
+            policy("a", Some(Vec::new()), None),
+            policy("b", None, Some(Vec::new())),
+        ]);
+        assert_eq!(
+            policed.sends(&b, at(ip_b, 8080), client, TCP, SYN_ACK),
+            Err(DropReason::PolicyEgress)
+        );
+        let in_b = rule(&[pods("a")], &[ports(Protocol::Tcp, 8080, 8080)]);
+        policed.apply(&[policy("b", Some(vec![in_b]), None)]);
+    }
 }

@@ -52,6 +52,12 @@ pub enum DatapathError {
         kind: &'static str,
         name: &'static str,
     },
+    /// A packet can't be tried.
+    #[error("a packet can't be run through {program}: {message}")]
+    Trial {
+        program: &'static str,
+        message: String,
+    },
     /// The kernel refuses a program.
     #[error("the kernel refuses the program {program}: {source}")]
     Program {

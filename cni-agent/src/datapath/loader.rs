@@ -120,9 +120,7 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
     }
     let mut ebpf = loader.load(OBJECT)?;
     for program in [FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK] {
-        let classifier = classifier(&mut ebpf, program)?;
-        let loaded = uninterrupted(|| classifier.load());
-        loaded.map_err(|source| DatapathError::Program { program, source })?;
+        load_classifier(&mut ebpf, program)?;
     }
     let program = xdp(&mut ebpf, XDP_UPLINK)?;
     let loaded = uninterrupted(|| program.load());
@@ -147,6 +145,40 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         maps,
         sockets,
     })
+}
+
+/// The object without its programs, on the pinned maps but for these, which are its own, with so many rows.
+pub(super) fn load_apart(
+    pins: &Pins,
+    log_level: LogLevel,
+    own: &[(&'static str, Option<u32>)],
+) -> Result<Ebpf, DatapathError> {
+    let level = log_level as u8;
+    let mut loader = EbpfLoader::new();
+    loader.btf(None).override_global(LOG_LEVEL, &level, true);
+    for shape in &SHAPES {
+        match own.iter().find(|(name, _)| *name == shape.name) {
+            None => {
+                loader.map_pin_path(shape.name, pins.map(shape.name));
+            }
+            Some((name, Some(rows))) => {
+                loader.map_max_entries(name, *rows);
+            }
+            Some((_, None)) => {}
+        }
+    }
+    Ok(loader.load(OBJECT)?)
+}
+
+/// A tcx program, which the kernel has verified then.
+pub(super) fn load_classifier<'a>(
+    ebpf: &'a mut Ebpf,
+    program: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    let classifier = classifier(ebpf, program)?;
+    let loaded = uninterrupted(|| classifier.load());
+    loaded.map_err(|source| DatapathError::Program { program, source })?;
+    Ok(classifier)
 }
 
 /// The verifier gives up with EAGAIN when a signal waits for the thread.

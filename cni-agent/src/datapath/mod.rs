@@ -26,6 +26,7 @@ mod ranges;
 mod rows;
 mod service_flows;
 mod services;
+mod trial;
 mod upgrade;
 mod xdp;
 
@@ -44,6 +45,7 @@ pub use outside::ServedOutside;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
 pub use service_flows::FlowCounts;
 pub use services::ServicesChange;
+pub use trial::{Entry, Fate, Tried, TriedPacket};
 pub use xdp::UplinkXdp;
 
 use crate::{model, service::Frontend};
@@ -368,6 +370,15 @@ impl Datapath {
             sockets.retain(|frontend, backend| maps.services.has(frontend, backend))?;
         }
         Ok(change)
+    }
+
+    /// What the programs would do with a packet now; nothing is sent, remembered or counted. Loads one of them
+    /// once more, which takes tens of milliseconds. In the network namespace of the calling thread.
+    ///
+    /// # Errors
+    /// An interface is missing, or the kernel refuses.
+    pub fn try_packet(&self, packet: &TriedPacket) -> Result<Tried, DatapathError> {
+        trial::run(&self.pins, packet)
     }
 
     /// Makes this node answer for these addresses on its uplinks' links and for no others, for so long
