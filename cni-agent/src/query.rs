@@ -10,9 +10,11 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod policy;
 mod service;
 
 pub use crate::cni::protocol::Query;
+pub use policy::{Backend, End, PolicyAnswer, PolicyQuestion, PolicyRow, ProgramsSay};
 pub use service::{
     Answerer, By, EndpointOfService, FrontendRow, HealthCheckRow, ServiceAnswer, ServiceDetail,
     ServiceRow,

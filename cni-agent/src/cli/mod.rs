@@ -3,6 +3,7 @@
 mod agent;
 mod client;
 mod migrate;
+mod policy;
 mod print;
 mod rows;
 mod service;
@@ -22,7 +23,7 @@ use std::{path::PathBuf, process::ExitCode};
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead drops -o json\n  fairlead debug maps"
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead drops -o json\n  fairlead debug maps"
 )]
 struct Cli {
     /// Unix socket of the agent, where the CNI plugin and these commands meet it.
@@ -53,6 +54,9 @@ enum Verb {
     /// Services: who answers their clients on this node, and why.
     #[command(subcommand, visible_alias = "svc")]
     Service(service::ServiceVerb),
+    /// Policies: what is allowed, and which rule says so.
+    #[command(subcommand, visible_alias = "pol")]
+    Policy(policy::PolicyVerb),
     /// Addresses in use, cooling down and free, by podCIDR.
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
@@ -152,6 +156,7 @@ pub fn main() -> ExitCode {
             ask(&cli.socket, Query::Nodes).and_then(|list: Vec<_>| rows::nodes(&list, p.output))
         }
         Verb::Service(verb) => service::run(&verb, &cli.socket),
+        Verb::Policy(verb) => policy::run(verb, &cli.socket),
         Verb::Ipam(p) => {
             ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))
         }

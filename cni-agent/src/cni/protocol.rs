@@ -2,6 +2,7 @@
 //! same in its `protocol.rs`; `cni-shim/tests/golden/protocol-v1.json` holds both sides to it.
 
 use super::CniError;
+use crate::query::PolicyQuestion;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -80,6 +81,10 @@ pub enum Query {
         namespace: Option<String>,
         name: String,
     },
+    /// Every policy.
+    Policies,
+    /// Why one end may connect to another.
+    Policy(PolicyQuestion),
     /// What is logged; another filter if one is given.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -3,6 +3,7 @@
 mod announce;
 mod endpoints;
 mod node;
+mod policies;
 mod queries;
 mod services;
 

@@ -17,6 +17,7 @@ pub mod linux;
 mod locks;
 pub mod part;
 mod policies;
+mod policy_ends;
 pub mod queries;
 pub mod reconcile;
 pub mod services;

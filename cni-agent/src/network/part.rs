@@ -372,6 +372,8 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
             let answer = |seen: &Seen<'_>| seen.answer(namespace.as_deref(), &name);
             serde_json::to_value(network.ask_services(answer).await.map_err(kernel)?)
         }
+        Query::Policies => serde_json::to_value(network.policy_rows()),
+        Query::Policy(question) => serde_json::to_value(network.explain_policy(&question).await?),
         Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
             return Err(CniError::internal("this is the agent's to answer"));
         }

@@ -128,7 +128,7 @@ impl<K: Kernel> Network<K> {
     }
 }
 
-fn local(endpoint: &Endpoint) -> LocalPod {
+pub(super) fn local(endpoint: &Endpoint) -> LocalPod {
     let pod = endpoint.pod.as_ref();
     let text = |part: fn(&PodRef) -> &String| pod.map(part).cloned().unwrap_or_default();
     LocalPod {

@@ -35,7 +35,7 @@ pub struct LocalPod {
 /// What a local pod is told by policies, before peers have numbers.
 #[derive(Debug)]
 pub(super) struct Selected<'a> {
-    pod: &'a LocalPod,
+    pub(super) pod: &'a LocalPod,
     pub(super) ingress: Option<Vec<&'a NetworkPolicy>>,
     pub(super) egress: Option<Vec<&'a NetworkPolicy>>,
     /// In the order in which they are asked.

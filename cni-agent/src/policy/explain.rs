@@ -11,7 +11,11 @@ use crate::{
     state::Cluster,
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeSet, fmt, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    net::IpAddr,
+};
 
 /// What is asked about: a port that is connected to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -110,6 +114,28 @@ pub fn explain(
         };
     }
     Asked::new(cluster, selected, direction, peer, of_own, port).judged(isolated)
+}
+
+/// Pods (namespace/name) that each policy is about, by its kind, namespace and name.
+pub fn selected_by(
+    cluster: &Cluster,
+    locals: &[LocalPod],
+) -> BTreeMap<(String, String, String), Vec<String>> {
+    let mut pods: BTreeMap<_, Vec<String>> = BTreeMap::new();
+    for selected in select(cluster, locals) {
+        let both = selected.ingress.iter().chain(&selected.egress).flatten();
+        let own = both.map(|policy| ("NetworkPolicy", &policy.namespace, &policy.name));
+        let none = String::new();
+        let of_cluster = selected.cluster.iter();
+        let of_cluster = of_cluster.map(|policy| (policy.kind.as_str(), &none, &policy.name));
+        let policies: BTreeSet<_> = own.chain(of_cluster).collect();
+        for (kind, namespace, name) in policies {
+            let key = (kind.to_owned(), namespace.clone(), name.clone());
+            let pod = format!("{}/{}", selected.pod.namespace, selected.pod.name);
+            pods.entry(key).or_default().push(pod);
+        }
+    }
+    pods
 }
 
 impl Explanation {

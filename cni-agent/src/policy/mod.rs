@@ -19,7 +19,7 @@ mod tables;
 mod tests;
 
 pub use compiler::{Compiler, LocalPod};
-pub use explain::{AskedRule, Because, Explanation, Port, explain};
+pub use explain::{AskedRule, Because, Explanation, Port, explain, selected_by};
 pub use plan::{Plan, plan};
 pub use ports::PortSet;
 pub use tables::{Direction, EndpointPolicy, Start, Tables, Verdict, VerdictKey};

@@ -1,0 +1,100 @@
+//! What is told of policies.
+
+use crate::policy::{Explanation, Port};
+use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
+
+/// May one end connect to the other?
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyQuestion {
+    /// A pod as namespace/name, or an address.
+    pub from: String,
+    /// The same, or a Service as service/namespace/name.
+    pub to: String,
+    pub port: Port,
+}
+
+/// The answer, as far as this node can give it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyAnswer {
+    pub node: String,
+    pub from: End,
+    pub to: End,
+    pub port: Port,
+    /// By what is decided on this node.
+    pub allowed: bool,
+    /// Who answers, where `to` is an address of a Service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub backend: Option<Backend>,
+    /// What policies say to the pod that begins; none where it is not this node's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Explanation>,
+    /// What they say to the pod that is connected to, likewise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<Explanation>,
+    /// What is decided elsewhere, and where to ask.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub elsewhere: Vec<String>,
+    /// What the programs make of such a packet.
+    pub programs: ProgramsSay,
+    /// What doesn't fit together.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
+
+/// Somebody at one end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct End {
+    /// `pod shop/web`, `node n1`, `service shop/web`; empty: nobody whom the cluster knows.
+    pub name: String,
+    pub address: IpAddr,
+    /// Whose pod it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+}
+
+/// Who answers for a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Backend {
+    pub address: SocketAddr,
+    pub end: End,
+}
+
+/// What became of a packet that was run through the programs without being sent.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProgramsSay {
+    /// `from_pod`, `from_uplink` or `to_pod`.
+    pub program: String,
+    pub passes: bool,
+    /// Why it is dropped, or where it goes.
+    pub outcome: String,
+}
+
+/// A policy in a list.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyRow {
+    /// `Admin`, `NetworkPolicy` or `Baseline`, in the order in which they are asked.
+    pub tier: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    pub kind: String,
+    /// Empty for kinds without namespaces.
+    pub namespace: String,
+    pub name: String,
+    /// Rules for what comes; none: it says nothing about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress: Option<usize>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<usize>,
+    /// Pods of this node that it selects, as namespace/name.
+    pub pods: Vec<String>,
+    /// What of it is not met.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub problems: Vec<String>,
+}
