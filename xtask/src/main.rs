@@ -1,5 +1,6 @@
 //! Fairlead's chores: `cargo xtask <verb>`, one file or folder for each.
 
+mod attack;
 mod bench;
 mod build;
 mod build_ebpf;
@@ -48,6 +49,8 @@ enum Verb {
     LabProbe(bench::worker::Args),
     #[command(hide = true)]
     Sctp(sctp::Args),
+    #[command(hide = true)]
+    Attack(attack::Args),
 }
 
 impl Verb {
@@ -65,6 +68,7 @@ impl Verb {
             Self::Cluster(args) => cluster::run(args),
             Self::LabProbe(args) => bench::worker::run(args),
             Self::Sctp(args) => sctp::run(&args),
+            Self::Attack(args) => attack::run(&args),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! that is away, nodes that join, leave and start again. Each trial fails when it doesn't hold.
 
 mod agents;
+mod attack;
 mod away;
 mod balancer;
 mod burst;
@@ -65,6 +66,8 @@ enum Trial {
     Burst,
     /// Ten minutes of policies that come, go and change, while agents are killed.
     Policy,
+    /// A hostile pod: floods, scans and misleading fragments.
+    Attack,
     /// A load balancer's address moves when the node that answers for it loses its power.
     Balancer,
 }
@@ -73,7 +76,12 @@ impl Trial {
     fn is_slow(self) -> bool {
         matches!(
             self,
-            Self::Multus | Self::Rolling | Self::Burst | Self::Policy | Self::Balancer
+            Self::Multus
+                | Self::Rolling
+                | Self::Burst
+                | Self::Policy
+                | Self::Attack
+                | Self::Balancer
         )
     }
 
@@ -92,6 +100,7 @@ impl Trial {
             Self::Rolling => rolling::run(cluster),
             Self::Burst => burst::run(cluster),
             Self::Policy => policy::run(cluster),
+            Self::Attack => attack::run(cluster),
             Self::Balancer => balancer::run(cluster),
         }
     }
