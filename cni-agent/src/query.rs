@@ -14,7 +14,10 @@ mod policy;
 mod service;
 
 pub use crate::cni::protocol::Query;
-pub use policy::{Backend, End, PolicyAnswer, PolicyQuestion, PolicyRow, ProgramsSay};
+pub use policy::{
+    Backend, CutConnection, End, PlannedChange, PolicyAnswer, PolicyChange, PolicyPlan,
+    PolicyQuestion, PolicyRow, ProgramsSay,
+};
 pub use service::{
     Answerer, By, EndpointOfService, FrontendRow, HealthCheckRow, ServiceAnswer, ServiceDetail,
     ServiceRow,

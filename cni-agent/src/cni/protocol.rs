@@ -2,7 +2,7 @@
 //! same in its `protocol.rs`; `cni-shim/tests/golden/protocol-v1.json` holds both sides to it.
 
 use super::CniError;
-use crate::query::PolicyQuestion;
+use crate::query::{PolicyChange, PolicyQuestion};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -85,6 +85,8 @@ pub enum Query {
     Policies,
     /// Why one end may connect to another.
     Policy(PolicyQuestion),
+    /// What a change of policies would change.
+    PolicyPlan(Box<PolicyChange>),
     /// What is logged; another filter if one is given.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -42,6 +42,7 @@ pub use error::DatapathError;
 pub use logs::LogReader;
 pub use maps::NodesChange;
 pub use outside::ServedOutside;
+pub use policies::ConnectionRow;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
 pub use service_flows::FlowCounts;
 pub use services::ServicesChange;

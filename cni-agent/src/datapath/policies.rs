@@ -3,6 +3,7 @@
 
 use super::{
     Datapath, DatapathError,
+    flows::now_ns,
     grace::Expedited,
     loader::CONNECTIONS_OF,
     maps::{all, get, gone, open, write},
@@ -30,6 +31,7 @@ use cni_ebpf_common::{
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
+    net::IpAddr,
     os::fd::AsFd as _,
     sync::PoisonError,
 };
@@ -155,6 +157,28 @@ impl Policies {
             "an endpoint's table of connections has grown"
         );
         Ok(())
+    }
+
+    fn connections_of(&self, endpoint: u32) -> Result<Vec<ConnectionRow>, DatapathError> {
+        let Some(map) = get(self.connections.get(&endpoint, 0), CONNECTIONS_OF)? else {
+            return Ok(Vec::new());
+        };
+        let map = open_connections(map)?;
+        let now = now_ns();
+        let mut rows = Vec::new();
+        for (key, row) in all(map.iter(), CONNECTIONS_OF)? {
+            if is_live(key.protocol, row.closing != 0, row.seen_ns, now) {
+                rows.push(ConnectionRow {
+                    peer: ip_of(&key.peer),
+                    own_port: u16::from_be(key.own_port_be),
+                    peer_port: u16::from_be(key.peer_port_be),
+                    protocol: key.protocol,
+                    by_peer: row.flags & Connection::BY_PEER != 0,
+                    of_node: row.flags & Connection::OF_NODE != 0,
+                });
+            }
+        }
+        Ok(rows)
     }
 
     /// What is asked of an endpoint. Its connections go with the next `tidy`: removing them waits for the
@@ -356,6 +380,14 @@ impl Datapath {
         Ok(())
     }
 
+    /// Connections of an endpoint that go on, as they are remembered: walks up to 262,144 rows.
+    ///
+    /// # Errors
+    /// A map can't be read.
+    pub fn connections(&self, endpoint: u32) -> Result<Vec<ConnectionRow>, DatapathError> {
+        self.policies().connections_of(endpoint)
+    }
+
     /// Forgets connections of endpoints that are no more, and answers of how many; gives others more room
     /// where they need it.
     ///
@@ -369,6 +401,20 @@ impl Datapath {
     pub(super) fn forget_policies(&self, endpoint: u32) -> Result<(), DatapathError> {
         self.policies().forget(endpoint)
     }
+}
+
+/// A connection of an endpoint, as policies remember it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ConnectionRow {
+    pub peer: IpAddr,
+    pub own_port: u16,
+    pub peer_port: u16,
+    /// IP's number.
+    pub protocol: u8,
+    /// The peer began it.
+    pub by_peer: bool,
+    /// The peer is this node, which is always allowed.
+    pub of_node: bool,
 }
 
 type Connections = HashMap<MapData, ConnectionKey, Connection>;

@@ -374,6 +374,9 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         }
         Query::Policies => serde_json::to_value(network.policy_rows()),
         Query::Policy(question) => serde_json::to_value(network.explain_policy(&question).await?),
+        Query::PolicyPlan(change) => {
+            serde_json::to_value(network.plan_policies(*change).await.map_err(kernel)?)
+        }
         Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
             return Err(CniError::internal("this is the agent's to answer"));
         }

@@ -243,13 +243,6 @@ impl<'a> Asked<'a> {
         Some(first.action)
     }
 
-    fn side(&self) -> &'static str {
-        match self.direction {
-            Direction::Ingress => "ingress",
-            Direction::Egress => "egress",
-        }
-    }
-
     fn of_tier(&self, tier: Tier) -> Vec<AskedRule> {
         let policies = self.selected.cluster.iter();
         let policies = policies.filter(|policy| policy.tier == tier);
@@ -259,7 +252,7 @@ impl<'a> Asked<'a> {
                 let (peer, port) = self.fits(&judgement.rule, "");
                 all.push(AskedRule {
                     object: format!("{} {}", policy.kind, policy.name),
-                    rule: format!("spec.{}[{n}]", self.side()),
+                    rule: format!("spec.{}[{n}]", self.direction.as_str()),
                     name: judgement.name.clone(),
                     tier: format!("{tier:?}"),
                     action: judgement.action,
@@ -292,7 +285,10 @@ impl<'a> Asked<'a> {
             let before = all.len();
             for (n, rule) in rules(policy, self.direction).enumerate() {
                 let fits = self.fits(rule, &policy.namespace);
-                all.push(asked(format!("spec.{}[{n}]", self.side()), fits));
+                all.push(asked(
+                    format!("spec.{}[{n}]", self.direction.as_str()),
+                    fits,
+                ));
             }
             if all.len() == before {
                 all.push(asked(String::new(), (false, false)));

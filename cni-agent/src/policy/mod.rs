@@ -13,6 +13,7 @@ mod explain;
 mod peers;
 mod plan;
 mod ports;
+mod preview;
 mod rules;
 mod tables;
 #[cfg(test)]
@@ -22,4 +23,5 @@ pub use compiler::{Compiler, LocalPod};
 pub use explain::{AskedRule, Because, Explanation, Port, explain, selected_by};
 pub use plan::{Plan, plan};
 pub use ports::PortSet;
+pub use preview::{Flip, Preview};
 pub use tables::{Direction, EndpointPolicy, Start, Tables, Verdict, VerdictKey};

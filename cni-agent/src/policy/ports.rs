@@ -41,6 +41,28 @@ impl PortSet {
         ranges.any(|(first, last)| (*first..=*last).contains(&port))
     }
 
+    /// As people write it: `80/TCP, 90-99/TCP, UDP, others`; empty for an empty set.
+    pub fn words(&self) -> String {
+        if self.is_all() {
+            return "everything".to_owned();
+        }
+        let mut words = Vec::new();
+        for protocol in Protocol::ALL {
+            let name = protocol.as_str();
+            for (first, last) in self.ranges(protocol) {
+                words.push(match (first, last) {
+                    (0, &u16::MAX) => name.to_owned(),
+                    (first, last) if first == last => format!("{first}/{name}"),
+                    (first, last) => format!("{first}-{last}/{name}"),
+                });
+            }
+        }
+        if self.others {
+            words.push("ICMP and others".to_owned());
+        }
+        words.join(", ")
+    }
+
     /// Adds what another one holds.
     pub fn unite(&mut self, other: &Self) {
         self.others |= other.others;
@@ -170,6 +192,18 @@ mod tests {
             prop_assert_eq!(without.others, a.others && !b.others);
             prop_assert!(PortSet::all().without(&PortSet::all()).is_empty());
         }
+    }
+
+    #[test]
+    fn a_set_is_told_as_people_write_ports() {
+        assert_eq!(PortSet::all().words(), "everything");
+        assert_eq!(PortSet::default().words(), "");
+        let mut set = PortSet::default();
+        set.add(Protocol::Tcp, 80, 80);
+        set.add(Protocol::Tcp, 90, 99);
+        set.add(Protocol::Udp, 0, u16::MAX);
+        set.others = true;
+        assert_eq!(set.words(), "80/TCP, 90-99/TCP, UDP, ICMP and others");
     }
 
     #[test]

@@ -17,6 +17,14 @@ pub enum Direction {
 
 impl Direction {
     pub const BOTH: [Self; 2] = [Self::Ingress, Self::Egress];
+
+    /// As policies write it.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ingress => "ingress",
+            Self::Egress => "egress",
+        }
+    }
 }
 
 /// Key of a verdict.
@@ -88,14 +96,11 @@ impl Tables {
     /// As the programs look it up: whether an endpoint may talk with an address. Of an endpoint that has
     /// no entry it is not known.
     pub fn set(&self, endpoint: u32, direction: Direction, peer: IpAddr) -> Option<PortSet> {
-        let policy = self.endpoints.get(&endpoint)?;
-        let isolated = match direction {
-            Direction::Ingress => policy.ingress,
-            Direction::Egress => policy.egress,
-        };
-        if !isolated {
-            return Some(PortSet::all());
-        }
+        self.set_with(endpoint, direction, self.identity(peer))
+    }
+
+    /// Whose an address is to the rules; none: nobody's.
+    pub fn identity(&self, peer: IpAddr) -> Option<u32> {
         let by_prefix = || {
             let holds = |net: &&IpNetwork| net.contains(peer);
             let longest = self
@@ -105,8 +110,22 @@ impl Tables {
                 .max_by_key(|net| net.prefix());
             longest.and_then(|net| self.prefixes.get(net))
         };
-        let identity = self.addresses.get(&peer).or_else(by_prefix);
-        if identity == Some(&Self::NODE) {
+        self.addresses.get(&peer).or_else(by_prefix).copied()
+    }
+
+    /// As `set`, of who has an identity.
+    pub fn set_with(
+        &self,
+        endpoint: u32,
+        direction: Direction,
+        identity: Option<u32>,
+    ) -> Option<PortSet> {
+        let policy = self.endpoints.get(&endpoint)?;
+        let isolated = match direction {
+            Direction::Ingress => policy.ingress,
+            Direction::Egress => policy.egress,
+        };
+        if !isolated || identity == Some(Self::NODE) {
             return Some(PortSet::all());
         }
         let row = |identity| {
@@ -117,8 +136,7 @@ impl Tables {
             };
             self.verdicts.get(&key)
         };
-        let own = identity.and_then(|identity| row(*identity));
-        let set = own.or_else(|| row(Self::ANYBODY));
+        let set = identity.and_then(row).or_else(|| row(Self::ANYBODY));
         let set = set.and_then(|verdict| self.sets.get(&verdict.set));
         Some(set.map(|set| PortSet::clone(set)).unwrap_or_default())
     }

@@ -120,6 +120,35 @@ proptest! {
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(500))]
 
+    /// What changes between two clusters is what a preview says changes, and nothing else.
+    #[test]
+    fn a_preview_names_each_pair_that_changes(clusters in random::clusters(2)) {
+        let [before, after] = &clusters[..] else { unreachable!() };
+        // The pods are those that are; policies change.
+        let after = Cluster { policies: after.policies.clone(), cluster_policies: after.cluster_policies.clone(), ..before.clone() };
+        let pods = locals(before);
+        let preview = Preview::new(before, &after, NODE, &pods);
+        let flips = preview.flips();
+        for local in &pods {
+            for question in questions(before) {
+                let said = |flip: &&Flip| {
+                    let own = (local.namespace.clone(), local.name.clone());
+                    let set = if allowed(before, local, &question) { &flip.lost } else { &flip.gained };
+                    let pod = before.pods.values().filter(|pod| !pod.host_network).filter(|pod| pod.ips.contains(&question.peer)).last();
+                    let named = pod.is_none_or(|pod| flip.peers.contains(&format!("pod {}/{} ({})", pod.namespace, pod.name, question.peer)));
+                    flip.pod == own && flip.direction == question.direction && is_in(set, &question) && named
+                };
+                let changes = allowed(before, local, &question) != allowed(&after, local, &question);
+                let pod = before.pods.values().any(|pod| !pod.host_network && pod.ips.contains(&question.peer));
+                if changes {
+                    prop_assert!(flips.iter().any(|flip| said(&flip)), "{:?} {:?} {:?}", local, question, flips);
+                } else if pod {
+                    prop_assert!(!flips.iter().any(|flip| said(&flip)), "{:?} {:?} {:?}", local, question, flips);
+                }
+            }
+        }
+    }
+
     /// And the rule that decides is one that means it.
     #[test]
     fn an_explanation_says_what_the_policies_say(clusters in random::clusters(2)) {

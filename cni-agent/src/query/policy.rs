@@ -1,6 +1,9 @@
 //! What is told of policies.
 
-use crate::policy::{Explanation, Port};
+use crate::{
+    model::{ClusterPolicy, NetworkPolicy},
+    policy::{Explanation, Port},
+};
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -97,4 +100,58 @@ pub struct PolicyRow {
     /// What of it is not met.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+}
+
+/// What would change if these policies were there?
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyChange {
+    /// New, or in place of those of the same name.
+    pub policies: Vec<NetworkPolicy>,
+    pub cluster_policies: Vec<ClusterPolicy>,
+    /// To be gone, as kind, namespace (empty for kinds without) and name.
+    pub removed: Vec<(String, String, String)>,
+}
+
+/// The answer, for the pods of this node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyPlan {
+    pub node: String,
+    /// How many pairs of a pod of this node and somebody were compared, in both directions.
+    pub pairs: usize,
+    pub changes: Vec<PlannedChange>,
+    /// Connections that go on now and would be cut: the first of them.
+    pub cut: Vec<CutConnection>,
+    /// How many they are, of how many that go on.
+    pub cut_count: usize,
+    pub connections: usize,
+}
+
+/// What a pod and some peers could not do any more, or could do then.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PlannedChange {
+    /// namespace/name.
+    pub pod: String,
+    /// `ingress` or `egress`.
+    pub direction: String,
+    pub peers: Vec<String>,
+    /// Ports that are allowed now and not then; empty: none.
+    pub denied: String,
+    /// Ports that are allowed then and not now.
+    pub allowed: String,
+}
+
+/// A connection that would end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct CutConnection {
+    /// The pod of this node, as namespace/name.
+    pub pod: String,
+    /// `ingress`: the peer began it.
+    pub direction: String,
+    pub peer: String,
+    /// Of who is connected to, with its protocol.
+    pub port: String,
 }

@@ -22,9 +22,29 @@ mod tests;
 pub use arrivals::Arrivals;
 pub use problem::{Severity, SourceProblem};
 
-use crate::state::Cluster;
+use crate::{
+    model::{ClusterPolicy, NetworkPolicy},
+    state::Cluster,
+};
 use std::{future::Future, pin::Pin, sync::Arc};
 use tokio::sync::watch;
+
+/// The policies that a file holds, and what is wrong with the file. Other kinds in it are passed over.
+pub fn read_policies(
+    file: &str,
+    bytes: &[u8],
+) -> (Vec<NetworkPolicy>, Vec<ClusterPolicy>, Vec<SourceProblem>) {
+    let parsed = document::parse(file, bytes);
+    let (mut policies, mut of_cluster) = (Vec::new(), Vec::new());
+    for found in parsed.objects {
+        match found.object {
+            object::Object::Policy(policy) => policies.push(policy),
+            object::Object::ClusterPolicy(policy) => of_cluster.push(policy),
+            _ => {}
+        }
+    }
+    (policies, of_cluster, parsed.problems)
+}
 
 /// A stream of desired state.
 pub trait Source: Send + Sync + 'static {

@@ -43,7 +43,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
     let spare = Inside::of(cluster, "n2", "spare")?;
     // What comes there is counted in the same way: so counters count.
     let reached = Inside::of(cluster, "n2", "spare")?.watch(&format!(
-        "chain all {{ type filter hook prerouting priority -500; ip saddr {} counter; }}",
+        "chain every {{ type filter hook prerouting priority -500; ip saddr {} counter; }}",
         hostile.address
     ))?;
     let mut watches = Vec::new();
@@ -52,7 +52,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
         refused(&hostile, &pod.address)?;
         let address = pod.address.clone();
         let hooks = format!(
-            "chain all {{ type filter hook prerouting priority -500; ip saddr {} counter; }} \
+            "chain every {{ type filter hook prerouting priority -500; ip saddr {} counter; }} \
              chain whole {{ type filter hook input priority 0; ip saddr {} tcp dport {FORBIDDEN} counter; }}",
             hostile.address, client.address
         );
