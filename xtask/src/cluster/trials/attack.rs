@@ -52,7 +52,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
         refused(&hostile, &pod.address)?;
         let address = pod.address.clone();
         let hooks = format!(
-            "chain every {{ type filter hook prerouting priority -500; ip saddr {} counter; }} \
+            "chain every {{ type filter hook prerouting priority -500; ip saddr {} counter; }}\n\
              chain whole {{ type filter hook input priority 0; ip saddr {} tcp dport {FORBIDDEN} counter; }}",
             hostile.address, client.address
         );

@@ -38,7 +38,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<String> {
         refused(&stranger, &pod.address)?;
         // Who may come is counted in the same way: so counters count.
         let chain = |name, address| {
-            format!("chain {name} {{ type filter hook prerouting priority -500; ip saddr {address} counter; }} ")
+            format!("chain {name} {{ type filter hook prerouting priority -500; ip saddr {address} counter; }}\n")
         };
         pod.watch(&(chain("forbidden", &stranger.address) + &chain("allowed", &client.address)))
     });
@@ -221,7 +221,7 @@ impl<'a> Inside<'a> {
 
     /// Counts what comes to it by these chains, whatever becomes of it.
     pub(super) fn watch(self, chains: &str) -> Result<Watch<'a>> {
-        let rules = format!("table inet watch {{ {chains} }}");
+        let rules = format!("table inet watch {{\n{chains}\n}}");
         workspace::run(self.run("nft")?.arg(&rules))?;
         Ok(Watch(self))
     }
