@@ -80,7 +80,7 @@ impl Requests {
     pub(super) fn start(shell: &mut Command, at: &str) -> Result<Self> {
         // A dot for each that was answered, curl's exit code with the time for the others.
         let script = format!(
-            "trap 'exit 0' TERM; while :; do curl -fsS -m 5 -o /dev/null http://{at}/hostname && printf . || \
+            "trap 'exit 0' TERM; while :; do curl -fs -m 5 -o /dev/null http://{at}/hostname && printf . || \
              printf 'F%s@%s;' $? $(date +%T); done"
         );
         shell.stdin(Stdio::null()).stdout(Stdio::piped());
