@@ -4,19 +4,20 @@
 mod support;
 
 use cni_agent::{
-    datapath::{DropReason, Entry, Fate, TriedPacket},
+    datapath::{DropReason, Entry, EventReader, Fate, Happened, TriedPacket},
     model::{
         self, NetworkPolicy, Operator, Peer, PortChoice, Ports, Protocol, Requirement, Rule,
         Selector,
     },
-    policy::{Compiler, LocalPod, Start, Tables, plan},
+    policy::{Compiler, Direction, LocalPod, Start, Tables, plan},
     state::Cluster,
 };
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 use support::{
     flows::{ACK, RST, SCTP, SYN, SYN_ACK, at, ends, framed, from, frontend, payload},
@@ -32,6 +33,8 @@ const NODE: &str = "n1";
 struct Policed {
     lab: Lab,
     state: RefCell<(Compiler, Arc<Tables>)>,
+    /// Whether the pods' namespace only has policies watched.
+    audit: Cell<bool>,
 }
 
 fn selector(app: &str) -> Selector {
@@ -81,6 +84,7 @@ impl Policed {
         Self {
             lab,
             state: RefCell::new((Compiler::new(NODE, start), Arc::default())),
+            audit: Cell::new(false),
         }
     }
 
@@ -107,7 +111,16 @@ impl Policed {
             addresses: vec!["10.0.0.1".parse().unwrap(), "fd10::1".parse().unwrap()],
             ..model::Node::default()
         };
+        let mut labels = BTreeMap::new();
+        if self.audit.get() {
+            labels.insert("fairlead.dev/network-policy".into(), "audit".into());
+        }
+        let namespace = model::Namespace {
+            name: "shop".into(),
+            labels,
+        };
         Cluster {
+            namespaces: [("shop".to_owned(), namespace)].into_iter().collect(),
             nodes: [(NODE.to_owned(), node)].into_iter().collect(),
             pods: pods
                 .into_iter()
@@ -720,5 +733,107 @@ fn a_packet_that_is_tried_fares_as_one_that_is_sent_and_leaves_no_trace() {
         );
         let in_b = rule(&[pods("a")], &[ports(Protocol::Tcp, 8080, 8080)]);
         policed.apply(&[policy("b", Some(vec![in_b]), None)]);
+    }
+}
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn who_listens_hears_what_is_dropped_and_what_begins_and_nobody_else_costs_anything() {
+    let policed = Policed::new();
+    let a = policed.lab.a;
+    let in_b = rule(&[pods("a")], &[ports(Protocol::Tcp, 8080, 8080)]);
+    policed.apply(&[policy("b", Some(vec![in_b]), None)]);
+    let mut reader = policed.lab.datapath.event_reader().unwrap();
+    let told = |reader: &mut EventReader| -> Vec<(Happened, SocketAddr, u16)> {
+        let events = reader.read().into_iter();
+        let told = events.map(|event| {
+            assert_eq!(event.ifindex, a.ifindex);
+            let ends = event.ends.unwrap();
+            assert_eq!(ends.protocol, 6);
+            (event.happened, ends.source, ends.destination.port())
+        });
+        told.collect()
+    };
+    for [ip_a, ip_b, ..] in policed.families() {
+        let client = at(ip_a, 40_000);
+        let send = |port| policed.sends(&a, client, at(ip_b, port), TCP, SYN);
+        assert_eq!(send(8081), Err(DropReason::PolicyIngress));
+        assert_eq!(reader.read(), [], "nobody listened");
+        reader.listen(Duration::from_secs(60)).unwrap();
+        assert_eq!(send(8081), Err(DropReason::PolicyIngress));
+        let expected = vec![
+            (Happened::Begins(Direction::Egress), client, 8081),
+            (Happened::Dropped(DropReason::PolicyIngress), client, 8081),
+        ];
+        assert_eq!(told(&mut reader), expected);
+        assert_eq!(send(8080), Ok(()));
+        let both = [Direction::Egress, Direction::Ingress];
+        assert_eq!(
+            told(&mut reader),
+            both.map(|d| (Happened::Begins(d), client, 8080))
+        );
+        // More of it is no news.
+        assert_eq!(policed.sends(&a, client, at(ip_b, 8080), TCP, ACK), Ok(()));
+        assert_eq!(reader.read(), []);
+        reader.listen(Duration::ZERO).unwrap();
+    }
+}
+
+/// So many that nobody could follow: a sample is told, and how many were left out.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn a_flood_of_drops_is_told_by_a_sample() {
+    let policed = Policed::new();
+    let a = policed.lab.a;
+    policed.apply(&[policy("a", None, Some(Vec::new()))]);
+    let mut reader = policed.lab.datapath.event_reader().unwrap();
+    reader.listen(Duration::from_secs(600)).unwrap();
+    let [[ip_a, ip_b, ..], _] = policed.families();
+    let frame = from(&a, at(ip_a, 7), at(ip_b, 80), TCP, SYN);
+    let context = Context {
+        ifindex: a.ifindex,
+        repeat: 100_000,
+        ..Context::default()
+    };
+    policed.lab.run_as(Program::FromPod, context, &frame);
+    let (told, lost) = (reader.read().len() as u64, reader.lost().unwrap());
+    assert_eq!(told + lost, 100_000);
+    assert!(told > 0 && told < 50_000, "{told}");
+}
+
+/// A namespace may have its policies watched before they count.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn what_is_only_watched_passes_and_is_told_and_counted() {
+    let policed = Policed::new();
+    let a = policed.lab.a;
+    policed.audit.set(true);
+    policed.apply(&[policy("a", None, Some(Vec::new()))]);
+    let mut reader = policed.lab.datapath.event_reader().unwrap();
+    reader.listen(Duration::from_secs(60)).unwrap();
+    for [ip_a, ip_b, ..] in policed.families() {
+        let (client, server) = (at(ip_a, 40_000), at(ip_b, 80));
+        assert_eq!(policed.sends(&a, client, server, TCP, SYN), Ok(()));
+        let events = reader.read();
+        let audited = Happened::Audited(DropReason::PolicyEgress);
+        assert_eq!(events[0].happened, audited);
+        assert_eq!(policed.lab.drops(a.ifindex), BTreeMap::new());
+        assert!(policed.lab.paths()["audited"] > 0);
+        // The rest of the connection is asked about no more.
+        assert_eq!(policed.sends(&a, client, server, TCP, ACK), Ok(()));
+        assert_eq!(
+            reader
+                .read()
+                .iter()
+                .filter(|e| e.happened == audited)
+                .count(),
+            0
+        );
+    }
+    policed.audit.set(false);
+    policed.apply(&[policy("a", None, Some(Vec::new()))]);
+    for [ip_a, ip_b, ..] in policed.families() {
+        let sent = policed.sends(&a, at(ip_a, 40_000), at(ip_b, 80), TCP, ACK);
+        assert_eq!(sent, KEPT, "what went on is asked about again");
     }
 }

@@ -9,6 +9,7 @@ pub mod addr;
 pub mod announcement;
 pub mod config;
 pub mod endpoint;
+pub mod event;
 pub mod flow;
 pub mod node;
 pub mod outside;

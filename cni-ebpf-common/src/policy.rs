@@ -39,6 +39,8 @@ impl EndpointPolicy {
     pub const INGRESS: u32 = 1;
     /// Only what rules allow may go.
     pub const EGRESS: u32 = 2;
+    /// Instead of either, moved by this: what is not allowed passes all the same, and is told.
+    pub const AUDIT_SHIFT: u32 = 2;
 }
 
 /// Key of `peers`: an address that rules know as a pod's, or as this node's.

@@ -95,6 +95,8 @@ numbered! {
         ServiceToNode = 7 => "service_to_node",
         /// From a backend to a Service's client outside.
         ServiceToClient = 8 => "service_to_client",
+        /// Policies don't allow it, and only watch.
+        Audited = 9 => "audited",
     }
 }
 

@@ -21,6 +21,7 @@ pub(crate) fn count(ctx: &TcContext, reason: DropReason) {
     let ifindex = packet::ifindex(ctx);
     let (bytes, packets) = packet::size(ctx);
     maps::count_drop(ifindex, reason, bytes, packets);
+    maps::tell(ctx, reason as u32);
     debug!(
         ctx,
         "interface {}: dropped, reason {}, {} bytes", ifindex, reason as u32, bytes

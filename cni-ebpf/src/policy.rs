@@ -14,9 +14,10 @@ use crate::{
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
+    event::Event,
     flow::{REFRESH_NS, TCP, idle_ns},
     policy::{Connection, EndpointPolicy, Peer, PolicySettings, Says, has_port, is_live, says},
-    verdict::DropReason,
+    verdict::{DropReason, Path},
 };
 
 /// What goes from the endpoint, and what comes to it.
@@ -58,16 +59,33 @@ fn judged(ctx: &TcContext, packet: &mut Packet, id: u32, side: u32) -> Result<bo
     }
     let policy = maps::endpoint_policy(id).ok_or(DropReason::PolicyUnknown)?;
     // Its beginnings and ends are enough of what nobody asks about.
-    let both = EndpointPolicy::INGRESS | EndpointPolicy::EGRESS;
-    if policy.flags & both == 0 && is_midway(ctx, packet) {
+    if policy.flags == 0 && is_midway(ctx, packet) {
         return Ok(true);
     }
     let search = maps::scratch()?;
     search.packet = *packet;
     search.side = side;
+    search.told = 0;
     let packed = judge(ctx, search, id);
     *packet = search.packet;
+    // Here, where the stack has room for it.
+    tell(ctx, search.told);
     unpack(packed)
+}
+
+/// Tells of a packet, if there is something to tell. What policies only watch is counted, too. Apart, so that
+/// the verifier walks what follows once.
+#[inline(never)]
+fn tell(ctx: &TcContext, what: u32) -> u32 {
+    if what == 0 {
+        return 0;
+    }
+    if what & Event::AUDITED != 0 {
+        let (bytes, packets) = packet::size(ctx);
+        maps::count_path(Path::Audited, bytes, packets);
+    }
+    maps::tell(ctx, what);
+    0
 }
 
 /// Whether it is a segment of TCP that neither begins nor ends anything.
@@ -89,6 +107,7 @@ fn try_judge(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, DropR
     // Before the tables are read: what is allowed by older ones is asked again.
     let epoch = maps::policy_settings().epoch;
     let policy = maps::endpoint_policy(id).ok_or(DropReason::PolicyUnknown)?;
+    // Who is only watched may send and get what can't be judged.
     let isolated = policy.flags & side != 0;
     let mut error = false;
     if transport::find(ctx, search)? {
@@ -121,8 +140,11 @@ fn try_judge(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, DropR
             if known.epoch != epoch {
                 let of_node = known.flags & Connection::OF_NODE != 0;
                 if !of_node && !is_allowed(&policy, began, peer, ports, protocol) {
-                    maps::forget_connection(id, &ends);
-                    return Err(reason(began));
+                    if policy.flags & began != 0 {
+                        maps::forget_connection(id, &ends);
+                        return Err(reason(began));
+                    }
+                    search.told = Event::AUDITED | reason(began) as u32;
                 }
                 row.set_epoch(epoch);
             }
@@ -148,7 +170,12 @@ fn try_judge(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, DropR
     }
     let of_node = search.side & OF_NODE != 0;
     if !of_node && !is_allowed(&policy, side, peer, ports, protocol) {
-        return Err(reason(side));
+        if isolated {
+            return Err(reason(side));
+        }
+        search.told = Event::AUDITED | reason(side) as u32;
+    } else {
+        search.told = Event::BEGINS_EGRESS | side & INGRESS;
     }
     let row = Connection {
         seen_ns: now,
@@ -178,7 +205,7 @@ const fn reason(side: u32) -> DropReason {
 /// Whether rules let a connection begin. `ports`: the endpoint's first.
 #[inline(always)]
 fn is_allowed(policy: &EndpointPolicy, side: u32, peer: Ip, ports: u32, protocol: u8) -> bool {
-    if policy.flags & side == 0 {
+    if policy.flags & (side | side << EndpointPolicy::AUDIT_SHIFT) == 0 {
         return true;
     }
     let port = if side == INGRESS {

@@ -60,6 +60,9 @@ pub(crate) struct Search {
     pub(crate) ifindex: u32,
     /// What becomes of a packet from or to the outside.
     pub(crate) done: u32,
+    /// What policies say of it that is news to who listens; 0: nothing.
+    pub(crate) told: u32,
+    pad: u32,
 }
 
 impl Search {

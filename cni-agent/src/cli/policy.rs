@@ -328,7 +328,10 @@ fn words(answer: &PolicyAnswer) -> Result<String, String> {
         ),
     ] {
         let Some(said) = said else { continue };
-        let reason = reason(said);
+        let mut reason = reason(said);
+        if said.audit && !said.allowed {
+            reason += "; it passes, because its namespace is in audit mode";
+        }
         line(
             &mut text,
             format_args!("\n{}: {what}: {reason}", whose.name),
@@ -567,6 +570,7 @@ mod tests {
     fn what_is_denied_says_which_rule_lacks_what() {
         let said = Explanation {
             allowed: false,
+            audit: false,
             because: Because::NoRule,
             rules: vec![rule("NetworkPolicy shop/web", (true, false), false)],
         };
@@ -585,6 +589,7 @@ mod tests {
     fn what_is_allowed_names_the_rule_that_decides() {
         let said = Explanation {
             allowed: true,
+            audit: false,
             because: Because::Rule,
             rules: vec![
                 rule("NetworkPolicy shop/a", (false, true), false),

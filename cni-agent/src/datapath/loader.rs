@@ -18,6 +18,7 @@ use cni_ebpf_common::{
     endpoint::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
+    event::{EVENTS_BYTES, EventBudget, EventSettings},
     flow::{
         ENDPOINT_FLOWS, EndpointFlows, Flow, FlowKey, FragmentKey, FragmentPorts, MAX_FLOWS,
         MAX_FRAGMENTS,
@@ -62,7 +63,7 @@ const fn shape<K, V>(name: &'static str, kind: MapType, rows: u32) -> Shape {
 }
 
 /// Every pinned map, as `cni-ebpf/src/maps.rs` declares it.
-pub(super) const SHAPES: [Shape; 27] = [
+pub(super) const SHAPES: [Shape; 30] = [
     shape::<EndpointKey, Endpoint>("endpoints", MapType::Hash, MAX_ENDPOINTS),
     shape::<EndpointAddrKey, EndpointAddr>("endpoint_addrs", MapType::Hash, MAX_ENDPOINT_ADDRS),
     shape::<NodeKey, Node>("nodes", MapType::LpmTrie, MAX_NODES),
@@ -87,6 +88,9 @@ pub(super) const SHAPES: [Shape; 27] = [
     shape::<VerdictKey, Verdict>("verdicts", MapType::Hash, MAX_VERDICTS),
     shape::<PortsKey, PortsChunk>("port_sets", MapType::Hash, MAX_PORT_CHUNKS),
     shape::<u32, u32>(CONNECTIONS_OF, MapType::HashOfMaps, MAX_ENDPOINTS),
+    shape::<u32, EventSettings>("event_settings", MapType::Array, 1),
+    shape::<u32, EventBudget>("event_budget", MapType::PerCpuArray, 1),
+    shape::<(), ()>("events", MapType::RingBuf, EVENTS_BYTES),
     shape::<DropKey, Counter>("drops", MapType::PerCpuHash, MAX_DROPS),
     shape::<u32, Counter>("drop_totals", MapType::PerCpuArray, MAX_COUNTERS),
     shape::<u32, Counter>("paths", MapType::PerCpuArray, MAX_COUNTERS),

@@ -10,6 +10,7 @@ mod attach;
 mod cgroup;
 mod counters;
 mod error;
+mod events;
 mod fill;
 mod flows;
 mod grace;
@@ -39,6 +40,7 @@ pub use cni_ebpf_common::{
 };
 pub use counters::DropRow;
 pub use error::DatapathError;
+pub use events::{EventReader, Happened, PacketEnds, PacketEvent};
 pub use logs::LogReader;
 pub use maps::NodesChange;
 pub use outside::ServedOutside;
@@ -472,6 +474,14 @@ impl Datapath {
     /// The log was taken before.
     pub fn log_reader(&self) -> Result<LogReader, DatapathError> {
         LogReader::take(&mut self.lock().ebpf)
+    }
+
+    /// Reads what the programs tell of single packets; each event goes to one reader.
+    ///
+    /// # Errors
+    /// A map can't be opened.
+    pub fn event_reader(&self) -> Result<EventReader, DatapathError> {
+        EventReader::open(&self.pins)
     }
 
     /// A panic while the lock was held leaves nothing half done that the kernel does not know.

@@ -463,10 +463,15 @@ fn keys<K>(
 
 fn policy_row(policy: &EndpointPolicy) -> PolicyRow {
     let bit = |is_set, bit| if is_set { bit } else { 0 };
+    let flags = bit(policy.ingress, PolicyRow::INGRESS) | bit(policy.egress, PolicyRow::EGRESS);
     PolicyRow {
         generation: policy.generation,
         class: policy.class,
-        flags: bit(policy.ingress, PolicyRow::INGRESS) | bit(policy.egress, PolicyRow::EGRESS),
+        flags: if policy.audit {
+            flags << PolicyRow::AUDIT_SHIFT
+        } else {
+            flags
+        },
         pad: 0,
     }
 }

@@ -69,7 +69,7 @@ pub struct Tried {
 }
 
 /// Maps that the programs write: those of a trial are its own, and small.
-const OWN: [(&str, Option<u32>); 11] = [
+const OWN: [(&str, Option<u32>); 14] = [
     ("flows", Some(64)),
     ("endpoint_flows", None),
     ("outside_flows", None),
@@ -78,6 +78,9 @@ const OWN: [(&str, Option<u32>); 11] = [
     ("sockets", Some(64)),
     ("socket_backends", Some(64)),
     (loader::CONNECTIONS_OF, Some(1)),
+    ("event_settings", None),
+    ("event_budget", None),
+    ("events", None),
     ("drops", Some(64)),
     ("drop_totals", None),
     ("paths", None),

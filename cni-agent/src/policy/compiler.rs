@@ -42,6 +42,8 @@ pub(super) struct Selected<'a> {
     pub(super) cluster: Vec<&'a ClusterPolicy>,
     /// Everything, whatever else is said.
     pub(super) denied: bool,
+    /// Its namespace only has them watched.
+    pub(super) audit: bool,
     pub(super) ports: &'a [NamedPort],
 }
 
@@ -311,6 +313,7 @@ impl Compiler {
                 class: number,
                 ingress: !class.ingress.is_open(),
                 egress: !class.egress.is_open(),
+                audit: selected.audit && class != Class::default(),
             };
             tables.endpoints.insert(selected.pod.endpoint, policy);
             if number != 0 {
@@ -522,6 +525,15 @@ pub(super) fn all_addresses(node: &Node) -> impl Iterator<Item = IpAddr> + '_ {
         .copied()
 }
 
+/// Whether policies about a namespace's pods only watch: a label that no pod can give itself.
+fn is_watched(namespace: &Namespace) -> bool {
+    let mode = namespace.labels.get(AUDIT_LABEL);
+    mode.is_some_and(|mode| mode == "audit")
+}
+
+/// Label of a namespace whose policies are to be watched, not enforced: `audit`.
+const AUDIT_LABEL: &str = "fairlead.dev/network-policy";
+
 fn used_identities(tables: &Tables) -> HashSet<u32> {
     let addresses = tables.addresses.values();
     addresses.chain(tables.prefixes.values()).copied().collect()
@@ -555,6 +567,7 @@ pub(super) fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Se
         let may_be_about = |policy: &&ClusterPolicy| {
             namespace.is_none_or(|namespace| policy.namespaces.selects(&namespace.labels))
         };
+        let audit = namespace.is_some_and(is_watched);
         // Nobody knows its labels yet, or its namespace's: whatever policies there are may be about it.
         let denied = match pod {
             None => of_cluster.iter().any(may_be_about),
@@ -568,6 +581,7 @@ pub(super) fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Se
                 egress: closed(),
                 cluster: Vec::new(),
                 denied,
+                audit,
                 ports: &[],
             };
         };
@@ -586,6 +600,7 @@ pub(super) fn select<'a>(cluster: &'a Cluster, locals: &'a [LocalPod]) -> Vec<Se
             egress: about(|policy| policy.egress.is_some()),
             cluster: of_cluster.iter().filter(about_it).copied().collect(),
             denied,
+            audit,
             ports: &pod.ports,
         }
     };

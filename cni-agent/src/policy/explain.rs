@@ -40,6 +40,9 @@ impl fmt::Display for Port {
 #[serde(rename_all = "camelCase")]
 pub struct Explanation {
     pub allowed: bool,
+    /// What is not allowed passes all the same: the pod's namespace only has it watched.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     pub because: Because,
     /// All rules about the pod in the order in which they are asked, also those after the one that decides.
     pub rules: Vec<AskedRule>,
@@ -110,7 +113,10 @@ pub fn explain(
         let own = of_own && !selected.denied;
         return match own {
             true => Explanation::of(true, Because::OwnNode),
-            false => Explanation::of(false, Because::NotKnown),
+            false => Explanation {
+                audit: selected.audit,
+                ..Explanation::of(false, Because::NotKnown)
+            },
         };
     }
     Asked::new(cluster, selected, direction, peer, of_own, port).judged(isolated)
@@ -142,6 +148,7 @@ impl Explanation {
     const fn of(allowed: bool, because: Because) -> Self {
         Self {
             allowed,
+            audit: false,
             because,
             rules: Vec::new(),
         }
@@ -231,6 +238,7 @@ impl<'a> Asked<'a> {
         };
         Explanation {
             allowed,
+            audit: self.selected.audit,
             because,
             rules,
         }

@@ -51,6 +51,8 @@ pub struct EndpointPolicy {
     /// Only what rules allow may come, or go; otherwise everything.
     pub ingress: bool,
     pub egress: bool,
+    /// What is not allowed passes all the same, and is told.
+    pub audit: bool,
 }
 
 /// Numbers that nobody has used before.

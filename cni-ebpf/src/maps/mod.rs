@@ -5,12 +5,14 @@
 //! words, and under pressure the kernel may give one to another key while it is read.
 #![expect(unsafe_code, reason = "access to map memory")]
 
+mod events;
 mod flows;
 mod outside;
 mod policy;
 mod services;
 mod sockets;
 
+pub(crate) use events::*;
 pub(crate) use flows::*;
 pub(crate) use outside::*;
 pub(crate) use policy::*;

@@ -158,7 +158,10 @@ impl Network<Linux> {
             answer.allowed = passes;
             return answer;
         }
-        let allows = |said: &Option<Explanation>| said.as_ref().is_none_or(|said| said.allowed);
+        let allows = |said: &Option<Explanation>| {
+            let said = said.as_ref();
+            said.is_none_or(|said| said.allowed || said.audit)
+        };
         let (egress, ingress) = (allows(&answer.egress), allows(&answer.ingress));
         answer.allowed = egress && ingress && passes;
         // What the stack carries is asked about once more when it gets to the pod.
