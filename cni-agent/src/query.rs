@@ -10,10 +10,12 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod flow;
 mod policy;
 mod service;
 
 pub use crate::cni::protocol::Query;
+pub use flow::{FlowEnds, FlowRow, FlowVerdict, FlowsAnswer};
 pub use policy::{
     Backend, CutConnection, End, PlannedChange, PolicyAnswer, PolicyChange, PolicyPlan,
     PolicyQuestion, PolicyRow, ProgramsSay,

@@ -2,6 +2,7 @@
 
 mod agent;
 mod client;
+mod flows;
 mod migrate;
 mod policy;
 mod print;
@@ -61,6 +62,8 @@ enum Verb {
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
     Drops(Print),
+    /// Single packets as they are dropped, and connections as they begin, with names and policies.
+    Flows(flows::FlowsArgs),
     /// Show what the running agent logs, or change it until it ends: `fairlead log-level debug`.
     LogLevel {
         /// As `--log-level` of the agent: info, debug, `info,cni_agent=debug`.
@@ -139,6 +142,11 @@ pub fn main() -> ExitCode {
                 &mut std::io::stdout(),
             );
             return ExitCode::SUCCESS;
+        }
+        Verb::Flows(args) => {
+            let done = flows::run(&args, &cli.socket);
+            let text = String::new();
+            done.map(|()| rows::Answer { text, code: 0 })
         }
         Verb::Status(p) => ask(&cli.socket, Query::Status).and_then(|s| rows::status(&s, p.output)),
         Verb::Health { asked } => {

@@ -85,6 +85,11 @@ pub enum Query {
     Policies,
     /// Why one end may connect to another.
     Policy(PolicyQuestion),
+    /// What was told of single packets since an earlier answer; none: from now on.
+    Flows {
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        from: Option<u64>,
+    },
     /// What a change of policies would change.
     PolicyPlan(Box<PolicyChange>),
     /// What is logged; another filter if one is given.

@@ -2,6 +2,7 @@
 
 mod announce;
 mod endpoints;
+mod flows;
 mod node;
 mod policies;
 mod queries;
@@ -26,6 +27,7 @@ use crate::{
     policy::{Plan, Start, Tables},
 };
 use endpoints::{in_maps, plan, recovered};
+use flows::Flows;
 use node::find_uplinks;
 use std::{
     collections::BTreeMap,
@@ -58,6 +60,8 @@ pub struct Linux {
     over: Arc<Notify>,
     sweeper: JoinHandle<()>,
     log_reader: Option<JoinHandle<()>>,
+    /// What is told of single packets.
+    flows: Flows,
 }
 
 impl Drop for Linux {
@@ -104,6 +108,7 @@ impl Linux {
             })
             .transpose()
             .map_err(fault)?;
+        let flows = Flows::new(datapath.event_reader().map_err(fault)?);
         let dying = Arc::new(Notify::new());
         // What an agent before this one marked is deleted, too.
         dying.notify_one();
@@ -126,6 +131,7 @@ impl Linux {
             reaper: tokio::spawn(reap_forever(dying.clone())),
             dying,
             log_reader,
+            flows,
         })
     }
 }

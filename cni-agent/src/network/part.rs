@@ -374,6 +374,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         }
         Query::Policies => serde_json::to_value(network.policy_rows()),
         Query::Policy(question) => serde_json::to_value(network.explain_policy(&question).await?),
+        Query::Flows { from } => serde_json::to_value(network.flows(from).await.map_err(kernel)?),
         Query::PolicyPlan(change) => {
             serde_json::to_value(network.plan_policies(*change).await.map_err(kernel)?)
         }

@@ -407,7 +407,7 @@ fn said(packet: &TriedPacket, tried: &Tried) -> ProgramsSay {
     }
 }
 
-const fn number(protocol: Protocol) -> u8 {
+pub(super) const fn number(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
