@@ -8,6 +8,7 @@ mod chart;
 mod cni;
 mod figures;
 mod paths;
+mod policy;
 mod report;
 mod services;
 pub(crate) mod stats;
@@ -68,6 +69,8 @@ enum Part {
     Cni,
     /// Services beside kube-proxy.
     Services,
+    /// Policies beside nftables and iptables.
+    Policy,
 }
 
 impl Part {
@@ -96,7 +99,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     setup::ensure(Group::Bench)?;
-    if wanted(Part::Services) {
+    if wanted(Part::Services) || wanted(Part::Policy) {
         setup::ensure_extra(Extra::KubeProxy)?;
     }
     let missing = lab::missing();
@@ -165,6 +168,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(services::measure(&session, &binaries, extent, &say)?)
         }
     };
+    let policies = match wanted(Part::Policy) {
+        false => None,
+        true => {
+            say("policies: nodes with few and with many rules, of Fairlead, nftables and iptables");
+            let extent = policy::Extent {
+                rules: if args.quick { [1, 300] } else { [1, 10_000] },
+                rounds,
+                time,
+            };
+            Some(policy::measure(&session, &binaries, extent, &say)?)
+        }
+    };
     say("done");
 
     report::write(
@@ -172,6 +187,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         &series,
         cni.as_ref(),
         services.as_ref(),
+        policies.as_ref(),
         time,
         &machine,
     )?;
@@ -185,6 +201,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(all) = &services {
         services::draw(&dir.join("services.svg"), all)?;
         println!("Services\n\n{}", services::tables(all));
+    }
+    if let Some(all) = &policies {
+        policy::draw(&dir.join("policies.svg"), all)?;
+        println!("Policies\n\n{}", policy::tables(all));
     }
     match rounds {
         0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),

@@ -5,6 +5,7 @@ use super::{
     cni::Cni,
     figures::{Figure, LOADS},
     paths::Place,
+    policy::Policies,
     services::Services,
     stats::{Estimate, median, paired_ratio},
 };
@@ -216,6 +217,7 @@ struct Summary<'a> {
     paths: Vec<PathSummary<'a>>,
     cni: Option<&'a Cni>,
     services: Option<&'a Services>,
+    policies: Option<&'a Policies>,
     machine: &'a Machine,
 }
 
@@ -237,6 +239,7 @@ pub(super) fn write(
     all: &[Series],
     cni: Option<&Cni>,
     services: Option<&Services>,
+    policies: Option<&Policies>,
     run: std::time::Duration,
     machine: &Machine,
 ) -> Result<()> {
@@ -280,6 +283,7 @@ pub(super) fn write(
         paths,
         cni,
         services,
+        policies,
         machine,
     };
     fs::write(dir.join("raw.csv"), csv)?;

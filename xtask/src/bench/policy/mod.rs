@@ -1,0 +1,87 @@
+//! What a connection and a packet cost under policies of few and of many rules, beside the same rules in nftables
+//! and iptables.
+//!
+//! Each path is a client and a server on one node of its own. The rule that lets the client in is the last one: a
+//! walk over all meets it at the end. Both firewalls take packets of connections that go on first, as everybody
+//! writes them.
+
+mod report;
+mod rig;
+
+use crate::lab::{Session, load::Load};
+use anyhow::{Context, Result};
+use rig::Rig;
+use std::{path::Path, sync::Arc, time::Duration};
+
+pub(super) use report::{draw, tables};
+
+/// How much is measured.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Extent {
+    /// Numbers of rules that are compared: few and many.
+    pub(super) rules: [u32; 2],
+    pub(super) rounds: u32,
+    pub(super) time: Duration,
+}
+
+/// Bytes of a round trip.
+const SMALL: u16 = 1;
+
+/// The figures.
+#[derive(Clone, Debug, serde::Serialize)]
+pub(super) struct Policies {
+    rules: [u32; 2],
+    paths: Vec<Rates>,
+    /// From the manifests' last byte to rules that are in force, in milliseconds, by number of rules.
+    in_force_millis: Vec<(u32, f64)>,
+    /// Resident memory of the agents then, in KiB.
+    agent_kib: Vec<(u32, u64)>,
+}
+
+/// One path's rates, one value a round.
+#[derive(Clone, Debug, serde::Serialize)]
+struct Rates {
+    path: String,
+    /// Who judges: `none` for the path without rules.
+    by: &'static str,
+    rules: u32,
+    connections: Vec<f64>,
+    trips: Vec<f64>,
+}
+
+/// Measures everything.
+///
+/// # Errors
+/// When a path can't be made, or a connection fails.
+pub(super) fn measure(
+    session: &Arc<Session>,
+    binaries: &Path,
+    extent: Extent,
+    say: &dyn Fn(&str),
+) -> Result<Policies> {
+    let mut rig = Rig::new(session, binaries, extent.rules, say)?;
+    let mut paths: Vec<Rates> = rig.rates();
+    for round in 0..extent.rounds {
+        let mut order: Vec<_> = (0..paths.len()).collect();
+        if round % 2 == 1 {
+            order.reverse();
+        }
+        for index in order {
+            let mut rate = |load| -> Result<f64> {
+                let run = rig.run(index, load, extent.time);
+                let run = run.with_context(|| paths[index].path.clone())?;
+                Ok(run.outcome.rate())
+            };
+            let connections = rate(Load::ConnectReset)?;
+            let trips = rate(Load::RoundTrip { bytes: SMALL })?;
+            paths[index].connections.push(connections);
+            paths[index].trips.push(trips);
+        }
+    }
+    Ok(Policies {
+        rules: extent.rules,
+        paths,
+        agent_kib: rig.agent_kib()?,
+        in_force_millis: rig.in_force_millis,
+    })
+}
