@@ -37,6 +37,19 @@ struct ServiceLabel {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PolicyKind {
+    kind: String,
+    tier: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct PolicyLabel {
+    kind: String,
+    namespace: String,
+    policy: String,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Path {
     path: String,
 }
@@ -67,6 +80,7 @@ pub fn encode(recorder: &Recorder, snapshot: &Snapshot) -> Result<String, fmt::E
         carried(&mut registry, network);
         by_pod(&mut registry, network);
         services(&mut registry, network);
+        policies(&mut registry, network);
     }
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
@@ -251,6 +265,33 @@ fn services(registry: &mut Registry, network: &NetworkSnapshot) {
     registry.register("service_flows", help, flows);
 }
 
+/// Series by name of those that select a pod here, the first of them: what a cluster has more of says nothing of
+/// this node.
+fn policies(registry: &mut Registry, network: &NetworkSnapshot) {
+    const MOST_NAMED: usize = 1000;
+    let all = Family::<PolicyKind, Count>::default();
+    let pods = Family::<PolicyLabel, Count>::default();
+    for row in &network.policies {
+        let kind = PolicyKind {
+            kind: row.kind.clone(),
+            tier: row.tier.clone(),
+        };
+        all.get_or_create(&kind).inc();
+    }
+    let here = network.policies.iter().filter(|row| !row.pods.is_empty());
+    for row in here.take(MOST_NAMED) {
+        let label = PolicyLabel {
+            kind: row.kind.clone(),
+            namespace: row.namespace.clone(),
+            policy: row.name.clone(),
+        };
+        pods.get_or_create(&label).set(row.pods.len() as u64);
+    }
+    registry.register("policies", "Policies of the cluster", all);
+    let help = "Pods of this node that the policy selects";
+    registry.register("policy_pods", help, pods);
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -258,7 +299,7 @@ mod tests {
         cni::protocol::Command,
         metrics::{MapFill, PodDrops, ServiceCounts, ServiceFlows},
         parts::PartState,
-        query::{IpamRow, PathRow},
+        query::{IpamRow, PathRow, PolicyRow},
     };
     use std::{collections::BTreeMap, time::Duration};
 
@@ -290,6 +331,7 @@ mod tests {
                 refused: 1,
             }),
             service_flows: Vec::new(),
+            policies: Vec::new(),
         }
     }
 
@@ -334,6 +376,18 @@ mod tests {
             service: "web".to_owned(),
             flows: 12,
         }];
+        let policy = |name: &str, pods: &[&str]| PolicyRow {
+            tier: "NetworkPolicy".into(),
+            priority: None,
+            kind: "NetworkPolicy".into(),
+            namespace: "shop".into(),
+            name: name.into(),
+            ingress: Some(1),
+            egress: None,
+            pods: pods.iter().map(|pod| (*pod).to_owned()).collect(),
+            problems: Vec::new(),
+        };
+        network.policies = vec![policy("web", &["shop/a", "shop/b"]), policy("far", &[])];
         recorder
             .passes()
             .endpoints_written(Duration::from_millis(25));
@@ -367,6 +421,8 @@ mod tests {
             "fairlead_service_backends 9",
             "fairlead_service_frontends_refused 1",
             "fairlead_service_flows{namespace=\"shop\",service=\"web\"} 12",
+            "fairlead_policies{kind=\"NetworkPolicy\",tier=\"NetworkPolicy\"} 2",
+            "fairlead_policy_pods{kind=\"NetworkPolicy\",namespace=\"shop\",policy=\"web\"} 2",
             "fairlead_service_endpoints_duration_seconds_bucket{le=\"0.02\"} 0",
             "fairlead_service_endpoints_duration_seconds_bucket{le=\"0.03\"} 1",
             "fairlead_endpoint_drop_packets_total{namespace=\"shop\",pod=\"cart\",reason=\"loopback\"} 1",

@@ -2,7 +2,7 @@
 
 use crate::{
     parts::PartState,
-    query::{IpamRow, PathRow},
+    query::{IpamRow, PathRow, PolicyRow},
 };
 use std::collections::BTreeMap;
 
@@ -30,6 +30,8 @@ pub struct NetworkSnapshot {
     pub services: Option<ServiceCounts>,
     /// By Service; none unless asked for.
     pub service_flows: Vec<ServiceFlows>,
+    /// Every policy.
+    pub policies: Vec<PolicyRow>,
 }
 
 /// How much the maps hold of Services.

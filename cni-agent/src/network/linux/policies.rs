@@ -2,7 +2,7 @@
 
 use super::{Linux, blocking, fault};
 use crate::{
-    cni::CniError,
+    cni::{CniError, code},
     datapath::{ConnectionRow, Entry, Fate, Tried, TriedPacket},
     model::{Endpoint, Protocol},
     network::{
@@ -31,7 +31,7 @@ impl Network<Linux> {
     /// An end is nobody, neither is of this node, or the kernel can't be asked.
     pub async fn explain_policy(&self, asked: &PolicyQuestion) -> Result<PolicyAnswer, CniError> {
         let cluster = self.cluster.borrow().clone();
-        let wrong = |field| move |error: String| CniError::config(field, &error);
+        let wrong = |end| move |error: String| not_found(end, &error);
         let from = find(&cluster, &asked.from).map_err(wrong("FROM"))?;
         let to = find(&cluster, &asked.to).map_err(wrong("TO"))?;
         let (from, to) = one_family(&from, &to).map_err(wrong("TO"))?;
@@ -125,12 +125,10 @@ impl Network<Linux> {
             (None, None) => {
                 let node = [from, to].into_iter().find_map(|end| end.node.as_ref());
                 let there = node.map_or_else(String::new, |node| format!(" (on node {node})"));
-                return Err(CniError::config(
-                    "FROM",
-                    &format!(
-                        "neither end is a pod of this node, so that nothing is decided here; ask where one of them runs{there}"
-                    ),
-                ));
+                let error = format!(
+                    "neither end is a pod of this node, so that nothing is decided here; ask where one of them runs{there}"
+                );
+                return Err(not_found("FROM and TO", &error));
             }
         };
         let (protocol, ports) = match port {
@@ -187,9 +185,23 @@ impl Network<Linux> {
     /// written.
     ///
     /// # Errors
-    /// The connections can't be read.
-    pub async fn plan_policies(&self, change: PolicyChange) -> Result<PolicyPlan, KernelError> {
+    /// A policy that is to go isn't there, or the connections can't be read.
+    pub async fn plan_policies(&self, change: PolicyChange) -> Result<PolicyPlan, CniError> {
         let before = self.cluster.borrow().clone();
+        for (kind, namespace, name) in &change.removed {
+            let key = |first: &str| (first.to_owned(), name.clone());
+            let is_there = match kind.as_str() {
+                "NetworkPolicy" => before.policies.contains_key(&key(namespace)),
+                _ => before.cluster_policies.contains_key(&key(kind)),
+            };
+            if !is_there {
+                let slash = if namespace.is_empty() { "" } else { "/" };
+                let error = format!(
+                    "no {kind} {namespace}{slash}{name}; `fairlead policy list` shows them"
+                );
+                return Err(not_found("--remove", &error));
+            }
+        }
         let locals: Vec<LocalPod> = self.book.list().iter().map(local).collect();
         let datapath = self.kernel.datapath.clone();
         let node = self.config.node_name.clone();
@@ -217,8 +229,14 @@ impl Network<Linux> {
             plan.cut.sort();
             Ok(plan)
         };
-        blocking(plan).await
+        let planned = blocking(plan).await;
+        planned.map_err(|error| CniError::kernel(&error))
     }
+}
+
+/// Words of the command line that lead to nothing.
+fn not_found(word: &str, error: &str) -> CniError {
+    CniError::new(code::CONFIG, format!("{word}: {error}"))
 }
 
 /// Connections that are told one by one.
