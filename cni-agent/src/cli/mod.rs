@@ -5,6 +5,7 @@ mod client;
 mod flows;
 mod migrate;
 mod policy;
+mod policy_plan;
 mod print;
 mod rows;
 mod service;

@@ -1,12 +1,15 @@
 //! Writes what policies allow, in the order of a [`Plan`], by descriptors of its own: thousands of rows
 //! must not hold up an ADD.
 
+mod connections;
+
+pub use connections::ConnectionRow;
+
 use super::{
     Datapath, DatapathError,
-    flows::now_ns,
     grace::Expedited,
     loader::CONNECTIONS_OF,
-    maps::{all, get, gone, open, write},
+    maps::{all, gone, open, write},
     pins::Pins,
     rows::{addr_of, ip_of},
 };
@@ -14,25 +17,20 @@ use crate::{
     model::Protocol,
     policy::{Direction, EndpointPolicy, Plan, PortSet, Start, Tables},
 };
-use aya::maps::{
-    Array, HashMap, HashOfMaps, LpmTrie, Map, MapData, MapError, MapType, lpm_trie::Key,
-};
+use aya::maps::{Array, HashMap, HashOfMaps, LpmTrie, MapData, MapError, lpm_trie::Key};
 use cni_ebpf_common::{
     addr::V4_PREFIX_BITS,
     endpoint::MAX_ENDPOINTS,
     flow::{SCTP, TCP, UDP},
     policy::{
-        BlockKey, CHUNK_PORTS, CONNECTIONS, Connection, ConnectionKey, EndpointPolicy as PolicyRow,
-        MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS, MAX_VERDICTS, MOST_CONNECTIONS, Peer, PeerKey,
-        PolicySettings, PortsChunk, PortsKey, SCOPE_BITS, Verdict as VerdictRow,
-        VerdictKey as VerdictRowKey, is_live, protocol_bit, scope, word_of,
+        BlockKey, CHUNK_PORTS, EndpointPolicy as PolicyRow, MAX_BLOCKS, MAX_PEERS, MAX_PORT_CHUNKS,
+        MAX_VERDICTS, Peer, PeerKey, PolicySettings, PortsChunk, PortsKey, SCOPE_BITS,
+        Verdict as VerdictRow, VerdictKey as VerdictRowKey, protocol_bit, scope, word_of,
     },
 };
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
-    net::IpAddr,
-    os::fd::AsFd as _,
     sync::PoisonError,
 };
 
@@ -85,100 +83,6 @@ impl Policies {
             epoch: before.epoch.wrapping_add(1),
         };
         write(self.settings.set(0, row, 0), SETTINGS, 1)
-    }
-
-    /// Room for an endpoint's connections; what is there stays.
-    fn prepare(&mut self, endpoint: u32) -> Result<(), DatapathError> {
-        let there = get(self.connections.get(&endpoint, 0), CONNECTIONS_OF)?;
-        if there.is_some() {
-            return Ok(());
-        }
-        self.put_connections(endpoint, &new_connections(CONNECTIONS)?)
-    }
-
-    fn put_connections(&mut self, endpoint: u32, made: &MapData) -> Result<(), DatapathError> {
-        // The kernel waits until no program is at the old one.
-        let _short = Expedited::begin();
-        write(
-            self.connections.insert(endpoint, made, 0),
-            CONNECTIONS_OF,
-            MAX_ENDPOINTS,
-        )
-    }
-
-    /// Gives an endpoint twice the room when three quarters of it are connections that go on.
-    fn grow(&mut self, endpoint: u32, now_ns: u64) -> Result<(), DatapathError> {
-        let read = |source| DatapathError::Map {
-            action: "read",
-            map: CONNECTIONS_OF,
-            source,
-        };
-        let Some(old) = get(self.connections.get(&endpoint, 0), CONNECTIONS_OF)? else {
-            return Ok(());
-        };
-        let size = old.info().map_err(read)?.max_entries();
-        let old = open_connections(old)?;
-        // The programs add and evict meanwhile, which may lead the iteration back to its start.
-        let rows = |old: &Connections| {
-            let rows = old.iter().take(2 * size as usize);
-            rows.collect::<Result<BTreeMap<_, _>, _>>().map_err(read)
-        };
-        let goes_on = |key: &ConnectionKey, row: &Connection| {
-            row.closing == 0 && is_live(key.protocol, false, row.seen_ns, now_ns)
-        };
-        let found = rows(&old)?;
-        let going_on = found.iter().filter(|(key, row)| goes_on(key, row)).count();
-        if going_on < size as usize / 4 * 3 || size >= MOST_CONNECTIONS {
-            return Ok(());
-        }
-        let made = new_connections(2 * size)?;
-        let put =
-            |rows: &BTreeMap<ConnectionKey, Connection>, flags| -> Result<(), DatapathError> {
-                let copy = made.fd().as_fd().try_clone_to_owned();
-                let copy = copy.map_err(|e| read(MapError::IoError(e)))?;
-                let mut new = open_connections(MapData::from_fd(copy).map_err(read)?)?;
-                for (key, row) in rows {
-                    match new.insert(key, row, flags) {
-                        // The programs have had it by now.
-                        Err(MapError::SyscallError(e))
-                            if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}
-                        done => write(done, CONNECTIONS_OF, 2 * size)?,
-                    }
-                }
-                Ok(())
-            };
-        put(&found, 0)?;
-        self.put_connections(endpoint, &made)?;
-        // What began while these were copied.
-        put(&rows(&old)?, BPF_NOEXIST)?;
-        tracing::info!(
-            endpoint,
-            rows = 2 * size,
-            "an endpoint's table of connections has grown"
-        );
-        Ok(())
-    }
-
-    fn connections_of(&self, endpoint: u32) -> Result<Vec<ConnectionRow>, DatapathError> {
-        let Some(map) = get(self.connections.get(&endpoint, 0), CONNECTIONS_OF)? else {
-            return Ok(Vec::new());
-        };
-        let map = open_connections(map)?;
-        let now = now_ns();
-        let mut rows = Vec::new();
-        for (key, row) in all(map.iter(), CONNECTIONS_OF)? {
-            if is_live(key.protocol, row.closing != 0, row.seen_ns, now) {
-                rows.push(ConnectionRow {
-                    peer: ip_of(&key.peer),
-                    own_port: u16::from_be(key.own_port_be),
-                    peer_port: u16::from_be(key.peer_port_be),
-                    protocol: key.protocol,
-                    by_peer: row.flags & Connection::BY_PEER != 0,
-                    of_node: row.flags & Connection::OF_NODE != 0,
-                });
-            }
-        }
-        Ok(rows)
     }
 
     /// What is asked of an endpoint. Its connections go with the next `tidy`: removing them waits for the
@@ -402,51 +306,6 @@ impl Datapath {
         self.policies().forget(endpoint)
     }
 }
-
-/// A connection of an endpoint, as policies remember it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct ConnectionRow {
-    pub peer: IpAddr,
-    pub own_port: u16,
-    pub peer_port: u16,
-    /// IP's number.
-    pub protocol: u8,
-    /// The peer began it.
-    pub by_peer: bool,
-    /// The peer is this node, which is always allowed.
-    pub of_node: bool,
-}
-
-type Connections = HashMap<MapData, ConnectionKey, Connection>;
-
-fn open_connections(map: MapData) -> Result<Connections, DatapathError> {
-    Map::from_map_data(map)
-        .and_then(Connections::try_from)
-        .map_err(|source| DatapathError::Map {
-            action: "open",
-            map: CONNECTIONS_OF,
-            source,
-        })
-}
-
-fn new_connections(rows: u32) -> Result<MapData, DatapathError> {
-    let of_endpoint = aya_obj::Map::new_from_params(
-        MapType::LruHash as u32,
-        size_of::<ConnectionKey>() as u32,
-        size_of::<Connection>() as u32,
-        rows,
-        0,
-    );
-    let made = MapData::create(of_endpoint, "connections_of", None);
-    made.map_err(|source| DatapathError::Map {
-        action: "make",
-        map: CONNECTIONS_OF,
-        source,
-    })
-}
-
-/// `insert` only where there is no row.
-const BPF_NOEXIST: u64 = 1;
 
 fn keys<K>(
     keys: impl Iterator<Item = Result<K, MapError>>,

@@ -5,6 +5,7 @@ mod endpoints;
 mod flows;
 mod node;
 mod policies;
+mod policy_plan;
 mod queries;
 mod services;
 

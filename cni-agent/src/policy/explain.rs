@@ -2,9 +2,9 @@
 
 use super::{
     Direction, LocalPod, PortSet,
-    compiler::{Selected, all_addresses, judgements, meaning, rules, select},
     peers::{Identity, Peers},
     rules::Allow,
+    select::{Selected, all_addresses, judgements, meaning, rules, select},
 };
 use crate::{
     model::{Action, NamedPort, Protocol, Rule, Tier},

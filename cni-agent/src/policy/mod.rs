@@ -15,6 +15,7 @@ mod plan;
 mod ports;
 mod preview;
 mod rules;
+mod select;
 mod tables;
 #[cfg(test)]
 mod tests;

@@ -1,7 +1,7 @@
 //! What a change of policies would change, before it is made: compiled twice, and compared for every pair of a
 //! pod of this node and a peer.
 
-use super::{Compiler, Direction, LocalPod, PortSet, Start, Tables, compiler::all_addresses};
+use super::{Compiler, Direction, LocalPod, PortSet, Start, Tables, select::all_addresses};
 use crate::state::Cluster;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -1,9 +1,9 @@
 //! Keeps what the programs tell of single packets for who asks, as long as somebody does, and puts names to it.
 
-use super::{Linux, blocking, fault};
+use super::{Linux, blocking, fault, policy_plan::protocol};
 use crate::{
     datapath::{DropReason, EventReader, Happened, PacketEnds, PacketEvent},
-    model::{Endpoint, Protocol},
+    model::Endpoint,
     network::{Network, kernel::KernelError, policies::local},
     policy::{Because, Direction, Explanation, Port, explain},
     query::{End, FlowEnds, FlowRow, FlowVerdict, FlowsAnswer},
@@ -391,11 +391,6 @@ const fn side(reason: DropReason) -> Option<Direction> {
         DropReason::PolicyEgress => Some(Direction::Egress),
         _ => None,
     }
-}
-
-fn protocol(number: u8) -> Option<Protocol> {
-    let of = |protocol: &Protocol| super::policies::number(*protocol) == number;
-    Protocol::ALL.into_iter().find(of)
 }
 
 fn protocol_name(number: u8) -> String {
