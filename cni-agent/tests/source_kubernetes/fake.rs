@@ -33,6 +33,10 @@ pub(crate) struct Inner {
     away: bool,
     /// Collections that are not listed before they are let go.
     held: Vec<String>,
+    /// Groups that nobody may read.
+    forbidden: Vec<String>,
+    /// Defined kinds are not served for now.
+    pub(crate) unserved: bool,
     pub(crate) lists: usize,
     pub(crate) streams: usize,
     /// Method, path and body.
@@ -150,6 +154,10 @@ impl Fake {
         self.change(|inner| inner.held.push(collection.to_owned()));
     }
 
+    pub(crate) fn forbid(&self, group: &str) {
+        self.change(|inner| inner.forbidden.push(group.to_owned()));
+    }
+
     pub(crate) fn let_go(&self) {
         self.change(|inner| inner.held.clear());
     }
@@ -178,7 +186,7 @@ fn is_served(inner: &Inner, path: &str) -> bool {
         return true;
     };
     let (version, plural) = rest.split_once('/').unwrap();
-    if version == "v1beta1" {
+    if version == "v1beta1" || inner.unserved {
         // Of a release before it had this version.
         return false;
     }
@@ -208,6 +216,10 @@ async fn answer(
     while inner.lock().unwrap().held.contains(&path) {
         changes.changed().await.unwrap();
     }
+    let is_forbidden = |inner: &Inner| inner.forbidden.iter().any(|group| path.contains(group));
+    if is_forbidden(&inner.lock().unwrap()) {
+        return status(403, "forbidden: cannot list resource");
+    }
     if !is_served(&inner.lock().unwrap(), &path) {
         return status(404, "the server could not find the requested resource");
     }
@@ -219,7 +231,10 @@ async fn answer(
     let streamed = query.get("sendInitialEvents").is_some_and(|v| *v == "true");
     if query.get("watch").is_none_or(|v| *v != "true") {
         let mut inner = inner.lock().unwrap();
-        inner.lists += 1;
+        // Definitions are asked for one by one.
+        if path != DEFINITIONS {
+            inner.lists += 1;
+        }
         let items: Vec<_> = of(&inner, &path, only.as_deref()).collect();
         let version = inner.version.to_string();
         return body_of(&json!({"metadata": {"resourceVersion": version}, "items": items}));

@@ -387,7 +387,34 @@ async fn a_kind_that_is_installed_later_is_watched_from_then_on_until_it_is_remo
     );
     fake.put(policy(8));
     until(&source, has(8)).await;
+    // Its server is not ready for a moment: what is in force stays.
+    fake.change(|inner| inner.unserved = true);
+    fake.disconnect();
+    fake.put(node("n2", 2));
+    let (cluster, _) = until(&source, |cluster| cluster.nodes.len() == 2).await;
+    assert!(has(8)(&cluster));
+    fake.change(|inner| inner.unserved = false);
+    fake.put(policy(9));
+    until(&source, has(9)).await;
     fake.delete(DEFINITIONS, &format!("/{name}"));
     fake.disconnect();
     until(&source, |cluster| cluster.cluster_policies.is_empty()).await;
+}
+
+/// A role from before this kind: everything else is served, and what is missing is told.
+#[tokio::test]
+async fn who_may_not_read_cluster_wide_policies_is_served_all_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let fake = Fake::start(true).await;
+    fake.put(node("n1", 1));
+    fake.forbid("policy.networking.k8s.io");
+    let source = fake.source(folder.path(), LONG).await;
+    until(&source, |cluster| !cluster.nodes.is_empty()).await;
+    let problems = source.problems();
+    assert!(
+        problems
+            .iter()
+            .any(|problem| problem.message.contains("give the agent's role that right")),
+        "{problems:?}"
+    );
 }

@@ -185,6 +185,14 @@ impl Network<Linux> {
     /// A map can't be read.
     pub async fn flows(&self, from: Option<u64>) -> Result<FlowsAnswer, KernelError> {
         let told = self.kernel.flows.since(from).await;
+        if told.events.is_empty() {
+            return Ok(FlowsAnswer {
+                next: told.next,
+                lost: told.lost,
+                missed: told.missed,
+                flows: Vec::new(),
+            });
+        }
         let datapath = self.kernel.datapath.clone();
         let rows = blocking(move || datapath.endpoints().map_err(fault)).await?;
         let endpoints = self.book.list();

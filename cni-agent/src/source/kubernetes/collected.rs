@@ -182,6 +182,12 @@ impl Collected {
         Effect { changed }
     }
 
+    /// Nobody may list the kind: what is known of it is all there is.
+    pub(super) fn assume_listed<K: Keep>(&mut self) -> Effect {
+        let changed = self.listed.insert(K::KIND);
+        Effect { changed }
+    }
+
     /// Whether every kind was listed whole.
     pub(super) fn is_whole(&self) -> bool {
         self.listed.len() == KindName::ALL.len()

@@ -9,6 +9,7 @@ use futures_util::{StreamExt, stream::BoxStream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
     Api, Client,
+    api::ListParams,
     core::{PartialObjectMeta, Status},
     runtime::{
         utils::Backoff,
@@ -19,7 +20,6 @@ use kube::{
 use std::{
     collections::BTreeSet,
     hash::{BuildHasher, RandomState},
-    slice,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -44,7 +44,8 @@ const PAGE: u32 = 250;
 pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Shared>) {
     let mut kind = Watched::<K> {
         api: Api::all(client.clone()),
-        older: K::OLDER.iter(),
+        version: 0,
+        tried: 0,
         client,
         config: config.page_size(PAGE).timeout(watch_secs()),
         listing: None,
@@ -86,14 +87,13 @@ pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Sha
             }
             Err(error) => {
                 if K::OPTIONAL && status(&error).is_some_and(|status| status.code == 404) {
-                    match kind.older.next() {
-                        Some(version) => kind.ask_in(Version(Some(version))),
-                        None => {
+                    kind.listing = None;
+                    if !kind.asks_in_another_version() {
+                        // What was in force stays while only its server is not ready.
+                        if !is_defined::<K>(&kind.client).await {
                             kind.none_of_it();
-                            installed::<K>(&kind.client).await;
-                            kind.older = K::OLDER.iter();
-                            kind.ask_in(Version::default());
                         }
+                        installed::<K>(&kind.client).await;
                     }
                     stream = kind.stream();
                     continue;
@@ -104,17 +104,34 @@ pub(super) async fn run<K: Keep>(client: Client, config: Config, shared: Arc<Sha
                     continue;
                 }
                 kind.fault(&reason(&error));
+                if K::OPTIONAL && status(&error).is_some_and(|status| status.code == 403) {
+                    // A role from before this kind: no reason to serve nobody. The fault is told.
+                    kind.go_without();
+                }
                 sleep(pause.next().unwrap_or(Duration::from_secs(30))).await;
             }
         }
     }
 }
 
+/// Whether the cluster has the kind's definition; if that can't be asked, what the server said counts.
+async fn is_defined<K: Keep>(client: &Client) -> bool {
+    let definitions: Api<CustomResourceDefinition> = Api::all(client.clone());
+    let only = ListParams::default().fields(&format!("metadata.name={}", definition::<K>()));
+    let listed = definitions.list_metadata(&only).await;
+    listed.is_ok_and(|listed| !listed.items.is_empty())
+}
+
+/// Name of the kind's definition.
+fn definition<K: Keep>() -> String {
+    format!("{}.{}", K::plural(&()), K::group(&()))
+}
+
 /// Returns when the kind may have been installed: its definition is watched, which costs the API server less
 /// than being asked again and again by every node.
 async fn installed<K: Keep>(client: &Client) {
     let definitions: Api<PartialObjectMeta<CustomResourceDefinition>> = Api::all(client.clone());
-    let name = format!("{}.{}", K::plural(&()), K::group(&()));
+    let name = definition::<K>();
     let is_there =
         |definition: Option<&PartialObjectMeta<CustomResourceDefinition>>| definition.is_some();
     // A definition is served a moment after it is there.
@@ -134,8 +151,10 @@ fn watch_secs() -> u32 {
 
 struct Watched<K: Keep> {
     client: Client,
-    /// Versions that have not been tried yet.
-    older: slice::Iter<'static, &'static str>,
+    /// In which of its versions the kind is asked for: its own, then the older ones.
+    version: usize,
+    /// Versions that the server didn't have, one after the other.
+    tried: usize,
     api: Api<Read<K>>,
     config: Config,
     /// The objects of the list that is being read.
@@ -170,6 +189,9 @@ impl<K: Keep> Watched<K> {
 
     fn take(&mut self, event: Event<Read<K>>) {
         let came = Instant::now();
+        if !matches!(event, Event::Init) {
+            self.tried = 0;
+        }
         let effect = match event {
             Event::Init => {
                 self.listing = Some(BTreeSet::new());
@@ -213,14 +235,26 @@ impl<K: Keep> Watched<K> {
         }
     }
 
-    fn ask_in(&mut self, version: Version) {
-        self.listing = None;
-        self.api = Api::all_with(self.client.clone(), &version);
+    /// Goes on to the next version; whether there was one that had not been tried since the last answer.
+    fn asks_in_another_version(&mut self) -> bool {
+        let all = K::OLDER.len() + 1;
+        self.version = (self.version + 1) % all;
+        let older = self.version.checked_sub(1).and_then(|n| K::OLDER.get(n));
+        self.api = Api::all_with(self.client.clone(), &Version(older.copied()));
+        self.tried = (self.tried + 1) % all;
+        self.tried != 0
+    }
+
+    /// Nobody may tell of this kind.
+    fn go_without(&self) {
+        let effect = self.shared.collected().assume_listed::<K>();
+        if effect.changed {
+            self.shared.changed.notify_one();
+        }
     }
 
     /// The cluster doesn't have this kind, or not any more.
     fn none_of_it(&mut self) {
-        self.listing = None;
         let effect = self.shared.collected().listed::<K>(&BTreeSet::new());
         if effect.changed {
             tracing::debug!(kind = K::NAMES, "not installed in this cluster");
