@@ -100,6 +100,11 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_NETWORK_POLICY", default_value_t = true, action = clap::ArgAction::Set)]
     pub network_policy: bool,
 
+    /// A change of policies also cuts connections that it doesn't allow any more. Off, what has begun goes on until it
+    /// ends.
+    #[arg(long, env = "FAIRLEAD_CUT_CONNECTIONS", default_value_t = true, action = clap::ArgAction::Set)]
+    pub cut_connections: bool,
+
     /// Parts to run in this process, separated by commas.
     #[arg(
         long,
@@ -327,6 +332,7 @@ pub struct NetworkConfig {
     pub xdp: XdpMode,
     pub masquerade: bool,
     pub network_policy: bool,
+    pub cut_connections: bool,
     pub ebpf_log_level: EbpfLogLevel,
     /// Addresses for Services of the type LoadBalancer; none: somebody else gives them theirs.
     pub load_balancer_pool: Vec<Range>,
@@ -411,6 +417,7 @@ impl Config {
             xdp: args.xdp.into(),
             masquerade: args.masquerade,
             network_policy: args.network_policy,
+            cut_connections: args.cut_connections,
             ebpf_log_level: args.ebpf_log_level,
             load_balancer_pool: args.load_balancer_pool,
         };

@@ -837,3 +837,29 @@ fn what_is_only_watched_passes_and_is_told_and_counted() {
         assert_eq!(sent, KEPT, "what went on is asked about again");
     }
 }
+
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn what_has_begun_goes_on_where_changes_are_not_to_cut_it() {
+    let policed = Policed::new();
+    let (a, b) = (policed.lab.a, policed.lab.b);
+    policed.lab.datapath.cut_connections(false);
+    let open = |port| {
+        let ingress = vec![rule(&[pods("a")], &[ports(Protocol::Tcp, port, port)])];
+        policed.apply(&[policy("b", Some(ingress), None)]);
+    };
+    open(80);
+    for [ip_a, ip_b, ..] in policed.families() {
+        open(80);
+        let (client, server) = (at(ip_a, 40_000), at(ip_b, 80));
+        assert_eq!(policed.sends(&a, client, server, TCP, SYN), Ok(()));
+        open(81);
+        assert_eq!(policed.sends(&a, client, server, TCP, ACK), Ok(()));
+        assert_eq!(policed.sends(&b, server, client, TCP, ACK), Ok(()));
+        let new = at(ip_a, 40_001);
+        assert_eq!(
+            policed.sends(&a, new, server, TCP, SYN),
+            Err(DropReason::PolicyIngress)
+        );
+    }
+}

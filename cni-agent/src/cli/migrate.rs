@@ -7,8 +7,13 @@ use super::{
 };
 use crate::{
     config::Output,
-    migrate::{Finding, Kind, Outcome, clean, scan},
+    migrate::{
+        Finding, Kind, Outcome, clean,
+        policies::{Converted, convert},
+        scan,
+    },
 };
+use serde_json::Value;
 use std::path::PathBuf;
 
 #[derive(clap::Subcommand)]
@@ -33,6 +38,16 @@ pub(super) enum MigrateVerb {
         #[command(flatten)]
         print: Print,
     },
+    /// Write Calico's GlobalNetworkPolicies and NetworkPolicies as ClusterNetworkPolicies, to standard output. What
+    /// can't be said there is named; exits with 1 if there is any.
+    #[command(
+        after_help = "Example:\n  calicoctl get globalnetworkpolicy,networkpolicy -A -o yaml | fairlead migrate policies - > policies.yaml\n  fairlead policy plan -f policies.yaml"
+    )]
+    Policies {
+        /// Manifests; - for standard input.
+        #[arg(required = true, value_name = "FILE")]
+        files: Vec<PathBuf>,
+    },
 }
 
 #[derive(clap::Args)]
@@ -53,8 +68,34 @@ impl Place {
     }
 }
 
+fn policies(files: &[PathBuf]) -> Result<Answer, String> {
+    let mut objects = Vec::new();
+    for file in files {
+        let name = file.display().to_string();
+        let bytes = super::read_file(file).map_err(|error| format!("{name}: {error}"))?;
+        let text = String::from_utf8(bytes).map_err(|error| format!("{name}: {error}"))?;
+        let read: Result<Vec<Value>, _> = serde_saphyr::from_multiple(&text);
+        objects.extend(read.map_err(|error| format!("{name}: {error}"))?);
+    }
+    let Converted { objects, problems } = convert(&objects);
+    for (object, problem) in &problems {
+        eprintln!("fairlead: {object}: {problem}");
+    }
+    let mut text = String::new();
+    for object in &objects {
+        let object = serde_saphyr::to_string(object).map_err(|error| error.to_string())?;
+        text += &format!("---\n{object}");
+    }
+    if objects.is_empty() && problems.is_empty() {
+        return Err("there is no policy of Calico's in these files".into());
+    }
+    let code = u8::from(!problems.is_empty());
+    Ok(Answer { text, code })
+}
+
 pub(super) fn run(verb: &MigrateVerb) -> Result<Answer, String> {
     match verb {
+        MigrateVerb::Policies { files } => policies(files),
         MigrateVerb::Check { place, print } => {
             let found = place.scan()?;
             let code = u8::from(!found.is_empty());

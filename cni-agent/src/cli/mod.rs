@@ -17,7 +17,12 @@ use crate::{
 };
 use clap::{CommandFactory, Parser, Subcommand};
 use client::ask;
-use std::{path::PathBuf, process::ExitCode};
+use std::{
+    fs,
+    io::{self, Read as _},
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 /// Network, storage and devices of a Kubernetes node in one agent.
 ///
@@ -126,6 +131,16 @@ struct Print {
     /// Form of the output.
     #[arg(short, long, value_enum, default_value_t)]
     output: Output,
+}
+
+/// A file's bytes; of `-` those of standard input.
+fn read_file(path: &Path) -> io::Result<Vec<u8>> {
+    if path == Path::new("-") {
+        let mut bytes = Vec::new();
+        io::stdin().read_to_end(&mut bytes)?;
+        return Ok(bytes);
+    }
+    fs::read(path)
 }
 
 /// Runs the command line and says how the process ends: 0 good, 1 not ready or not found, 2 wrong

@@ -13,8 +13,6 @@ use crate::{
 use clap::Args;
 use std::{
     fmt::Write as _,
-    fs,
-    io::{self, Read as _},
     path::{Path, PathBuf},
 };
 
@@ -61,14 +59,7 @@ fn change(planned: &Planned) -> Result<PolicyChange, String> {
     };
     for path in &planned.file {
         let name = path.display().to_string();
-        let read = match name.as_str() {
-            "-" => {
-                let mut bytes = Vec::new();
-                io::stdin().read_to_end(&mut bytes).map(|_| bytes)
-            }
-            _ => fs::read(path),
-        };
-        let bytes = read.map_err(|error| format!("{name}: {error}"))?;
+        let bytes = super::read_file(path).map_err(|error| format!("{name}: {error}"))?;
         let (policies, of_cluster, problems) = read_policies(&name, &bytes);
         for problem in &problems {
             eprintln!("fairlead: {problem}");

@@ -50,6 +50,8 @@ pub(super) struct Policies {
     verdicts: HashMap<MapData, VerdictRowKey, VerdictRow>,
     ports: HashMap<MapData, PortsKey, PortsChunk>,
     connections: HashOfMaps<MapData, u32, MapData>,
+    /// A change leaves connections alone that have begun.
+    keeps: bool,
 }
 
 impl Policies {
@@ -62,6 +64,7 @@ impl Policies {
             verdicts: open(pins, VERDICTS)?,
             ports: open(pins, PORTS)?,
             connections: open(pins, CONNECTIONS_OF)?,
+            keeps: false,
         })
     }
 
@@ -75,12 +78,12 @@ impl Policies {
             })
     }
 
-    /// Asks for everything that is remembered anew, and judges packets from now on.
+    /// Has everything that is remembered asked anew, unless that is kept, and packets judged from now on.
     fn begin_epoch(&mut self, enforce: bool) -> Result<(), DatapathError> {
         let before = self.settings()?;
         let row = PolicySettings {
             flags: if enforce { PolicySettings::ENFORCE } else { 0 },
-            epoch: before.epoch.wrapping_add(1),
+            epoch: before.epoch.wrapping_add(u32::from(!self.keeps)),
         };
         write(self.settings.set(0, row, 0), SETTINGS, 1)
     }
@@ -262,6 +265,11 @@ impl Datapath {
             policies.sweep(after)?;
         }
         policies.remove(plan)
+    }
+
+    /// Whether a change of policies cuts connections that it doesn't allow any more, as it does by itself.
+    pub fn cut_connections(&self, cut: bool) {
+        self.policies().keeps = !cut;
     }
 
     /// Removes what a plan says is gone, when nothing else of it is to be done.

@@ -5,6 +5,7 @@
 mod clean;
 mod finding;
 mod place;
+pub mod policies;
 pub mod recognise;
 mod scan;
 #[cfg(test)]

@@ -101,6 +101,7 @@ impl Linux {
             log_level,
         };
         let datapath = blocking(move || Datapath::load(&load)).await?;
+        datapath.cut_connections(config.cut_connections);
         let log_reader = (log_level != crate::datapath::LogLevel::Off)
             .then(|| {
                 datapath

@@ -586,6 +586,7 @@ mod tests {
             xdp: crate::datapath::XdpMode::Off,
             masquerade: true,
             network_policy: true,
+            cut_connections: true,
             ebpf_log_level: crate::config::EbpfLogLevel::Off,
             load_balancer_pool: Vec::new(),
         }

@@ -56,6 +56,7 @@ fn bench(kernel: Simulated, store: Store) -> Bench {
         xdp: XdpMode::Off,
         masquerade: true,
         network_policy: true,
+        cut_connections: true,
         ebpf_log_level: EbpfLogLevel::Off,
         load_balancer_pool: Vec::new(),
     };
