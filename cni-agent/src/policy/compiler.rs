@@ -30,6 +30,12 @@ pub struct LocalPod {
     pub addresses: Vec<IpAddr>,
 }
 
+/// Whose identities are to be found anew.
+enum Moved {
+    Pods { changed: BTreeSet<Key>, nodes: bool },
+    All { nodes: bool },
+}
+
 /// Remembers what it compiled last. But for the numbers, which are used once, its tables depend on what it
 /// was given last alone.
 #[derive(Debug)]
@@ -123,33 +129,62 @@ impl Compiler {
 
         let selected = select(cluster, locals);
         let fresh = self.renew_peers(&selected);
-        let mut tables = if fresh {
-            self.begin_generation()
-        } else {
-            Tables::clone(&self.tables)
+        let moved = match namespaces {
+            true => Moved::All { nodes },
+            false => Moved::Pods { changed, nodes },
         };
-        if fresh || namespaces {
-            let all: BTreeSet<Key> = self
-                .of_pod
-                .keys()
-                .chain(self.pods.keys())
-                .cloned()
-                .collect();
-            self.place_pods(all.iter());
-        } else {
-            self.place_pods(changed.iter());
+        let mut tables = self.compile(&selected, fresh, moved);
+        if !fresh && self.would_mix(&tables) {
+            tables = self.compile(&selected, true, Moved::All { nodes: true });
         }
-        if fresh || nodes {
-            self.place_nodes();
-        }
-        let mut classes = std::mem::take(&mut self.classes);
-        self.renew_classes(&selected, &mut classes, &mut tables);
-        self.fill_addresses(&mut tables);
-        self.fill_verdicts(&classes, &mut tables);
         if tables != *self.tables {
             self.tables = Arc::new(tables);
         }
         self.tables.clone()
+    }
+
+    fn compile(&mut self, selected: &[Selected<'_>], fresh: bool, moved: Moved) -> Tables {
+        let mut tables = match fresh {
+            true => self.begin_generation(),
+            false => Tables::clone(&self.tables),
+        };
+        let (pods, nodes) = match moved {
+            Moved::Pods { changed, nodes } if !fresh => (changed, nodes),
+            Moved::Pods { nodes, .. } | Moved::All { nodes } => {
+                let all = self.of_pod.keys().chain(self.pods.keys());
+                (all.cloned().collect(), nodes || fresh)
+            }
+        };
+        self.place_pods(pods.iter());
+        if nodes {
+            self.place_nodes();
+        }
+        let mut classes = std::mem::take(&mut self.classes);
+        self.renew_classes(selected, &mut classes, &mut tables);
+        self.fill_addresses(&mut tables);
+        self.fill_verdicts(&classes, &mut tables);
+        tables
+    }
+
+    /// Whether an endpoint would take its new rules while somebody else is another peer than before. Written one
+    /// after the other, both together would say for a moment what neither cluster says: then all addresses
+    /// are told anew, by a generation that each endpoint enters with its rules.
+    fn would_mix(&self, tables: &Tables) -> bool {
+        let before = &self.tables;
+        let rules = |policy: &EndpointPolicy| (policy.class, policy.ingress, policy.egress);
+        let mut changed = self.locals.iter().filter(|local| {
+            let ways = [before, tables].map(|tables| tables.endpoints.get(&local.endpoint));
+            matches!(ways, [Some(before), Some(after)] if rules(before) != rules(after))
+        });
+        let Some(first) = changed.next() else {
+            return false;
+        };
+        let several = changed.next().is_some();
+        let known = before.addresses.keys().chain(tables.addresses.keys());
+        let mut moved = known
+            .filter(|address| before.addresses.get(*address) != tables.addresses.get(*address));
+        // A pod's own address is no peer of it.
+        moved.any(|address| several || !first.addresses.contains(address))
     }
 
     /// The tables without what only the last change needed.

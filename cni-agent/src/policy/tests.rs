@@ -102,7 +102,9 @@ proptest! {
             let mut fault = None;
             maps.write_each(&plan(&maps.tables, &tables), &tables, |maps| {
                 for local in &stays {
-                    for question in &asked {
+                    // What a pod sends to itself never comes by.
+                    let own = |question: &&Question| local.addresses.contains(&question.peer);
+                    for question in asked.iter().filter(|question| !own(question)) {
                         let both = [&pair[0], &pair[1]].map(|cluster| allowed(cluster, local, question));
                         let now = maps.set(local.endpoint, question.direction, question.peer);
                         let now = now.is_some_and(|set| is_in(&set, question));
@@ -569,4 +571,58 @@ fn the_first_rule_that_means_a_packet_decides_and_port_ranges_may_lie_in_one_ano
     );
     assert!(!comes(&cluster, "10.8.1.1").has(Protocol::Tcp, 305));
     assert!(wide.others && wide.ranges(Protocol::Udp) == [(0, 65_535)]);
+}
+
+/// A pod becomes a peer that the old rules deny, in the same change that allows it: nobody is told half of that.
+#[test]
+fn new_peers_and_new_rules_of_one_change_come_together() {
+    let peer = Peer::Pods {
+        namespaces: Some(Selector::default()),
+        pods: Selector::default(),
+    };
+    let denied = Judgement {
+        name: String::new(),
+        action: Action::Deny,
+        rule: Rule {
+            peers: Some(vec![peer]),
+            ports: None,
+        },
+    };
+    let guard = ClusterPolicy {
+        kind: "ClusterNetworkPolicy".into(),
+        name: "guard".into(),
+        tier: Tier::Baseline,
+        priority: 0,
+        namespaces: Selector::default(),
+        pods: Selector::default(),
+        ingress: vec![denied],
+        egress: Vec::new(),
+        unmet: Vec::new(),
+    };
+    let web = pod("shop", "web", "web", "10.1.0.2");
+    let with = |pods: Vec<Pod>, policies| {
+        let mut cluster = cluster(pods, policies);
+        let key = (guard.kind.clone(), guard.name.clone());
+        cluster.cluster_policies.insert(key, guard.clone());
+        cluster
+    };
+    let before = with(vec![web.clone()], Vec::new());
+    let mut open = lets_in(Vec::new(), None);
+    open.ingress = Some(vec![Rule::default()]);
+    let new = pod("shop", "new", "new", "10.1.0.3");
+    let after = with(vec![web.clone(), new], vec![open]);
+    let local = locals(&before).remove(0);
+    let mut compiler = Compiler::new(NODE, Start::default());
+    let mut maps = Maps::default();
+    let first = compiler.update(&before, std::slice::from_ref(&local));
+    maps.write_all(&plan(&maps.tables, &first), &first);
+    let tables = compiler.update(&after, std::slice::from_ref(&local));
+    let mut moments = 0;
+    maps.write_each(&plan(&maps.tables, &tables), &tables, |maps| {
+        let peer = "10.1.0.3".parse().unwrap();
+        let set = maps.set(local.endpoint, Direction::Ingress, peer).unwrap();
+        assert!(set.is_all(), "{set:?}");
+        moments += 1;
+    });
+    assert!(moments > 3);
 }
