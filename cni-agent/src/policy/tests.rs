@@ -8,8 +8,8 @@ mod random;
 use super::*;
 use crate::{
     model::{
-        Action, ClusterPolicy, Judgement, NamedPort, Namespace, NetworkPolicy, Operator, Peer, Pod,
-        PortChoice, Ports, Protocol, Requirement, Rule, Selector, Tier,
+        Action, ClusterPolicy, Judgement, NamedPort, Namespace, NetworkPolicy, Node, Operator,
+        Peer, Pod, PortChoice, Ports, Protocol, Requirement, Rule, Selector, Tier,
     },
     state::Cluster,
 };
@@ -480,7 +480,8 @@ fn of_two_pods_with_one_address_the_one_that_stays_is_who_has_it() {
     assert!(comes(&cluster).is_all());
 }
 
-/// Tiers before priorities before the order of rules; what a rule leaves open the next may decide.
+/// Tiers before priorities before the order of rules; what a rule leaves open the next may decide
+/// (CVE-2024-47825: a wide denial lost to a narrow rule; CVE-2024-52529: a range hid what lay in it).
 #[test]
 fn the_first_rule_that_means_a_packet_decides_and_port_ranges_may_lie_in_one_another() {
     let everybody = || {
@@ -625,4 +626,56 @@ fn new_peers_and_new_rules_of_one_change_come_together() {
         moments += 1;
     });
     assert!(moments > 3);
+}
+
+/// CVE-2025-30163: labels of nodes are no labels of pods.
+#[test]
+fn a_node_selector_means_no_pod_with_the_same_labels() {
+    let judgement = Judgement {
+        name: String::new(),
+        action: Action::Deny,
+        rule: Rule {
+            peers: Some(vec![Peer::Nodes(app("db"))]),
+            ports: None,
+        },
+    };
+    let policy = ClusterPolicy {
+        kind: "ClusterNetworkPolicy".into(),
+        name: "nodes".into(),
+        tier: Tier::Admin,
+        priority: 0,
+        namespaces: Selector::default(),
+        pods: Selector::default(),
+        ingress: Vec::new(),
+        egress: vec![judgement],
+        unmet: Vec::new(),
+    };
+    let pods = vec![
+        pod("shop", "web", "web", "10.1.0.2"),
+        pod("shop", "db", "db", "10.1.0.3"),
+    ];
+    let mut cluster = cluster(pods, Vec::new());
+    cluster
+        .cluster_policies
+        .insert((policy.kind.clone(), policy.name.clone()), policy);
+    for (name, address, label) in [("n2", "192.0.2.2", "db"), ("n3", "192.0.2.3", "web")] {
+        let node = Node {
+            name: name.into(),
+            addresses: vec![address.parse().unwrap()],
+            labels: [("app".to_owned(), label.to_owned())].into(),
+            ..Node::default()
+        };
+        cluster.nodes.insert(name.into(), node);
+    }
+    let tables = Compiler::new(NODE, Start::default()).update(&cluster, &locals(&cluster));
+    let web = locals(&cluster)
+        .into_iter()
+        .find(|local| local.name == "web")
+        .unwrap();
+    let goes = |peer: &str| {
+        let set = tables.set(web.endpoint, Direction::Egress, peer.parse().unwrap());
+        set.unwrap()
+    };
+    assert!(goes("192.0.2.2").is_empty());
+    assert!(goes("10.1.0.3").is_all() && goes("192.0.2.3").is_all());
 }
