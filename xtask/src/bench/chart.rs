@@ -95,3 +95,41 @@ fn panel(
     }
     Ok(())
 }
+
+/// A curve by its name.
+pub(super) type Curve<'a> = (&'a str, Vec<(f64, f64)>);
+
+/// Draws curves, both axes by powers of ten.
+///
+/// # Errors
+/// Those of drawing and of the file system.
+pub(super) fn curves(file: &Path, caption: &str, curves: &[Curve<'_>]) -> Result<()> {
+    let points = || curves.iter().flat_map(|(_, points)| points);
+    let low = points().fold(f64::INFINITY, |low, (_, y)| low.min(*y)) * 0.8;
+    let high = points().fold(0.0, |high: f64, (_, y)| high.max(*y)) * 1.2;
+    let most = points().fold(0.0, |most: f64, (x, _)| most.max(*x)) * 1.2;
+    let root = SVGBackend::new(file, (760, 420)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(caption, ("sans-serif", 15))
+        .margin(8)
+        .x_label_area_size(30)
+        .y_label_area_size(60)
+        .build_cartesian_2d((0.8..most).log_scale(), (low..high).log_scale())?;
+    chart.configure_mesh().draw()?;
+    for (index, (name, points)) in curves.iter().enumerate() {
+        let color = Palette99::pick(index).to_rgba();
+        let line = LineSeries::new(points.iter().copied(), color.stroke_width(2)).point_size(3);
+        chart
+            .draw_series(line)?
+            .label(*name)
+            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::LowerLeft)
+        .background_style(WHITE.mix(0.8))
+        .draw()?;
+    root.present()?;
+    Ok(())
+}

@@ -245,47 +245,28 @@ struct Names<'a> {
 /// Everybody with a name.
 fn by_address(cluster: &Cluster) -> HashMap<IpAddr, End> {
     let mut all = HashMap::new();
+    let mut put =
+        |name: String, addresses: &mut dyn Iterator<Item = &IpAddr>, node: Option<&String>| {
+            for address in addresses {
+                let end = End {
+                    name: name.clone(),
+                    address: *address,
+                    node: node.cloned(),
+                };
+                all.insert(*address, end);
+            }
+        };
     for service in cluster.services.values() {
-        for address in &service.cluster_ips {
-            let name = format!("service {}/{}", service.namespace, service.name);
-            let (address, node) = (*address, None);
-            all.insert(
-                address,
-                End {
-                    name,
-                    address,
-                    node,
-                },
-            );
-        }
+        let name = format!("service {}/{}", service.namespace, service.name);
+        put(name, &mut service.cluster_ips.iter(), None);
     }
     for node in cluster.nodes.values() {
-        for address in node.addresses.iter().chain(&node.further_addresses) {
-            let name = format!("node {}", node.name);
-            let (address, node) = (*address, None);
-            all.insert(
-                address,
-                End {
-                    name,
-                    address,
-                    node,
-                },
-            );
-        }
+        let mut addresses = node.addresses.iter().chain(&node.further_addresses);
+        put(format!("node {}", node.name), &mut addresses, None);
     }
     for pod in cluster.pods.values().filter(|pod| !pod.host_network) {
-        for address in &pod.ips {
-            let name = format!("pod {}/{}", pod.namespace, pod.name);
-            let (address, node) = (*address, pod.node.clone());
-            all.insert(
-                address,
-                End {
-                    name,
-                    address,
-                    node,
-                },
-            );
-        }
+        let name = format!("pod {}/{}", pod.namespace, pod.name);
+        put(name, &mut pod.ips.iter(), pod.node.as_ref());
     }
     all
 }

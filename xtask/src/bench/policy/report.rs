@@ -1,12 +1,14 @@
 //! The figures of policies in tables and as a chart.
 
 use super::{
-    super::stats::{Estimate, median, paired_ratio},
+    super::{
+        chart,
+        stats::{Estimate, median, paired_ratio},
+    },
     Policies, Rates,
 };
 use crate::table::Table;
 use anyhow::Result;
-use plotters::prelude::*;
 use std::{fmt::Write, path::Path};
 
 /// The path that the others are compared with.
@@ -130,41 +132,16 @@ fn aims(all: &Policies) -> Table {
 /// # Errors
 /// Those of drawing and of the file system.
 pub(crate) fn draw(file: &Path, all: &Policies) -> Result<()> {
-    let rates = || all.paths.iter().map(|path| median(&path.connections));
-    let low = rates().fold(f64::INFINITY, f64::min) * 0.8;
-    let high = rates().fold(0.0, f64::max) * 1.2;
-    let most = all.rules[1];
-    let root = SVGBackend::new(file, (760, 420)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(
-            "New connections a second, by the number of rules",
-            ("sans-serif", 15),
-        )
-        .margin(8)
-        .x_label_area_size(30)
-        .y_label_area_size(60)
-        .build_cartesian_2d(
-            (0.8..f64::from(most) * 1.2).log_scale(),
-            (low..high).log_scale(),
-        )?;
-    chart.configure_mesh().draw()?;
-    for (index, by) in ["Fairlead", "nftables", "iptables"].into_iter().enumerate() {
-        let color = Palette99::pick(index).to_rgba();
+    let curves = ["Fairlead", "nftables", "iptables"].map(|by| {
         let points = all.rules.into_iter().filter_map(|rules| {
             let path = of(all, by, rules)?;
             Some((f64::from(rules), median(&path.connections)))
         });
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
-            .label(by)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
-    root.present()?;
-    Ok(())
+        (by, points.collect())
+    });
+    chart::curves(
+        file,
+        "New connections a second, by the number of rules",
+        &curves,
+    )
 }

@@ -1,12 +1,14 @@
 //! The figures of Services in tables and as a chart.
 
 use super::{
-    super::stats::{Estimate, median, paired_ratio, percentile},
+    super::{
+        chart::{self, Curve},
+        stats::{Estimate, median, paired_ratio, percentile},
+    },
     Rates, Services, Step,
 };
 use crate::table::Table;
 use anyhow::{Context, Result};
-use plotters::prelude::*;
 use std::{fmt::Write, path::Path};
 
 /// The path that the others are compared with.
@@ -150,45 +152,15 @@ fn aims(all: &Services) -> Table {
 /// # Errors
 /// Those of drawing and of the file system.
 pub(crate) fn draw(file: &Path, all: &Services) -> Result<()> {
-    let rates = || {
-        let paths = all.steps.iter().flat_map(|step| &step.paths);
-        paths.map(|path| median(&path.per_second))
-    };
-    let low = rates().fold(f64::INFINITY, f64::min) * 0.8;
-    let high = rates().fold(0.0, f64::max) * 1.2;
-    let most = all.steps.last().context("nothing was measured")?.services;
-    let root = SVGBackend::new(file, (760, 420)).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(
-            "New connections a second, by the number of Services",
-            ("sans-serif", 15),
-        )
-        .margin(8)
-        .x_label_area_size(30)
-        .y_label_area_size(60)
-        .build_cartesian_2d(
-            (0.8..f64::from(most) * 1.2).log_scale(),
-            (low..high).log_scale(),
-        )?;
-    chart.configure_mesh().draw()?;
     let first = all.steps.first().context("nothing was measured")?;
-    for (index, path) in first.paths.iter().enumerate() {
-        let color = Palette99::pick(index).to_rgba();
-        let points = all
-            .steps
-            .iter()
-            .map(|step| (f64::from(step.services), median(step.rates(path.path))));
-        chart
-            .draw_series(LineSeries::new(points, color.stroke_width(2)).point_size(3))?
-            .label(path.path)
-            .legend(move |(x, y)| PathElement::new([(x, y), (x + 20, y)], color));
-    }
-    chart
-        .configure_series_labels()
-        .position(SeriesLabelPosition::LowerLeft)
-        .background_style(WHITE.mix(0.8))
-        .draw()?;
-    root.present()?;
-    Ok(())
+    let curves = first.paths.iter().map(|path| -> Curve<'_> {
+        let point = |step: &Step| (f64::from(step.services), median(step.rates(path.path)));
+        (path.path, all.steps.iter().map(point).collect())
+    });
+    let curves: Vec<_> = curves.collect();
+    chart::curves(
+        file,
+        "New connections a second, by the number of Services",
+        &curves,
+    )
 }
