@@ -99,8 +99,11 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     );
     let wanted = |part| args.only.is_empty() || args.only.contains(&part);
     setup::ensure(Group::Bench)?;
-    if wanted(Part::Services) || wanted(Part::Policy) {
+    if wanted(Part::Services) {
         setup::ensure_extra(Extra::KubeProxy)?;
+    }
+    if wanted(Part::Policy) {
+        setup::ensure_extra(Extra::Iptables)?;
     }
     let missing = lab::missing();
     if !missing.is_empty() {

@@ -65,12 +65,13 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 9] = [
+const EXTRAS: [(Extra, Step); 10] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
     (Extra::KubeProxy, Step { group: Group::Cluster, name: "Kubernetes", ready: |cache| go_programs::KUBERNETES.ready(cache), make: |cache| go_programs::KUBERNETES.make(cache) }),
     (Extra::KubeProxy, Step { group: Group::Cluster, name: "iptables", ready: programs::proxy, make: programs::add_proxy }),
+    (Extra::Iptables, Step { group: Group::Bench, name: "iptables", ready: programs::proxy, make: programs::add_proxy }),
     (Extra::Multus, Step { group: Group::Cluster, name: "Multus", ready: |cache| go_programs::MULTUS.ready(cache), make: |cache| go_programs::MULTUS.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
@@ -94,6 +95,8 @@ pub(crate) enum Extra {
     NetworkPolicy,
     /// An API server, and kube-proxy in each of its modes.
     KubeProxy,
+    /// iptables without kube-proxy.
+    Iptables,
 }
 
 #[rustfmt::skip] // one step, one line

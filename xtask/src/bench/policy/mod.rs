@@ -3,7 +3,7 @@
 //!
 //! Each path is a client and a server on one node of its own. The rule that lets the client in is the last one: a
 //! walk over all meets it at the end. Both firewalls take packets of connections that go on first, as everybody
-//! writes them.
+//! writes them. Before anything is measured, somebody whom no rule means is refused on each path that has rules.
 
 mod report;
 mod rig;
@@ -32,17 +32,27 @@ const SMALL: u16 = 1;
 pub(super) struct Policies {
     rules: [u32; 2],
     paths: Vec<Rates>,
-    /// From the manifests' last byte to rules that are in force, in milliseconds, by number of rules.
-    in_force_millis: Vec<(u32, f64)>,
-    /// Resident memory of the agents then, in KiB.
-    agent_kib: Vec<(u32, u64)>,
+    agents: Vec<Agents>,
+    /// What `iptables` calls itself: which of its two backends it is.
+    iptables: String,
+}
+
+/// An agent with some number of rules.
+#[derive(Clone, Debug, serde::Serialize)]
+struct Agents {
+    rules: u32,
+    /// From the manifests' last byte to the first connection that they let in, in milliseconds, one value for each
+    /// time that they were written; nothing without rules.
+    in_force_millis: Vec<f64>,
+    /// Resident memory after all runs, in KiB.
+    resident_kib: u64,
 }
 
 /// One path's rates, one value a round.
 #[derive(Clone, Debug, serde::Serialize)]
 struct Rates {
     path: String,
-    /// Who judges: `none` for the path without rules.
+    /// Who judges.
     by: &'static str,
     rules: u32,
     connections: Vec<f64>,
@@ -81,7 +91,7 @@ pub(super) fn measure(
     Ok(Policies {
         rules: extent.rules,
         paths,
-        agent_kib: rig.agent_kib()?,
-        in_force_millis: rig.in_force_millis,
+        agents: rig.agents()?,
+        iptables: rig::iptables_version()?,
     })
 }

@@ -3,7 +3,7 @@
 use super::{
     super::{
         chart,
-        stats::{Estimate, median, paired_ratio},
+        stats::{Estimate, median, paired_ratio, percentile},
     },
     Policies, Rates,
 };
@@ -13,6 +13,10 @@ use std::{fmt::Write, path::Path};
 
 /// The path that the others are compared with.
 const WITHOUT: &str = "kernel routing";
+/// Those that Fairlead is compared with; a set is there with many rules only.
+const FIREWALLS: [&str; 3] = ["nftables", "nftables, set", "iptables"];
+/// All that have rules.
+const JUDGES: [&str; 4] = ["Fairlead", FIREWALLS[0], FIREWALLS[1], FIREWALLS[2]];
 
 /// Connections, round trips, and what the aim says of them.
 pub(crate) fn tables(all: &Policies) -> String {
@@ -41,21 +45,33 @@ pub(crate) fn tables(all: &Policies) -> String {
             of(|rates| &rates.trips),
         ]);
     }
-    let mut agents = Table::new(1, &["rules", "in force after ms", "agent's memory, KiB"]);
-    for (rules, millis) in &all.in_force_millis {
-        let kib = all.agent_kib.iter().find(|(of, _)| of == rules);
-        agents.row([
-            rules.to_string(),
-            format!("{millis:.0}"),
-            kib.map_or_else(String::new, |(_, kib)| kib.to_string()),
-        ]);
+    let header = [
+        "rules",
+        "in force after ms",
+        "least",
+        "most",
+        "KiB resident",
+    ];
+    let mut agents = Table::new(1, &header);
+    for agent in &all.agents {
+        let [half, least, most] =
+            [50.0, 0.0, 100.0].map(
+                |percent| match percentile(&agent.in_force_millis, percent) {
+                    millis if millis.is_nan() => "–".to_owned(),
+                    millis => format!("{millis:.0}"),
+                },
+            );
+        let kib = agent.resident_kib.to_string();
+        agents.row([agent.rules.to_string(), half, least, most, kib]);
     }
     let mut text = String::new();
     // Writing to a String cannot fail.
     let _infallible = write!(
         text,
         "New connections (connect, request, reset) and round trips of one byte; more is better\n\n{table}\n\
-         From the manifests' last byte to rules in force\n\n{agents}\n{}",
+         iptables is {}\n\n\
+         Agents: from the manifests' last byte to the first connection that they let in\n\n{agents}\n{}",
+        all.iptables,
         aims(all)
     );
     text
@@ -107,7 +123,7 @@ fn aims(all: &Policies) -> Table {
         }
     }
     for rules in all.rules {
-        for other in ["nftables", "iptables"] {
+        for other in FIREWALLS {
             let (Some(ours), Some(theirs)) = (of(all, "Fairlead", rules), of(all, other, rules))
             else {
                 continue;
@@ -132,7 +148,7 @@ fn aims(all: &Policies) -> Table {
 /// # Errors
 /// Those of drawing and of the file system.
 pub(crate) fn draw(file: &Path, all: &Policies) -> Result<()> {
-    let curves = ["Fairlead", "nftables", "iptables"].map(|by| {
+    let curves = JUDGES.map(|by| {
         let points = all.rules.into_iter().filter_map(|rules| {
             let path = of(all, by, rules)?;
             Some((f64::from(rules), median(&path.connections)))
@@ -144,4 +160,83 @@ pub(crate) fn draw(file: &Path, all: &Policies) -> Result<()> {
         "New connections a second, by the number of rules",
         &curves,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Ten rounds of two numbers of rules, in which a path keeps this part of its connections.
+    fn measured(kept: &[(&'static str, [f64; 2])]) -> Policies {
+        let rates = |by, rules, part: f64| Rates {
+            path: format!("{by}, {rules} rules"),
+            by,
+            rules,
+            connections: (0..10).map(|n| part * f64::from(1_000 + n % 3)).collect(),
+            trips: vec![500.0; 10],
+        };
+        let mut paths = vec![rates(WITHOUT, 0, 1.0)];
+        for &(by, [few, many]) in kept {
+            paths.extend([rates(by, 1, few), rates(by, 10_000, many)]);
+        }
+        Policies {
+            rules: [1, 10_000],
+            paths,
+            agents: Vec::new(),
+            iptables: "iptables v1".to_owned(),
+        }
+    }
+
+    fn line(text: &str, what: &str) -> String {
+        let line = text.lines().find(|line| line.contains(what));
+        line.unwrap_or_default().to_owned()
+    }
+
+    #[test]
+    fn a_walk_over_the_rules_misses_the_aim_and_a_flat_cost_meets_it() {
+        let text = aims(&measured(&[("Fairlead", [1.0, 0.99])])).to_string();
+        let flat = line(&text, "connections, 10000 rules of 1 ");
+        assert!(flat.ends_with(" met"), "{text}");
+        let text = aims(&measured(&[("Fairlead", [1.0, 0.5])])).to_string();
+        let walk = line(&text, "connections, 10000 rules of 1 ");
+        assert!(
+            walk.contains("0.500") && walk.ends_with("NOT met"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn fairlead_is_compared_with_each_firewall_of_the_same_number_of_rules() {
+        let all = measured(&[("Fairlead", [1.0, 0.9]), ("iptables", [1.2, 0.3])]);
+        let text = aims(&all).to_string();
+        let few = line(&text, "connections, 1 rules, of iptables");
+        assert!(few.contains("0.833") && few.ends_with("NOT met"), "{text}");
+        let many = line(&text, "connections, 10000 rules, of iptables");
+        assert!(many.contains("3.000") && many.ends_with(" met"), "{text}");
+        assert!(!text.contains("of nftables"), "{text}");
+    }
+
+    #[test]
+    fn an_agent_without_rules_has_a_size_and_no_time() {
+        let mut all = measured(&[]);
+        all.agents = [(0, vec![]), (10_000, vec![900.0, 1_000.0, 1_400.0])]
+            .map(|(rules, in_force_millis)| super::super::Agents {
+                rules,
+                in_force_millis,
+                resident_kib: 20_480,
+            })
+            .into();
+        let text = tables(&all);
+        let words = |start: &str| {
+            let line = text.lines().find(|line| line.trim().starts_with(start));
+            let words = line.unwrap_or_default().split_whitespace();
+            words.map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(words("0 "), ["0", "–", "–", "–", "20480"], "{text}");
+        assert_eq!(
+            words("10000 "),
+            ["10000", "1000", "900", "1400", "20480"],
+            "{text}"
+        );
+    }
 }

@@ -5,18 +5,24 @@ use super::{
         paths::CORES,
         worker::{self, Measured, Serving},
     },
-    Rates,
+    Agents, Rates,
 };
 use crate::{
-    lab::{Agent, Lab, LabOptions, NetNs, Plugin, Pod, Session, Underlay, load::Load, reference},
+    lab::{
+        Agent, Lab, LabOptions, NetNs, Plugin, Pod, Session, Underlay, load::Load, probe::Port,
+        reference,
+    },
     workspace,
 };
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use rustix::net::sockopt::set_socket_linger;
+use serde::de::IgnoredAny;
 use serde_json::{Value, json};
 use std::{
     fmt::Write as _,
     fs,
-    net::Ipv4Addr,
+    io::ErrorKind,
+    net::{Ipv4Addr, SocketAddr, TcpStream},
     path::Path,
     process::Command,
     sync::Arc,
@@ -28,6 +34,14 @@ use std::{
 const IN_ONE: u32 = 100;
 /// How long rules may take until they are in force.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How often the rules are written anew, to see how long that takes.
+const WRITES: usize = 5;
+/// How long a connection waits while the rules come: how finely that is seen.
+const TRY: Duration = Duration::from_millis(10);
+/// How long one waits that nobody is to let in.
+const REFUSED: Duration = Duration::from_millis(500);
+/// The first of those who are let in besides the client.
+const OTHERS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
 
 /// One path and what it needs. The fields end in this order: the serving end before the agent, the agent before
 /// pods and nodes.
@@ -35,21 +49,25 @@ struct Measurable {
     rates: Rates,
     serving: Serving,
     agent: Option<Agent>,
+    in_force_millis: Vec<f64>,
     client: Pod,
     server: Pod,
+    /// Whom no rule means.
+    _stranger: Pod,
     _lab: Lab,
 }
 
 /// All paths.
 pub(super) struct Rig {
     paths: Vec<Measurable>,
-    pub(super) in_force_millis: Vec<(u32, f64)>,
 }
 
 /// Who judges.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Firewall {
     Nftables,
+    /// One look-up in a set in place of the rules, and the client's rule after it.
+    NftablesSet,
     /// As most have it: one rule after the other, in the kernel's nftables.
     Iptables,
 }
@@ -61,12 +79,10 @@ impl Rig {
         rules: [u32; 2],
         say: &dyn Fn(&str),
     ) -> Result<Self> {
-        let mut rig = Self {
-            paths: Vec::new(),
-            in_force_millis: Vec::new(),
-        };
+        let mut rig = Self { paths: Vec::new() };
         rig.firewall(session, "pr", None, 0)?;
         rig.fairlead(session, "pf", binaries, 0)?;
+        let [_, many] = rules;
         let names = [["p1", "n1", "i1"], ["p2", "n2", "i2"]];
         for (rules, [ours, nft, iptables]) in rules.into_iter().zip(names) {
             rig.fairlead(session, ours, binaries, rules)?;
@@ -74,6 +90,7 @@ impl Rig {
             rig.firewall(session, iptables, Some(Firewall::Iptables), rules)?;
             say(&format!("{rules} rules are in force on every path"));
         }
+        rig.firewall(session, "s2", Some(Firewall::NftablesSet), many)?;
         Ok(rig)
     }
 
@@ -88,14 +105,22 @@ impl Rig {
         worker::measure(client, CORES.0, None, serving, target, load, time)
     }
 
-    pub(super) fn agent_kib(&self) -> Result<Vec<(u32, u64)>> {
+    /// What the agents took.
+    ///
+    /// # Errors
+    /// When one has ended.
+    pub(super) fn agents(&self) -> Result<Vec<Agents>> {
         let mut all = Vec::new();
         for path in &self.paths {
             if let Some(agent) = &path.agent {
                 let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
                 let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
                 let kib = line.and_then(|line| line.split_whitespace().next());
-                all.push((path.rates.rules, kib.context("no VmRSS")?.parse()?));
+                all.push(Agents {
+                    rules: path.rates.rules,
+                    in_force_millis: path.in_force_millis.clone(),
+                    resident_kib: kib.context("no VmRSS")?.parse()?,
+                });
             }
         }
         Ok(all)
@@ -105,16 +130,21 @@ impl Rig {
         &mut self,
         by: &'static str,
         rules: u32,
-        [client, server]: [Pod; 2],
+        [client, server, stranger]: [Pod; 3],
         lab: Lab,
-        agent: Option<Agent>,
+        serving: Serving,
+        agent: Option<(Agent, Vec<f64>)>,
     ) -> Result<()> {
         let path = match rules {
             0 => by.to_owned(),
             1 => format!("{by}, 1 rule"),
             _ => format!("{by}, {rules} rules"),
         };
-        let serving = Serving::start(&server.ns, CORES.1)?;
+        if rules > 0 {
+            let says = attempt(&stranger.ns, server.v4, REFUSED)?;
+            ensure!(!says, "{path}: a pod that no rule means is let in");
+        }
+        let (agent, in_force_millis) = agent.unzip();
         self.paths.push(Measurable {
             rates: Rates {
                 path,
@@ -125,8 +155,10 @@ impl Rig {
             },
             serving,
             agent,
+            in_force_millis: in_force_millis.unwrap_or_default(),
             client,
             server,
+            _stranger: stranger,
             _lab: lab,
         });
         Ok(())
@@ -143,18 +175,18 @@ impl Rig {
         let lab = lab(session, name)?;
         let node = &lab.nodes[0];
         reference::route_nodes(&lab.nodes)?;
-        let pods = [
-            reference::routed_pod(node, 0)?,
-            reference::routed_pod(node, 1)?,
-        ];
+        let pod = |index| reference::routed_pod(node, index);
+        let pods = [pod(0)?, pod(1)?, pod(2)?];
+        let serving = Serving::start(&pods[1].ns, CORES.1)?;
         let client = pods[0].v4;
         let file = node.dir.join("rules");
         let by = match firewall {
             None => "kernel routing",
-            Some(Firewall::Nftables) => {
-                fs::write(&file, nftables(client, rules))?;
+            Some(kind @ (Firewall::Nftables | Firewall::NftablesSet)) => {
+                let set = kind == Firewall::NftablesSet;
+                fs::write(&file, nftables(client, rules, set))?;
                 node.ns.checked(Command::new("nft").arg("-f").arg(&file))?;
-                "nftables"
+                if set { "nftables, set" } else { "nftables" }
             }
             Some(Firewall::Iptables) => {
                 fs::write(&file, iptables(client, rules))?;
@@ -163,7 +195,7 @@ impl Rig {
                 "iptables"
             }
         };
-        self.add(by, rules, pods, lab, None)
+        self.add(by, rules, pods, lab, serving, None)
     }
 
     fn fairlead(
@@ -181,30 +213,53 @@ impl Rig {
             config: node.cni_config("1.1.0"),
         };
         let add = |name: &str| Pod::add(node, &plugin, name);
-        let pods = [add("client")?, add("server")?];
-        let stranger = add("stranger")?;
+        let pods = [add("client")?, add("server")?, add("stranger")?];
+        let serving = Serving::start(&pods[1].ns, CORES.1)?;
         let manifest = |pod: &Pod| {
             json!({ "apiVersion": "v1", "kind": "Pod",
                 "metadata": { "name": pod.name, "namespace": "default", "labels": { "app": pod.name } },
                 "spec": { "nodeName": node.name, "containers": [] },
                 "status": { "podIPs": [{ "ip": pod.v4.to_string() }] } })
         };
-        let mut objects: Vec<Value> = pods.iter().chain([&stranger]).map(manifest).collect();
+        let mut objects: Vec<Value> = pods.iter().map(manifest).collect();
         if rules > 0 {
-            objects.extend(policies(pods[0].v4, rules));
+            objects.push(policy("closed", &[]));
         }
-        let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
-        let hidden = lab.manifests().join(".policies.tmp");
-        fs::write(&hidden, serde_json::to_vec(&list)?)?;
-        let begin = Instant::now();
-        fs::rename(&hidden, lab.manifests().join("policies.json"))?;
+        write(&lab, "pods", &objects)?;
+        let mut millis = Vec::new();
         if rules > 0 {
-            refused(&agent, &stranger)?;
-            let millis = begin.elapsed().as_secs_f64() * 1e3;
-            self.in_force_millis.push((rules, millis));
+            let objects = policies(pods[0].v4, rules);
+            for turn in 0..WRITES {
+                if turn > 0 {
+                    fs::remove_file(lab.manifests().join("rules.json"))?;
+                }
+                closed(&agent)?;
+                let begin = write(&lab, "rules", &objects)?;
+                let seen = let_in(&pods[0].ns, pods[1].v4)?;
+                millis.push((seen - begin).as_secs_f64() * 1e3);
+            }
+            // The client's rule is the last; the others are there, too.
+            for map in ["peer_blocks", "verdicts"] {
+                let rows = rows(&lab.pins(node).join("maps").join(map))?;
+                ensure!(
+                    rows >= rules as usize,
+                    "{map} has {rows} rows of {rules} rules"
+                );
+            }
         }
-        self.add("Fairlead", rules, pods, lab, Some(agent))
+        let agent = Some((agent, millis));
+        self.add("Fairlead", rules, pods, lab, serving, agent)
     }
+}
+
+/// Writes objects to a lab's folder, whole at once, and says when that began.
+fn write(lab: &Lab, name: &str, objects: &[Value]) -> Result<Instant> {
+    let list = json!({ "apiVersion": "v1", "kind": "List", "items": objects });
+    let hidden = lab.manifests().join(format!(".{name}.tmp"));
+    fs::write(&hidden, serde_json::to_vec(&list)?)?;
+    let begin = Instant::now();
+    fs::rename(&hidden, lab.manifests().join(format!("{name}.json")))?;
+    Ok(begin)
 }
 
 fn lab(session: &Arc<Session>, name: &'static str) -> Result<Lab> {
@@ -223,37 +278,84 @@ impl NetNs {
     }
 }
 
-/// Waits until the programs say that somebody who isn't named is not let in.
-fn refused(agent: &Agent, stranger: &Pod) -> Result<()> {
+/// What the machine's iptables calls itself.
+///
+/// # Errors
+/// When there is none.
+pub(super) fn iptables_version() -> Result<String> {
+    let text = workspace::output(Command::new("iptables").arg("--version"))?;
+    Ok(text.trim().to_owned())
+}
+
+/// How many rows a pinned map has.
+///
+/// # Errors
+/// When bpftool fails.
+fn rows(map: &Path) -> Result<usize> {
+    let mut dump = Command::new("bpftool");
+    let text = workspace::output(dump.args(["-j", "map", "dump", "pinned"]).arg(map))?;
+    let rows: Vec<IgnoredAny> = serde_json::from_str(&text)?;
+    Ok(rows.len())
+}
+
+/// Waits until the programs say that the client is not let in.
+///
+/// # Errors
+/// When they don't come to say so.
+fn closed(agent: &Agent) -> Result<()> {
     let end = Instant::now() + LIMIT;
-    let from = format!("default/{}", stranger.name);
+    let question = "policy explain default/client default/server 80 -o json";
+    let question: Vec<_> = question.split(' ').collect();
     loop {
-        let asked = agent.client(&[
-            "policy",
-            "explain",
-            &from,
-            "default/server",
-            "80",
-            "-o",
-            "json",
-        ])?;
+        let asked = agent.client(&question)?;
         let said: Value = serde_json::from_slice(&asked.stdout).unwrap_or_default();
         if said["programs"]["outcome"] == "policy_ingress" {
             return Ok(());
         }
         ensure!(
             Instant::now() < end,
-            "the rules are not in force: {said} {}",
+            "the client is still let in: {said} {}",
             String::from_utf8_lossy(&asked.stderr)
         );
         thread::sleep(Duration::from_millis(20));
     }
 }
 
+/// Connects over and over until the server answers, and says when that was.
+///
+/// # Errors
+/// When it doesn't come.
+fn let_in(client: &NetNs, server: Ipv4Addr) -> Result<Instant> {
+    let end = Instant::now() + LIMIT;
+    while Instant::now() < end {
+        if attempt(client, server, TRY)? {
+            return Ok(Instant::now());
+        }
+    }
+    bail!("{server} lets nobody in after {LIMIT:?}")
+}
+
+/// Whether the server answers a connection within some time.
+///
+/// # Errors
+/// When it fails by something else than silence.
+fn attempt(client: &NetNs, server: Ipv4Addr, time: Duration) -> Result<bool> {
+    client.run(|| {
+        let address = SocketAddr::from((server, Port::Connect as u16));
+        match TcpStream::connect_timeout(&address, time) {
+            // Reset, so that no port stays in TIME_WAIT.
+            Ok(stream) => set_socket_linger(&stream, Some(Duration::ZERO))?,
+            Err(error) if error.kind() == ErrorKind::TimedOut => return Ok(false),
+            Err(error) => return Err(error).context(address),
+        }
+        Ok(true)
+    })
+}
+
 /// Who is let in besides the client, each by one port: nobody of them is there.
 fn others(rules: u32) -> impl Iterator<Item = (Ipv4Addr, u16)> {
     (1..rules).map(|number| {
-        let address = u32::from(Ipv4Addr::new(198, 18, 0, 0)) + number;
+        let address = u32::from(OTHERS) + number;
         let port = u16::try_from(1024 + number % 60_000).unwrap_or(u16::MAX);
         (address.into(), port)
     })
@@ -267,22 +369,38 @@ fn policies(client: Ipv4Addr, rules: u32) -> Vec<Value> {
     all.push(json!({ "from": block(client) }));
     all.chunks(IN_ONE as usize)
         .enumerate()
-        .map(|(number, rules)| {
-            json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-                "metadata": { "name": format!("p{number}"), "namespace": "default" },
-                "spec": { "podSelector": { "matchLabels": { "app": "server" } },
-                    "policyTypes": ["Ingress"], "ingress": rules } })
-        })
+        .map(|(number, rules)| policy(&format!("p{number}"), rules))
         .collect()
 }
 
-fn nftables(client: Ipv4Addr, rules: u32) -> String {
-    let mut text =
-        "table ip bench {\nchain forward {\ntype filter hook forward priority 0; policy drop;\n\
-                    ct state established,related accept\n"
-            .to_owned();
-    for (address, port) in others(rules) {
-        let _infallible = writeln!(text, "ip saddr {address} tcp dport {port} accept");
+/// A policy of the server; without rules it lets nobody in.
+fn policy(name: &str, rules: &[Value]) -> Value {
+    json!({ "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": { "name": name, "namespace": "default" },
+        "spec": { "podSelector": { "matchLabels": { "app": "server" } },
+            "policyTypes": ["Ingress"], "ingress": rules } })
+}
+
+fn nftables(client: Ipv4Addr, rules: u32, set: bool) -> String {
+    let mut text = "table ip bench {\n".to_owned();
+    if set {
+        let elements: Vec<_> = others(rules)
+            .map(|(address, port)| format!("{address} . {port}"))
+            .collect();
+        let _infallible = writeln!(
+            text,
+            "set others {{\ntype ipv4_addr . inet_service\nelements = {{ {} }}\n}}",
+            elements.join(", ")
+        );
+    }
+    text += "chain forward {\ntype filter hook forward priority 0; policy drop;\n\
+             ct state established,related accept\n";
+    if set {
+        text += "ip saddr . tcp dport @others accept\n";
+    } else {
+        for (address, port) in others(rules) {
+            let _infallible = writeln!(text, "ip saddr {address} tcp dport {port} accept");
+        }
     }
     let _infallible = writeln!(text, "ip saddr {client} accept\n}}\n}}");
     text
@@ -315,7 +433,9 @@ mod tests {
             let count: usize = all.iter().map(of).sum();
             let lines = |text: &str| text.matches("accept\n").count() - 1;
             assert_eq!(count, rules as usize);
-            assert_eq!(lines(&nftables(client, rules)), rules as usize);
+            assert_eq!(lines(&nftables(client, rules, false)), rules as usize);
+            let set = nftables(client, rules, true);
+            assert_eq!(set.matches(" . ").count() - 2, rules as usize - 1);
             assert_eq!(
                 iptables(client, rules).matches("-j ACCEPT").count() - 1,
                 rules as usize
