@@ -7,6 +7,7 @@
 
 mod report;
 mod rig;
+mod rules;
 
 use crate::lab::{Session, load::Load};
 use anyhow::{Context, Result};
