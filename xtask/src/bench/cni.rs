@@ -289,7 +289,10 @@ fn shim_peak(node: &Node, plugin: &Plugin, sandbox: &NetNs) -> Result<u64> {
 }
 
 /// A line of `/proc/PID/status` in KiB.
-fn status_kib(pid: u32, key: &str) -> Result<u64> {
+///
+/// # Errors
+/// When the process has ended, or there is no such line.
+pub(super) fn status_kib(pid: u32, key: &str) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     status
         .lines()

@@ -48,11 +48,6 @@ pub(super) fn compare(all: &[Series], figure: Figure) -> Vec<Compared<'_>> {
     compared.collect()
 }
 
-/// `1.17 (1.12–1.21)`.
-fn words(ratio: &Estimate) -> String {
-    format!("{:.2} ({:.2}–{:.2})", ratio.value, ratio.low, ratio.high)
-}
-
 /// Medians of all paths and their ratios to the limit, one table for each figure.
 pub(super) fn path_tables(all: &[Series]) -> String {
     let mut text = String::new();
@@ -78,11 +73,13 @@ pub(super) fn path_tables(all: &[Series]) -> String {
             let own = compared.iter().find(|one| one.series.path == series.path);
             let (ratio, note) = match own {
                 None => ("limit".to_owned(), ""),
-                Some(one) if one.ratio.contains_one() => (words(&one.ratio), "no difference"),
-                Some(one) if (one.ratio.value > 1.0) == figure.more_is_better() => {
-                    (words(&one.ratio), "better")
+                Some(one) if one.ratio.contains_one() => {
+                    (format!("{:.2}", one.ratio), "no difference")
                 }
-                Some(one) => (words(&one.ratio), "worse"),
+                Some(one) if (one.ratio.value > 1.0) == figure.more_is_better() => {
+                    (format!("{:.2}", one.ratio), "better")
+                }
+                Some(one) => (format!("{:.2}", one.ratio), "worse"),
             };
             table.row([series.path.clone(), value, ratio, note.to_owned()]);
         }
@@ -119,7 +116,7 @@ pub(super) fn aims(all: &[Series], cni: Option<&Cni>) -> Table {
                 table.row([
                     one.series.path.clone(),
                     figure.title().to_owned(),
-                    words(&one.ratio),
+                    format!("{:.2}", one.ratio),
                     aim,
                     verdict.unwrap_or_default(),
                 ]);
@@ -143,7 +140,13 @@ fn cni_aims(table: &mut Table, cni: &Cni) {
             }
             _ => "not met by the estimate, the interval reaches it",
         };
-        table.row(["CNI call", figure, &words(&ratio), "≤ 0.20", verdict]);
+        table.row([
+            "CNI call",
+            figure,
+            &format!("{ratio:.2}"),
+            "≤ 0.20",
+            verdict,
+        ]);
     };
     for one in &cni.latencies {
         for percent in [50.0, 99.0] {
@@ -192,7 +195,7 @@ pub(super) fn cni_table(cni: &Cni) -> String {
         let figures = latency.percentiles().map(|value| format!("{value:.2}"));
         let mut row = vec![latency.action.to_owned(), latency.parallel.to_string()];
         row.extend(figures);
-        row.extend([50.0, 99.0].map(|percent| words(&latency.ratio(percent))));
+        row.extend([50.0, 99.0].map(|percent| format!("{:.2}", latency.ratio(percent))));
         table.row(row);
     }
     let mut text = table.to_string();
@@ -202,9 +205,9 @@ pub(super) fn cni_table(cni: &Cni) -> String {
         let _infallible = writeln!(
             text,
             "\nAll DELs, {} at a time, until the last link is gone too: {ours:.2} ms for each pod, \
-             bridge {reference:.2} ms, ratio {}.",
+             bridge {reference:.2} ms, ratio {:.2}.",
             gone.parallel,
-            words(&paired_ratio(&gone.ours_ms, &gone.reference_ms))
+            paired_ratio(&gone.ours_ms, &gone.reference_ms)
         );
     }
     text

@@ -1,5 +1,7 @@
 //! Medians, percentiles, and ratios with a bootstrap interval.
 
+use std::fmt;
+
 /// Resamples of a bootstrap.
 const RESAMPLES: usize = 5_000;
 
@@ -15,6 +17,15 @@ impl Estimate {
     /// Whether the interval of a ratio contains 1: then no difference is shown.
     pub(crate) fn contains_one(&self) -> bool {
         self.low <= 1.0 && 1.0 <= self.high
+    }
+}
+
+/// The value and its interval, with three digits or as many as the format asks for.
+impl fmt::Display for Estimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, low, high } = self;
+        let digits = f.precision().unwrap_or(3);
+        write!(f, "{value:.digits$} ({low:.digits$}–{high:.digits$})")
     }
 }
 
@@ -99,6 +110,14 @@ impl Random {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_estimate_is_shown_with_as_many_digits_as_are_asked_for() {
+        let [value, low, high] = [0.9876, 0.9, 1.0514];
+        let estimate = Estimate { value, low, high };
+        assert_eq!(estimate.to_string(), "0.988 (0.900–1.051)");
+        assert_eq!(format!("{estimate:.2}"), "0.99 (0.90–1.05)");
+    }
 
     #[test]
     fn percentiles_lie_between_the_values() {

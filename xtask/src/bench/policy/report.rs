@@ -3,7 +3,7 @@
 use super::{
     super::{
         chart,
-        stats::{Estimate, median, paired_ratio, percentile},
+        stats::{median, paired_ratio, percentile},
     },
     Policies, Rates,
 };
@@ -34,7 +34,7 @@ pub(crate) fn tables(all: &Policies) -> String {
     for path in &all.paths {
         let of = |values: Values| {
             without.map_or_else(String::new, |without| {
-                words(&paired_ratio(values(path), values(without)))
+                paired_ratio(values(path), values(without)).to_string()
             })
         };
         table.row([
@@ -80,10 +80,6 @@ pub(crate) fn tables(all: &Policies) -> String {
 /// One figure of a path, by rounds.
 type Values = fn(&Rates) -> &[f64];
 
-fn words(ratio: &Estimate) -> String {
-    format!("{:.3} ({:.3}–{:.3})", ratio.value, ratio.low, ratio.high)
-}
-
 fn of<'a>(all: &'a Policies, by: &str, rules: u32) -> Option<&'a Rates> {
     let mut paths = all.paths.iter();
     paths.find(|path| path.by == by && path.rules == rules)
@@ -116,7 +112,7 @@ fn aims(all: &Policies) -> Table {
             table.row([
                 by.to_owned(),
                 format!("{name}, {many} rules of {few}"),
-                words(&ratio),
+                ratio.to_string(),
                 aim.to_owned(),
                 if aim.is_empty() { "" } else { said }.to_owned(),
             ]);
@@ -133,7 +129,7 @@ fn aims(all: &Policies) -> Table {
                 table.row([
                     "Fairlead".to_owned(),
                     format!("{name}, {rules} rules, of {other}"),
-                    words(&ratio),
+                    ratio.to_string(),
                     "> 1".to_owned(),
                     verdict(ratio.low > 1.0, ratio.high <= 1.0).to_owned(),
                 ]);

@@ -2,6 +2,7 @@
 
 use super::{
     super::{
+        cni::status_kib,
         paths::CORES,
         worker::{self, Measured, Serving},
     },
@@ -109,13 +110,10 @@ impl Rig {
         let mut all = Vec::new();
         for path in &self.paths {
             if let Some(agent) = &path.agent {
-                let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
-                let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-                let kib = line.and_then(|line| line.split_whitespace().next());
                 all.push(Agents {
                     rules: path.rates.rules,
                     in_force_millis: path.in_force_millis.clone(),
-                    resident_kib: kib.context("no VmRSS")?.parse()?,
+                    resident_kib: status_kib(agent.id(), "VmRSS:")?,
                 });
             }
         }

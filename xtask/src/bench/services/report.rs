@@ -33,7 +33,7 @@ pub(crate) fn tables(all: &Services) -> String {
                 path.path.to_owned(),
                 format!("{rate:.0}"),
                 format!("{:.1}", 1e6 / rate),
-                words(&step.ratio(path.path, DIRECT)),
+                step.ratio(path.path, DIRECT).to_string(),
             ]);
         }
     }
@@ -60,10 +60,6 @@ pub(crate) fn tables(all: &Services) -> String {
         aims(all)
     );
     text
-}
-
-fn words(ratio: &Estimate) -> String {
-    format!("{:.3} ({:.3}–{:.3})", ratio.value, ratio.low, ratio.high)
 }
 
 impl Step {
@@ -104,7 +100,7 @@ fn aims(all: &Services) -> Table {
         table.row([
             path.path,
             &format!("{} Services of {}", last.services, first.services),
-            &words(&flat),
+            &flat.to_string(),
             "0.95 to 1.05",
             verdict(
                 flat.low >= 0.95 && flat.high <= 1.05,
@@ -123,7 +119,7 @@ fn aims(all: &Services) -> Table {
                 table.row([
                     path.path,
                     &format!("{} Services, of {}", step.services, other.path),
-                    &words(&ahead),
+                    &ahead.to_string(),
                     "> 1",
                     verdict(ahead.low > 1.0, ahead.high <= 1.0),
                 ]);

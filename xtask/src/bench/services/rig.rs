@@ -1,6 +1,7 @@
 //! The API server, and a node for each way to carry Services.
 
 use super::super::{
+    cni::status_kib,
     paths::CORES,
     worker::{self, Measured, Serving},
 };
@@ -302,10 +303,7 @@ impl Rig {
     /// # Errors
     /// When it has ended.
     pub(super) fn agent_kib(&self) -> Result<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.agent.id()))?;
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kib = line.and_then(|line| line.split_whitespace().nth(1));
-        Ok(kib.context("no VmRSS")?.parse()?)
+        status_kib(self.agent.id(), "VmRSS:")
     }
 }
 
