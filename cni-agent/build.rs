@@ -37,15 +37,12 @@ fn run() -> Result<(), String> {
     for name in ["FAIRLEAD_CACHE", "XDG_CACHE_HOME"] {
         println!("cargo:rerun-if-env-changed={name}");
     }
-    // A copy, so that the embedded bytes change only when this script runs again.
-    let object = ebpf_object::build(workspace)?;
-    let copy = Path::new(&variable("OUT_DIR")?).join("fairlead-ebpf");
-    fs::copy(&object, &copy).map_err(|e| {
-        format!(
-            "cannot copy {} to {}: {e}",
-            object.display(),
-            copy.display()
-        )
-    })?;
+    for object in ebpf_object::Object::ALL {
+        // A copy, so that the embedded bytes change only when this script runs again.
+        let built = ebpf_object::build(workspace, object)?;
+        let copy = Path::new(&variable("OUT_DIR")?).join(object.name());
+        fs::copy(&built, &copy)
+            .map_err(|e| format!("cannot copy {} to {}: {e}", built.display(), copy.display()))?;
+    }
     Ok(())
 }

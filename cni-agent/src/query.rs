@@ -13,6 +13,7 @@ use std::{collections::BTreeMap, net::IpAddr};
 mod flow;
 mod policy;
 mod service;
+mod trace;
 
 pub use crate::cni::protocol::Query;
 pub use flow::{FlowEnds, FlowRow, FlowVerdict, FlowsAnswer};
@@ -24,6 +25,7 @@ pub use service::{
     Answerer, By, EndpointOfService, FrontendRow, HealthCheckRow, ServiceAnswer, ServiceDetail,
     ServiceRow,
 };
+pub use trace::{Outcome, Said, TraceAnswer, TraceQuestion, WalkRow, WalkStep};
 
 /// How the agent is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

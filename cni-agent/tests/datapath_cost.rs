@@ -4,7 +4,7 @@
 mod support;
 
 use aya::programs::loaded_programs;
-use cni_agent::datapath::{Datapath, DatapathConfig, LogLevel, XdpMode};
+use cni_agent::datapath::{Datapath, DatapathConfig, LogLevel, TraceScope, XdpMode};
 use std::{collections::BTreeMap, net::IpAddr};
 use support::{
     BpfDir, Netns, flows,
@@ -16,8 +16,25 @@ use support::{
 /// million.
 const VERIFIER_BUDGET: u32 = 350_000;
 
-/// Loads and attaches at a level; what each program costs: instructions walked and bytes kept.
+/// What each program costs at a level: instructions walked and bytes kept.
 fn load(level: LogLevel) -> BTreeMap<String, (u32, u32)> {
+    attached(level, |_| {})
+}
+
+/// The same of what is attached while somebody traces.
+fn load_traced() -> BTreeMap<String, (u32, u32)> {
+    attached(LogLevel::Off, |datapath| {
+        let scope = TraceScope {
+            first: vec![IpAddr::from(lab::FAR)],
+            second: None,
+        };
+        let reader = datapath.start_trace(&scope);
+        drop(reader.unwrap_or_else(|e| panic!("{e}")));
+    })
+}
+
+/// Loads and attaches.
+fn attached(level: LogLevel, then: impl FnOnce(&Datapath)) -> BTreeMap<String, (u32, u32)> {
     let (bpf, node) = (BpfDir::new(), Netns::new("fl-cost-"));
     node.ip("link add dev fl0 type veth peer name fl1");
     let config = DatapathConfig {
@@ -32,6 +49,7 @@ fn load(level: LogLevel) -> BTreeMap<String, (u32, u32)> {
             .attach_uplink("fl1", uplink, XdpMode::Generic)
             .unwrap();
     });
+    then(&datapath);
     let ids: Vec<u32> = datapath
         .attachments()
         .unwrap()
@@ -74,6 +92,18 @@ fn every_log_level_passes_the_verifier_and_off_costs_nothing() {
             }
         }
     }
+}
+
+/// While somebody traces, other programs are attached, which do more.
+#[test]
+#[ignore = "needs root and CAP_BPF"]
+fn what_traces_passes_the_verifier_and_is_not_what_is_attached_otherwise() {
+    let (usual, traced) = (load(LogLevel::Off), load_traced());
+    println!("traced: (instructions verified, bytes translated) {traced:?}");
+    for program in ["from_pod", "to_pod", "from_uplink"] {
+        assert!(traced[program].1 > usual[program].1, "{program}");
+    }
+    assert_eq!(traced["xdp_uplink"], usual["xdp_uplink"]);
 }
 
 /// Prints; nothing is asserted of times. A run may change the packet for the next one, so each

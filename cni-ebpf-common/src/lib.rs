@@ -16,6 +16,7 @@ pub mod outside;
 pub mod policy;
 pub mod service;
 pub mod socket;
+pub mod trace;
 pub mod verdict;
 
 /// Version of the maps' layout. Pins live below a folder of this number, so that an agent with

@@ -1,12 +1,12 @@
 //! The only way to drop: count, report, return.
 
-use crate::{maps, packet};
+use crate::{maps, packet, trace};
 use aya_ebpf::{
     bindings::{TC_ACT_SHOT, xdp_action::XDP_DROP},
     programs::{TcContext, XdpContext},
 };
 use aya_log_ebpf::debug;
-use cni_ebpf_common::verdict::DropReason;
+use cni_ebpf_common::{trace::StepKind, verdict::DropReason};
 
 /// Counts and drops.
 #[inline(always)]
@@ -22,6 +22,7 @@ pub(crate) fn count(ctx: &TcContext, reason: DropReason) {
     let (bytes, packets) = packet::size(ctx);
     maps::count_drop(ifindex, reason, bytes, packets);
     maps::tell(ctx, reason as u32);
+    trace::step(StepKind::Dropped, reason as u32, 0);
     debug!(
         ctx,
         "interface {}: dropped, reason {}, {} bytes", ifindex, reason as u32, bytes

@@ -5,13 +5,14 @@ use crate::{
     address::{Ip, Mac},
     deliver, drop, flow, forward, maps, neighbor, outside,
     packet::{self, Addressed, Packet, Parsed},
-    policy, service,
+    policy, service, trace,
     upper::{self, Upper},
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     endpoint::Endpoint,
     node::Node,
+    trace::StepKind,
     verdict::{DropReason, Path},
 };
 
@@ -112,6 +113,7 @@ fn route(ctx: &TcContext, mut packet: Packet, endpoint: &Endpoint) -> Result<i32
     }
     // What is for no pod goes there anyway.
     if flow::came_by_stack(ctx, &mut packet, endpoint.id)? {
+        trace::step(StepKind::ByStack, 0, endpoint.id);
         return Ok(forward::to_stack(ctx));
     }
     if let Some(local) = local {

@@ -23,6 +23,7 @@ mod service;
 mod socket;
 mod socket_context;
 mod to_pod;
+mod trace;
 mod transport;
 mod upper;
 mod xdp_uplink;
@@ -31,30 +32,44 @@ use aya_ebpf::{
     macros::{cgroup_sock_addr, classifier, xdp},
     programs::{SockAddrContext, TcContext, XdpContext},
 };
+use cni_ebpf_common::{trace::Program, verdict::DropReason};
 use socket_context::Call;
+
+/// Runs a tcx program's steps.
+#[inline(always)]
+fn judged(
+    ctx: &TcContext,
+    program: Program,
+    steps: impl FnOnce(&TcContext) -> Result<i32, DropReason>,
+) -> i32 {
+    trace::begin(ctx, program);
+    let action = steps(ctx).unwrap_or_else(|reason| drop::packet(ctx, reason));
+    trace::end(action);
+    action
+}
 
 /// tcx ingress of a pod's host-side interface. Kernel 6.6.
 #[classifier]
 pub(crate) fn from_pod(ctx: TcContext) -> i32 {
-    from_pod::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
+    judged(&ctx, Program::FromPod, from_pod::handle)
 }
 
 /// tcx egress of a pod's host-side interface. Kernel 6.6.
 #[classifier]
 pub(crate) fn to_pod(ctx: TcContext) -> i32 {
-    to_pod::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
+    judged(&ctx, Program::ToPod, to_pod::handle)
 }
 
 /// tcx ingress of the uplink. Kernel 6.6.
 #[classifier]
 pub(crate) fn from_uplink(ctx: TcContext) -> i32 {
-    from_uplink::handle(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
+    judged(&ctx, Program::FromUplink, from_uplink::handle)
 }
 
 /// tcx egress of the uplink. Kernel 6.6.
 #[classifier]
 pub(crate) fn to_uplink(ctx: TcContext) -> i32 {
-    outside::leave(&ctx).unwrap_or_else(|reason| drop::packet(&ctx, reason))
+    judged(&ctx, Program::ToUplink, outside::leave)
 }
 
 /// XDP on the uplink; takes frames of several buffers. Kernel 5.18.

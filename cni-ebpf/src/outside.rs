@@ -10,13 +10,14 @@ use crate::{
     packet::{self, Packet, Parsed},
     policy, rewrite,
     service::{self, CHOSEN, KNOWN, Search, UNKNOWN},
-    transport,
+    trace, transport,
 };
 use aya_ebpf::programs::TcContext;
 use cni_ebpf_common::{
     flow::{Flow, UDP, is_answer},
     node::Node,
     outside::OutsideSettings,
+    trace::StepKind,
     verdict::{DropReason, Path},
 };
 
@@ -156,6 +157,7 @@ fn judge(search: &mut Search) -> Result<(), DropReason> {
     }
     match service::found(step)? {
         KNOWN | CHOSEN => {
+            trace::step(StepKind::Balanced, step, 0);
             transport::remember_fragment(search);
             search.done = if search.is(Search::DIRECT) {
                 TO_NODE

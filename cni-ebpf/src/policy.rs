@@ -9,6 +9,7 @@ use crate::{
     maps::{self, Ends},
     packet::{self, Packet},
     service::Search,
+    trace,
     transport::{self, Tuple, destination_port, port_pair, source_port},
     upper,
 };
@@ -60,6 +61,7 @@ fn judged(ctx: &TcContext, packet: &mut Packet, id: u32, side: u32) -> Result<bo
     let policy = maps::endpoint_policy(id).ok_or(DropReason::PolicyUnknown)?;
     // Its beginnings and ends are enough of what nobody asks about.
     if policy.flags == 0 && is_midway(ctx, packet) {
+        trace::judged(id, side, policy.flags, 0, TRANSLATED);
         return Ok(true);
     }
     let search = maps::scratch()?;
@@ -70,6 +72,7 @@ fn judged(ctx: &TcContext, packet: &mut Packet, id: u32, side: u32) -> Result<bo
     *packet = search.packet;
     // Here, where the stack has room for it.
     tell(ctx, search.told);
+    trace::judged(id, side, policy.flags, search.told, packed);
     unpack(packed)
 }
 

@@ -6,6 +6,7 @@ use crate::{
     kernel,
     packet::{self, Packet},
     service::Search,
+    trace,
     transport::{Transport, Tuple},
     upper,
 };
@@ -102,6 +103,7 @@ fn try_exchange(
         kernel::store_counted(ctx, 22, &[a, b, c, d])?;
     }
     (packet.src, packet.dst) = (src, dst);
+    trace::rewritten(wanted);
     Ok(())
 }
 

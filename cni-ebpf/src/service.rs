@@ -6,7 +6,7 @@ use crate::{
     kernel,
     maps::{self, FlowWords, Kept},
     packet::Packet,
-    rewrite,
+    rewrite, trace,
     transport::{self, Transport, Tuple, destination_port, port_pair, source_port},
 };
 use aya_ebpf::programs::TcContext;
@@ -14,6 +14,7 @@ use cni_ebpf_common::{
     flow::{self, Flow},
     outside::{self, OutsideSettings},
     service::{Frontend, MOST_ATTEMPTS},
+    trace::StepKind,
     verdict::DropReason,
 };
 
@@ -111,6 +112,7 @@ fn try_translate(ctx: &TcContext, search: &mut Search, id: u32) -> Result<u32, D
         }
     }
     transport::remember_fragment(search);
+    trace::step(StepKind::Balanced, step, id);
     rewrite::endpoints(ctx, search)?;
     Ok(TRANSLATED)
 }

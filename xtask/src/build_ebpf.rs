@@ -1,23 +1,25 @@
-//! `cargo xtask build-ebpf`: the kernel object alone, for looking at it.
+//! `cargo xtask build-ebpf`: the kernel objects alone, for looking at them.
 
 use crate::{
-    ebpf_object,
+    ebpf_object::{self, Object},
     setup::{self, Group},
     workspace,
 };
 use anyhow::{Result, anyhow};
 
-/// Build the eBPF programs and print the object's path (the agent's build embeds the same).
+/// Build the eBPF programs and print the objects' paths (the agent's build embeds the same).
 #[derive(clap::Args)]
 pub(crate) struct Args {}
 
-/// Builds the object.
+/// Builds both objects.
 ///
 /// # Errors
 /// When the machine lacks something or the programs do not compile.
 pub(crate) fn run(_: &Args) -> Result<()> {
     setup::ensure(Group::Build)?;
-    let object = ebpf_object::build(&workspace::root()).map_err(|fault| anyhow!(fault))?;
-    println!("{}", object.display());
+    for object in Object::ALL {
+        let built = ebpf_object::build(&workspace::root(), object);
+        println!("{}", built.map_err(|fault| anyhow!(fault))?.display());
+    }
     Ok(())
 }

@@ -14,8 +14,36 @@ use std::{
 /// The linker's version that `cargo xtask setup` installs in the cache.
 pub const BPF_LINKER_VERSION: &str = "0.10.4";
 
-/// Name of the object: the binary target of `cni-ebpf`.
-const OBJECT: &str = "fairlead-ebpf";
+/// The binary target of `cni-ebpf`.
+const BINARY: &str = "fairlead-ebpf";
+
+/// An object: the same programs, with or without what `fairlead trace` needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Object {
+    /// What is attached.
+    Plain,
+    /// What is attached while somebody traces.
+    Traced,
+}
+
+impl Object {
+    pub const ALL: [Self; 2] = [Self::Plain, Self::Traced];
+
+    /// The name of its file.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => BINARY,
+            Self::Traced => "fairlead-ebpf-traced",
+        }
+    }
+
+    const fn features(self) -> &'static str {
+        match self {
+            Self::Plain => "",
+            Self::Traced => "trace",
+        }
+    }
+}
 
 /// Builds the object in the workspace's `target/ebpf` and returns its path. Does next to nothing
 /// when the object is fresh.
@@ -23,7 +51,7 @@ const OBJECT: &str = "fairlead-ebpf";
 /// # Errors
 /// A sentence for people: which tool is missing and what makes it, or that the compiler failed
 /// (it has then already written why to stderr).
-pub fn build(workspace: &Path) -> Result<PathBuf, String> {
+pub fn build(workspace: &Path, object: Object) -> Result<PathBuf, String> {
     let sysroot = nightly_sysroot()?;
     let linker_folder = find_linker()?;
     let target = if cfg!(target_endian = "big") {
@@ -33,6 +61,7 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
     };
     let target = format!("{target}-unknown-none");
     let target_dir = workspace.join("target/ebpf");
+    let folder = target_dir.join(object.name());
 
     let mut cargo = nightly("cargo");
     cargo
@@ -44,10 +73,15 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
             "--package",
             "cni-ebpf",
             "--bin",
-            OBJECT,
+            BINARY,
+            "--features",
+            object.features(),
         ])
         .args(["-Z", "build-std=core", "--target", &target, "--target-dir"])
         .arg(&target_dir)
+        // Of both objects cargo would keep the last one only, under one name.
+        .args(["-Z", "unstable-options", "--artifact-dir"])
+        .arg(&folder)
         .env("CARGO_ENCODED_RUSTFLAGS", rustflags())
         .stdin(Stdio::null())
         .stdout(Stdio::null()); // a build script's stdout belongs to the outer cargo
@@ -81,11 +115,11 @@ pub fn build(workspace: &Path) -> Result<PathBuf, String> {
             "the eBPF programs did not compile (cargo: {status})"
         ));
     }
-    let object = target_dir.join(&target).join("release").join(OBJECT);
-    if !object.is_file() {
-        return Err(format!("cargo succeeded but left no {}", object.display()));
+    let built = folder.join(BINARY);
+    if !built.is_file() {
+        return Err(format!("cargo succeeded but left no {}", built.display()));
     }
-    Ok(object)
+    Ok(built)
 }
 
 /// Where `cargo xtask setup` puts what a build needs: `$FAIRLEAD_CACHE`, else

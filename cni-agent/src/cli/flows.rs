@@ -1,13 +1,14 @@
 //! `fairlead flows`.
 
-use super::{client::ask, rows::join};
+use super::{client::ask, print::print_one, rows::join};
 use crate::{
     config::Output,
-    query::{End, FlowRow, FlowVerdict, FlowsAnswer, Query},
+    query::{End, FlowEnds, FlowRow, FlowVerdict, FlowsAnswer, Query},
 };
 use clap::{Args, ValueEnum};
 use std::{
-    io::{self, Write},
+    io,
+    net::SocketAddr,
     path::Path,
     time::{Duration, Instant},
 };
@@ -65,10 +66,8 @@ pub(super) fn run(args: &FlowsArgs, socket: &Path) -> Result<(), String> {
         let from = Some(last.next);
         let now: FlowsAnswer = ask(socket, Query::Flows { from })?;
         for row in now.flows.iter().filter(|row| wanted(args, row)) {
-            match printed(&mut out, row, args.output) {
-                // The reader has seen enough (`fairlead flows | head`).
-                Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
-                done => done.map_err(|error| format!("standard output: {error}"))?,
+            if !print_one(&mut out, row, args.output, line)? {
+                return Ok(());
             }
         }
         let left_out = now.lost.saturating_sub(last.lost) + now.missed;
@@ -92,18 +91,24 @@ fn wanted(args: &FlowsArgs, row: &FlowRow) -> bool {
     args.verdict.means(row.verdict) && args.namespace.as_ref().is_none_or(in_namespace)
 }
 
-fn printed(out: &mut impl Write, row: &FlowRow, output: Output) -> io::Result<()> {
-    match output {
-        Output::Json => {
-            serde_json::to_writer(&mut *out, row)?;
-            writeln!(out)
+/// Who sends to whom, by name where there is one.
+pub(super) fn talk(ends: &FlowEnds) -> String {
+    let place = |end: &End, port: u16| {
+        let address = match (end.name.is_empty(), port) {
+            (true, 1..) => return SocketAddr::new(end.address, port).to_string(),
+            (true, 0) => end.address.to_string(),
+            (false, _) => format!("{} ({})", end.name, end.address),
+        };
+        match port {
+            0 => address,
+            port => format!("{address}:{port}"),
         }
-        Output::Yaml => {
-            let text = serde_saphyr::to_string(row).map_err(io::Error::other)?;
-            write!(out, "---\n{text}")
-        }
-        Output::Table | Output::Wide => writeln!(out, "{}", line(row, output == Output::Wide)),
-    }
+    };
+    let (from, to) = (
+        place(&ends.from, ends.from_port),
+        place(&ends.to, ends.to_port),
+    );
+    format!("{} {from} -> {to}", ends.protocol)
 }
 
 fn line(row: &FlowRow, wide: bool) -> String {
@@ -115,23 +120,7 @@ fn line(row: &FlowRow, wide: bool) -> String {
     }
     match &row.ends {
         None => words.push("no IP packet".into()),
-        Some(ends) => {
-            let place = |end: &End, port: u16| {
-                let port = if port == 0 {
-                    String::new()
-                } else {
-                    format!(":{port}")
-                };
-                match end.name.as_str() {
-                    "" => format!("{}{port}", end.address),
-                    name => format!("{name} ({}){port}", end.address),
-                }
-            };
-            words.push(ends.protocol.clone());
-            words.push(place(&ends.from, ends.from_port));
-            words.push("->".into());
-            words.push(place(&ends.to, ends.to_port));
-        }
+        Some(ends) => words.push(talk(ends)),
     }
     if !row.policies.is_empty() {
         words.push(format!("by {}", join(&row.policies)));
@@ -145,7 +134,6 @@ fn line(row: &FlowRow, wide: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::FlowEnds;
 
     fn row(verdict: FlowVerdict) -> FlowRow {
         let end = |name: &str, address: &str| End {

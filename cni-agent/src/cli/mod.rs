@@ -9,6 +9,7 @@ mod policy_plan;
 mod print;
 mod rows;
 mod service;
+mod trace;
 mod uninstall;
 
 use crate::{
@@ -30,7 +31,7 @@ use std::{
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead drops -o json\n  fairlead debug maps"
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead trace shop/client service/shop/web 80\n  fairlead drops -o json\n  fairlead debug maps"
 )]
 struct Cli {
     /// Unix socket of the agent, where the CNI plugin and these commands meet it.
@@ -70,6 +71,8 @@ enum Verb {
     Drops(Print),
     /// Single packets as they are dropped, and connections as they begin, with names and policies.
     Flows(flows::FlowsArgs),
+    /// Single packets on their way through this node's programs: each step, what policies said, the verdict.
+    Trace(trace::TraceArgs),
     /// Show what the running agent logs, or change it until it ends: `fairlead log-level debug`.
     LogLevel {
         /// As `--log-level` of the agent: info, debug, `info,cni_agent=debug`.
@@ -161,6 +164,11 @@ pub fn main() -> ExitCode {
         }
         Verb::Flows(args) => {
             let done = flows::run(&args, &cli.socket);
+            let text = String::new();
+            done.map(|()| rows::Answer { text, code: 0 })
+        }
+        Verb::Trace(args) => {
+            let done = trace::run(&args, &cli.socket);
             let text = String::new();
             done.map(|()| rows::Answer { text, code: 0 })
         }

@@ -57,7 +57,7 @@ pub(super) struct Asked {
 }
 
 /// Reads `80`, `80/TCP` or `icmp`.
-fn port(text: &str) -> Result<Port, String> {
+pub(super) fn port(text: &str) -> Result<Port, String> {
     if text.eq_ignore_ascii_case("icmp") {
         return Ok(Port::None);
     }

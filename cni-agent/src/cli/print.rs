@@ -42,6 +42,33 @@ pub(super) fn print(text: &str) -> Result<(), String> {
     }
 }
 
+/// Writes one of many values as it comes: a line of JSON, a document of YAML, or its text (`true`: the wide
+/// one). Whether somebody still reads (`fairlead flows | head`).
+///
+/// # Errors
+/// When standard output can't be written.
+pub(super) fn print_one<T: Serialize>(
+    out: &mut impl Write,
+    value: &T,
+    output: Output,
+    text: impl Fn(&T, bool) -> String,
+) -> Result<bool, String> {
+    let text = match output {
+        Output::Json => serde_json::to_string(value).map_err(|e| e.to_string())?,
+        Output::Yaml => {
+            let document = serde_saphyr::to_string(value).map_err(|e| e.to_string())?;
+            format!("---\n{}", document.trim_end())
+        }
+        Output::Table | Output::Wide => text(value, output == Output::Wide),
+    };
+    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        done => done
+            .map(|()| true)
+            .map_err(|e| format!("standard output: {e}")),
+    }
+}
+
 fn table(columns: Columns, wide: bool) -> String {
     let mut table = Table::new();
     table.load_preset(NOTHING);

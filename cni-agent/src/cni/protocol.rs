@@ -2,7 +2,7 @@
 //! same in its `protocol.rs`; `cni-shim/tests/golden/protocol-v1.json` holds both sides to it.
 
 use super::CniError;
-use crate::query::{PolicyChange, PolicyQuestion};
+use crate::query::{PolicyChange, PolicyQuestion, TraceQuestion};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -90,6 +90,8 @@ pub enum Query {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         from: Option<u64>,
     },
+    /// Packets that are followed through the programs.
+    Trace(TraceQuestion),
     /// What a change of policies would change.
     PolicyPlan(Box<PolicyChange>),
     /// What is logged; another filter if one is given.

@@ -5,7 +5,7 @@ use super::{
     DatapathError, UplinkXdp, XdpMode,
     grace::Expedited,
     kernel::{self, LinkState},
-    loader::{self, FROM_POD, FROM_UPLINK, TO_POD, TO_UPLINK, XDP_UPLINK},
+    loader::{self, CLASSIFIERS, FROM_POD, FROM_UPLINK, Loaded, TO_POD, TO_UPLINK, XDP_UPLINK},
     pins::{self, Pins},
     xdp,
 };
@@ -121,24 +121,24 @@ pub(super) fn answers(
 
 /// Attaches the programs of an uplink.
 pub(super) fn uplink(
-    ebpf: &mut Ebpf,
+    loaded: &mut Loaded,
     pins: &Pins,
     interface: Interface<'_>,
     mode: XdpMode,
 ) -> Result<UplinkXdp, DatapathError> {
     interface.check()?;
     tcx(
-        loader::classifier(ebpf, FROM_UPLINK)?,
+        loader::classifier(loaded.current(), FROM_UPLINK)?,
         pins,
         interface,
         UPLINK_HOOK,
     )?;
     // Only where it is already: it costs each packet that leaves.
     if pins.link(interface.ifname, TO_UPLINK)?.exists() {
-        answers(ebpf, pins, interface)?;
+        answers(loaded.current(), pins, interface)?;
     }
     xdp::take(
-        loader::xdp(ebpf, XDP_UPLINK)?,
+        loader::xdp(&mut loaded.ebpf, XDP_UPLINK)?,
         &pins.interface(interface.ifname),
         interface,
         mode,
@@ -175,14 +175,7 @@ fn tcx(
         source,
     };
     if adoptable(&pin, interface)? {
-        let link = open(&pin)?;
-        let link = SchedClassifierLink::try_from(link).map_err(|source| DatapathError::Link {
-            path: pin.clone(),
-            source,
-        })?;
-        let id = program.attach_to_link(link).map_err(attach)?;
-        // The pin holds the link; only our descriptor is closed.
-        drop(program.take_link(id).map_err(attach)?);
+        replace(program, &pin, interface.ifname, hook.program)?;
     } else {
         remove_link(&pin)?;
         let _quick = Expedited::begin();
@@ -194,6 +187,48 @@ fn tcx(
         pin_link(link, &pin, hook.program, interface)?;
     }
     verify_tcx(program, interface, hook)
+}
+
+/// Gives a pinned link another program, in one step.
+fn replace(
+    program: &mut SchedClassifier,
+    pin: &Path,
+    ifname: &str,
+    name: &'static str,
+) -> Result<(), DatapathError> {
+    let attach = |source| DatapathError::Attach {
+        program: name,
+        ifname: ifname.to_owned(),
+        source,
+    };
+    let link = open(pin)?;
+    let link = SchedClassifierLink::try_from(link).map_err(|source| DatapathError::Link {
+        path: pin.to_owned(),
+        source,
+    })?;
+    let id = program.attach_to_link(link).map_err(attach)?;
+    // The pin holds the link; only our descriptor is closed.
+    drop(program.take_link(id).map_err(attach)?);
+    Ok(())
+}
+
+/// Gives every pinned link of a tcx program that of this object. Those of interfaces that are gone are left.
+pub(super) fn replace_all(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
+    for ifname in pins.interfaces()? {
+        for name in CLASSIFIERS {
+            let pin = pins.link(&ifname, name)?;
+            if !is_live(&pin)? {
+                continue;
+            }
+            let program = loader::classifier(ebpf, name)?;
+            if let Err(error) = replace(program, &pin, &ifname, name)
+                && is_live(&pin)?
+            {
+                return Err(error);
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Asks the interface, not the link: a link may belong to an interface of the same number in

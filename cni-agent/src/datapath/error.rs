@@ -58,6 +58,9 @@ pub enum DatapathError {
         program: &'static str,
         message: String,
     },
+    /// Packets are followed for one at a time.
+    #[error("somebody traces on this node already; try again when that has ended")]
+    Traced,
     /// The kernel refuses a program.
     #[error("the kernel refuses the program {program}: {source}")]
     Program {

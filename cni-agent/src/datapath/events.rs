@@ -3,8 +3,11 @@
 use super::{DatapathError, DropReason, flows::now_ns, maps::open, pins::Pins};
 use crate::policy::Direction;
 use aya::maps::{Array, MapData, MapError, PerCpuArray, RingBuf};
-use cni_ebpf_common::event::{Event, EventBudget, EventSettings};
-use etherparse::{LaxNetSlice, LaxSlicedPacket, TransportSlice};
+use cni_ebpf_common::{
+    event::{Event, EventBudget, EventSettings},
+    flow::{SCTP, TCP, UDP},
+};
+use etherparse::{Ipv6ExtensionSlice, LaxNetSlice, LaxSlicedPacket};
 use std::{
     net::{IpAddr, SocketAddr},
     time::Duration,
@@ -126,39 +129,41 @@ fn event(bytes: &[u8], now_ns: u64) -> Option<PacketEvent> {
         ifindex: word(8)?,
         happened,
         length: word(16)?,
-        ends: ends(head),
+        // A length that says more than was copied is no fault.
+        ends: LaxSlicedPacket::from_ethernet(head)
+            .ok()
+            .as_ref()
+            .and_then(ends),
     })
 }
 
-/// Of the beginning of a frame, which may end early.
-fn ends(head: &[u8]) -> Option<PacketEnds> {
-    // A length that says more than was copied is no fault.
-    let lax = LaxSlicedPacket::from_ethernet(head).ok()?;
-    let (source, destination, protocol, whole): (IpAddr, IpAddr, u8, bool) = match &lax.net? {
+/// Of the beginning of a packet, which may end early, also within the header that has the ports.
+pub(super) fn ends(lax: &LaxSlicedPacket<'_>) -> Option<PacketEnds> {
+    const WITH_PORTS: [u8; 3] = [TCP, UDP, SCTP];
+    let (source, destination, payload): (IpAddr, IpAddr, _) = match lax.net.as_ref()? {
         LaxNetSlice::Ipv4(v4) => {
             let header = v4.header();
             (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                v4.payload().ip_number.0,
-                header.fragments_offset().value() == 0,
+                v4.payload(),
             )
         }
         LaxNetSlice::Ipv6(v6) => {
             let header = v6.header();
-            let payload = v6.payload();
             (
                 header.source_addr().into(),
                 header.destination_addr().into(),
-                payload.ip_number.0,
-                !payload.fragmented || lax.transport.is_some(),
+                v6.payload(),
             )
         }
         LaxNetSlice::Arp(_) => return None,
     };
-    let ports = match lax.transport.filter(|_| whole) {
-        Some(TransportSlice::Tcp(tcp)) => (tcp.source_port(), tcp.destination_port()),
-        Some(TransportSlice::Udp(udp)) => (udp.source_port(), udp.destination_port()),
+    let protocol = payload.ip_number.0;
+    let ports = match (first_of_packet(lax), payload.payload) {
+        (true, [a, b, c, d, ..]) if WITH_PORTS.contains(&protocol) => {
+            (u16::from_be_bytes([*a, *b]), u16::from_be_bytes([*c, *d]))
+        }
         _ => (0, 0),
     };
     Some(PacketEnds {
@@ -168,10 +173,25 @@ fn ends(head: &[u8]) -> Option<PacketEnds> {
     })
 }
 
+/// Whether it is no later fragment.
+fn first_of_packet(lax: &LaxSlicedPacket<'_>) -> bool {
+    match &lax.net {
+        Some(LaxNetSlice::Ipv4(v4)) => v4.header().fragments_offset().value() == 0,
+        Some(LaxNetSlice::Ipv6(v6)) => {
+            let mut extensions = v6.extensions().clone().into_iter();
+            extensions.all(|extension| match extension {
+                Ipv6ExtensionSlice::Fragment(fragment) => fragment.fragment_offset().value() == 0,
+                _ => true,
+            })
+        }
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use etherparse::PacketBuilder;
+    use etherparse::{PacketBuilder, TcpOptionElement};
 
     fn told(what: u32, frame: &[u8]) -> Vec<u8> {
         let captured = frame.len().min(Event::HEAD);
@@ -201,6 +221,39 @@ mod tests {
         assert_eq!(ends.source, "10.1.0.2:40000".parse().unwrap());
         assert_eq!(ends.destination, "10.1.0.3:80".parse().unwrap());
         assert_eq!(ends.protocol, 6);
+    }
+
+    #[test]
+    fn ports_are_read_where_their_header_is_cut() {
+        let packet = |v4: bool| {
+            let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+            let builder = match v4 {
+                true => builder.ipv4([10, 1, 0, 2], [10, 1, 0, 3], 64),
+                false => builder.ipv6([7; 16], [8; 16], 64),
+            };
+            let mut frame = Vec::new();
+            let options = [TcpOptionElement::Timestamp(1, 2)];
+            let tcp = builder.tcp(40_000, 80, 1, 1).options(&options).unwrap();
+            tcp.write(&mut frame, &[]).unwrap();
+            frame
+        };
+        for (frame, copied) in [(packet(true), 54), (packet(false), 74)] {
+            assert!(frame.len() > copied);
+            let read = event(&told(1, &frame[..copied]), 3_000).unwrap();
+            let ends = read.ends.unwrap();
+            assert_eq!((ends.source.port(), ends.destination.port()), (40_000, 80));
+        }
+    }
+
+    #[test]
+    fn a_later_fragment_has_no_ports() {
+        let mut frame = Vec::new();
+        let builder = PacketBuilder::ethernet2([2; 6], [4; 6]);
+        let udp = builder.ipv4([10, 1, 0, 2], [10, 1, 0, 3], 64).udp(9, 53);
+        udp.write(&mut frame, &[7; 64]).unwrap();
+        frame[21] = 8;
+        let read = event(&told(1, &frame), 3_000).unwrap();
+        assert_eq!(read.ends.unwrap().destination.port(), 0);
     }
 
     #[test]

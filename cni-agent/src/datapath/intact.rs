@@ -29,7 +29,7 @@ pub(super) fn difference(
             )));
         }
     }
-    let missing = attach::missing(&mut loaded.ebpf, interface)?;
+    let missing = attach::missing(loaded.current(), interface)?;
     let ifname = interface.ifname;
     Ok(missing.map(|program| format!("program {program} on {ifname}: expected, not attached")))
 }

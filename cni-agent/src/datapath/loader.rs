@@ -39,6 +39,8 @@ use cni_ebpf_common::{
 use std::io;
 
 static OBJECT: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead-ebpf"));
+/// The same programs, which also tell of the packets that they are asked to follow.
+static TRACED: &[u8] = include_bytes_aligned!(concat!(env!("OUT_DIR"), "/fairlead-ebpf-traced"));
 
 pub(super) const CONNECTIONS_OF: &str = "connections";
 
@@ -102,12 +104,23 @@ pub(super) const TO_POD: &str = "to_pod";
 pub(super) const FROM_UPLINK: &str = "from_uplink";
 pub(super) const TO_UPLINK: &str = "to_uplink";
 pub(super) const XDP_UPLINK: &str = "xdp_uplink";
+/// Those of tcx.
+pub(super) const CLASSIFIERS: [&str; 4] = [FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK];
 
 /// What was loaded: programs that the kernel has verified and typed maps.
 pub(super) struct Loaded {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) sockets: Sockets,
+    /// The object that is attached in place of `ebpf` while somebody traces.
+    pub(super) traced: Option<Ebpf>,
+}
+
+impl Loaded {
+    /// Whose tcx programs belong on links now.
+    pub(super) fn current(&mut self) -> &mut Ebpf {
+        self.traced.as_mut().unwrap_or(&mut self.ebpf)
+    }
 }
 
 /// Loads with maps re-used from their pins.
@@ -123,7 +136,7 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         loader.map_pin_path(shape.name, pins.map(shape.name));
     }
     let mut ebpf = loader.load(OBJECT)?;
-    for program in [FROM_POD, TO_POD, FROM_UPLINK, TO_UPLINK] {
+    for program in CLASSIFIERS {
         load_classifier(&mut ebpf, program)?;
     }
     let program = xdp(&mut ebpf, XDP_UPLINK)?;
@@ -148,11 +161,30 @@ pub(super) fn load(pins: &Pins, log_level: LogLevel) -> Result<Loaded, DatapathE
         ebpf,
         maps,
         sockets,
+        traced: None,
     })
+}
+
+/// The object that tells, on the pinned maps, with its tcx programs.
+pub(super) fn load_traced(pins: &Pins) -> Result<Ebpf, DatapathError> {
+    let mut ebpf = load_object(TRACED, pins, LogLevel::Off, &[])?;
+    for program in CLASSIFIERS {
+        load_classifier(&mut ebpf, program)?;
+    }
+    Ok(ebpf)
 }
 
 /// The object without its programs, on the pinned maps but for these, which are its own, with so many rows.
 pub(super) fn load_apart(
+    pins: &Pins,
+    log_level: LogLevel,
+    own: &[(&'static str, Option<u32>)],
+) -> Result<Ebpf, DatapathError> {
+    load_object(OBJECT, pins, log_level, own)
+}
+
+fn load_object(
+    object: &[u8],
     pins: &Pins,
     log_level: LogLevel,
     own: &[(&'static str, Option<u32>)],
@@ -171,7 +203,7 @@ pub(super) fn load_apart(
             Some((_, None)) => {}
         }
     }
-    Ok(loader.load(OBJECT)?)
+    Ok(loader.load(object)?)
 }
 
 /// A tcx program, which the kernel has verified then.

@@ -27,6 +27,7 @@ mod ranges;
 mod rows;
 mod service_flows;
 mod services;
+mod trace;
 mod trial;
 mod upgrade;
 mod xdp;
@@ -36,6 +37,7 @@ pub use attach::Attachment;
 pub use cgroup::{ServedSockets, unified_cgroup};
 pub use cni_ebpf_common::{
     endpoint::{Endpoint as EndpointRow, EndpointAddr as AddressRow},
+    trace::Judgement,
     verdict::{Counter, DropReason, Path as PacketPath},
 };
 pub use counters::DropRow;
@@ -48,6 +50,7 @@ pub use policies::ConnectionRow;
 pub use rows::{EndpointRows, NodeRoute, Via, endpoint_rows, ip_of};
 pub use service_flows::FlowCounts;
 pub use services::ServicesChange;
+pub use trace::{TraceReader, TraceScope, TracedAction, TracedStep, TracedWalk};
 pub use trial::{Entry, Fate, Tried, TriedPacket};
 pub use xdp::UplinkXdp;
 
@@ -167,7 +170,7 @@ impl Datapath {
     /// The interface is missing or another one, or the kernel refuses.
     pub fn attach_endpoint(&self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
         attach::endpoint(
-            &mut self.lock().ebpf,
+            self.lock().current(),
             &self.pins,
             Interface { ifname, ifindex },
         )
@@ -194,7 +197,7 @@ impl Datapath {
         xdp: XdpMode,
     ) -> Result<UplinkXdp, DatapathError> {
         attach::uplink(
-            &mut self.lock().ebpf,
+            &mut self.lock(),
             &self.pins,
             Interface { ifname, ifindex },
             xdp,

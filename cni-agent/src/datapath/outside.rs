@@ -82,6 +82,6 @@ impl Datapath {
     /// As `attach_uplink`.
     pub fn attach_answers(&self, ifname: &str, ifindex: u32) -> Result<(), DatapathError> {
         let interface = Interface { ifname, ifindex };
-        attach::answers(&mut self.lock().ebpf, &self.pins, interface)
+        attach::answers(self.lock().current(), &self.pins, interface)
     }
 }

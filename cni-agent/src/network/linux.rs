@@ -3,11 +3,13 @@
 mod announce;
 mod endpoints;
 mod flows;
+mod names;
 mod node;
 mod policies;
 mod policy_plan;
 mod queries;
 mod services;
+mod trace;
 
 use super::{
     desired::{Desired, Uplink},
@@ -42,6 +44,7 @@ use tokio::{
     task::JoinHandle,
     time::{Instant, timeout},
 };
+use trace::Traces;
 
 /// Links, routes, masquerade, programs and maps of this node.
 pub struct Linux {
@@ -63,6 +66,8 @@ pub struct Linux {
     log_reader: Option<JoinHandle<()>>,
     /// What is told of single packets.
     flows: Flows,
+    /// Packets that are followed.
+    traces: Traces,
 }
 
 impl Drop for Linux {
@@ -71,6 +76,9 @@ impl Drop for Linux {
         self.sweeper.abort();
         if let Some(reader) = &self.log_reader {
             reader.abort();
+        }
+        if let Err(error) = self.datapath.end_trace() {
+            tracing::warn!(%error, "the programs of a trace go on until the next start");
         }
     }
 }
@@ -134,6 +142,7 @@ impl Linux {
             dying,
             log_reader,
             flows,
+            traces: Traces::default(),
         })
     }
 }

@@ -375,6 +375,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         Query::Policies => serde_json::to_value(network.policy_rows()),
         Query::Policy(question) => serde_json::to_value(network.explain_policy(&question).await?),
         Query::Flows { from } => serde_json::to_value(network.flows(from).await.map_err(kernel)?),
+        Query::Trace(question) => serde_json::to_value(network.trace(question).await?),
         Query::PolicyPlan(change) => serde_json::to_value(network.plan_policies(*change).await?),
         Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
             return Err(CniError::internal("this is the agent's to answer"));

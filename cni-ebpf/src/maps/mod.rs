@@ -11,6 +11,8 @@ mod outside;
 mod policy;
 mod services;
 mod sockets;
+#[cfg(feature = "trace")]
+mod traces;
 
 pub(crate) use events::*;
 pub(crate) use flows::*;
@@ -18,8 +20,10 @@ pub(crate) use outside::*;
 pub(crate) use policy::*;
 pub(crate) use services::*;
 pub(crate) use sockets::*;
+#[cfg(feature = "trace")]
+pub(crate) use traces::*;
 
-use crate::{address::Ip, service::Search};
+use crate::{address::Ip, service::Search, trace};
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     btf_maps::{HashMap, LpmTrie, PerCpuArray, PerCpuHashMap, lpm_trie::Key},
@@ -31,6 +35,7 @@ use cni_ebpf_common::{
         Endpoint, EndpointAddr, EndpointAddrKey, EndpointKey, MAX_ENDPOINT_ADDRS, MAX_ENDPOINTS,
     },
     node::{MAX_NODES, Node},
+    trace::StepKind,
     verdict::{Counter, DropKey, DropReason, MAX_COUNTERS, MAX_DROPS, Path},
 };
 use core::{mem::offset_of, ptr};
@@ -145,6 +150,7 @@ pub(crate) fn count_drop(ifindex: u32, reason: DropReason, bytes: u64, packets: 
 #[inline(always)]
 pub(crate) fn count_path(path: Path, bytes: u64, packets: u64) {
     add(PATHS.get_ptr_mut(path as u32), bytes, packets);
+    trace::step(StepKind::Path, path as u32, 0);
 }
 
 /// This CPU's room for what subprograms share: their stacks lie on top of each other, 512 bytes for

@@ -10,6 +10,7 @@ mod outside;
 mod packets;
 mod restarts;
 mod single_stack;
+mod tracing;
 mod wiring;
 
 use crate::{

@@ -1,18 +1,15 @@
 //! Keeps what the programs tell of single packets for who asks, as long as somebody does, and puts names to it.
 
-use super::{Linux, blocking, fault, policy_plan::protocol};
+use super::{Linux, names::Names};
 use crate::{
-    datapath::{DropReason, EventReader, Happened, PacketEnds, PacketEvent},
-    model::Endpoint,
-    network::{Network, kernel::KernelError, policies::local},
-    policy::{Because, Direction, Explanation, Port, explain},
-    query::{End, FlowEnds, FlowRow, FlowVerdict, FlowsAnswer},
-    state::Cluster,
+    datapath::{DropReason, EventReader, Happened, PacketEvent},
+    network::{Network, kernel::KernelError},
+    policy::Direction,
+    query::{FlowRow, FlowVerdict, FlowsAnswer},
 };
 use k8s_openapi::jiff::{SignedDuration, Timestamp};
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    net::IpAddr,
+    collections::VecDeque,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
@@ -33,8 +30,6 @@ const PAUSE: Duration = Duration::from_millis(20);
 const KEPT: usize = 16_384;
 /// Events of one answer.
 const MOST: usize = 2_048;
-/// Explanations of one answer: those of other packets name no policy.
-const MOST_EXPLAINED: usize = 256;
 
 /// What was told.
 pub(super) struct Flows {
@@ -166,8 +161,7 @@ fn take(reader: &mut EventReader, shared: &Shared) {
     let mut buffer = shared.buffer();
     buffer.lost = lost;
     for event in events {
-        let age = SignedDuration::try_from(event.age).unwrap_or_default();
-        let at = now.checked_sub(age).unwrap_or(now);
+        let at = ago(now, event.age);
         let number = buffer.next;
         buffer.events.push_back((number, at, event));
         buffer.next += 1;
@@ -176,6 +170,12 @@ fn take(reader: &mut EventReader, shared: &Shared) {
     buffer.events.drain(..over);
     drop(buffer);
     shared.news.notify_waiters();
+}
+
+/// When something was.
+pub(super) fn ago(now: Timestamp, age: Duration) -> Timestamp {
+    let age = SignedDuration::try_from(age).unwrap_or_default();
+    now.checked_sub(age).unwrap_or(now)
 }
 
 impl Network<Linux> {
@@ -193,33 +193,9 @@ impl Network<Linux> {
                 flows: Vec::new(),
             });
         }
-        let datapath = self.kernel.datapath.clone();
-        let rows = blocking(move || datapath.endpoints().map_err(fault)).await?;
-        let endpoints = self.book.list();
-        let cluster = self.cluster.borrow().clone();
-        let mut names = Names {
-            pods: by_address(&cluster),
-            cluster: &cluster,
-            node: &self.config.node_name,
-            endpoints: &endpoints,
-            interfaces: rows
-                .iter()
-                .map(|(ifindex, row)| (*ifindex, row.id))
-                .collect(),
-            explained: HashMap::new(),
-        };
-        let uplinks = self.view().desired.map(|desired| desired.uplinks.clone());
-        let flows = told.events.iter().map(|(_, at, event)| {
-            let mut row = names.row(at, event);
-            let uplink = uplinks
-                .iter()
-                .flatten()
-                .find(|uplink| uplink.ifindex == event.ifindex);
-            if let Some(uplink) = uplink {
-                row.seen_by = format!("uplink {}", uplink.name);
-            }
-            row
-        });
+        let known = self.known().await?;
+        let mut names = known.names();
+        let flows = (told.events.iter()).map(|(_, at, event)| names.row(at, event));
         Ok(FlowsAnswer {
             flows: flows.collect(),
             next: told.next,
@@ -227,48 +203,6 @@ impl Network<Linux> {
             missed: told.missed,
         })
     }
-}
-
-type Asked = (u32, Direction, IpAddr, String);
-
-/// Puts names to addresses and numbers.
-struct Names<'a> {
-    cluster: &'a Cluster,
-    node: &'a str,
-    endpoints: &'a [Endpoint],
-    /// Endpoints' numbers by interface.
-    interfaces: BTreeMap<u32, u32>,
-    pods: HashMap<IpAddr, End>,
-    explained: HashMap<Asked, Vec<String>>,
-}
-
-/// Everybody with a name.
-fn by_address(cluster: &Cluster) -> HashMap<IpAddr, End> {
-    let mut all = HashMap::new();
-    let mut put =
-        |name: String, addresses: &mut dyn Iterator<Item = &IpAddr>, node: Option<&String>| {
-            for address in addresses {
-                let end = End {
-                    name: name.clone(),
-                    address: *address,
-                    node: node.cloned(),
-                };
-                all.insert(*address, end);
-            }
-        };
-    for service in cluster.services.values() {
-        let name = format!("service {}/{}", service.namespace, service.name);
-        put(name, &mut service.cluster_ips.iter(), None);
-    }
-    for node in cluster.nodes.values() {
-        let mut addresses = node.addresses.iter().chain(&node.further_addresses);
-        put(format!("node {}", node.name), &mut addresses, None);
-    }
-    for pod in cluster.pods.values().filter(|pod| !pod.host_network) {
-        let name = format!("pod {}/{}", pod.namespace, pod.name);
-        put(name, &mut pod.ips.iter(), pod.node.as_ref());
-    }
-    all
 }
 
 impl Names<'_> {
@@ -294,83 +228,6 @@ impl Names<'_> {
             policies: policies.unwrap_or_default(),
         }
     }
-
-    fn seen_by(&self, ifindex: u32) -> String {
-        let id = self.interfaces.get(&ifindex);
-        let endpoint = id.and_then(|id| self.endpoints.iter().find(|e| e.id == *id));
-        match endpoint.and_then(|endpoint| endpoint.pod.as_ref()) {
-            Some(pod) => format!("pod {}/{}", pod.namespace, pod.name),
-            None => format!("interface {ifindex}"),
-        }
-    }
-
-    fn end(&self, address: IpAddr) -> End {
-        let known = self.pods.get(&address).cloned();
-        known.unwrap_or_else(|| End {
-            name: String::new(),
-            address,
-            node: None,
-        })
-    }
-
-    fn ends(&self, ends: &PacketEnds) -> FlowEnds {
-        FlowEnds {
-            from: self.end(ends.source.ip()),
-            from_port: ends.source.port(),
-            to: self.end(ends.destination.ip()),
-            to_port: ends.destination.port(),
-            protocol: protocol_name(ends.protocol),
-        }
-    }
-
-    /// Which policies say so, as `fairlead policy explain` has it.
-    fn policies(&mut self, direction: Direction, ends: &PacketEnds) -> Vec<String> {
-        let (own, peer) = match direction {
-            Direction::Ingress => (ends.destination, ends.source),
-            Direction::Egress => (ends.source, ends.destination),
-        };
-        let has = |endpoint: &&Endpoint| endpoint.addresses.iter().any(|a| a == own.ip());
-        let Some(endpoint) = self.endpoints.iter().find(has) else {
-            return Vec::new();
-        };
-        let port = match protocol(ends.protocol) {
-            Some(protocol) => Port::Of(protocol, ends.destination.port()),
-            None => Port::None,
-        };
-        let asked = (endpoint.id, direction, peer.ip(), port.to_string());
-        if let Some(known) = self.explained.get(&asked) {
-            return known.clone();
-        }
-        if self.explained.len() >= MOST_EXPLAINED {
-            return Vec::new();
-        }
-        let pod = local(endpoint);
-        let said = explain(self.cluster, self.node, &pod, direction, peer.ip(), port);
-        let policies = deciders(&said);
-        self.explained.insert(asked, policies.clone());
-        policies
-    }
-}
-
-/// The rule that denies, or the policies that select the pod and allow something else.
-fn deciders(said: &Explanation) -> Vec<String> {
-    let mut policies: Vec<String> = match said.because {
-        Because::Rule => {
-            let decides = said.rules.iter().rfind(|rule| rule.decides);
-            let named = decides.map(|rule| format!("{} {}", rule.object, rule.rule));
-            named.into_iter().collect()
-        }
-        Because::NoRule => {
-            let own = said
-                .rules
-                .iter()
-                .filter(|rule| rule.tier == "NetworkPolicy");
-            own.map(|rule| rule.object.clone()).collect()
-        }
-        Because::NoPolicy | Because::OwnNode | Because::NotKnown => Vec::new(),
-    };
-    policies.dedup();
-    policies
 }
 
 /// Whose rules a drop by policy was asked of.
@@ -379,13 +236,5 @@ const fn side(reason: DropReason) -> Option<Direction> {
         DropReason::PolicyIngress => Some(Direction::Ingress),
         DropReason::PolicyEgress => Some(Direction::Egress),
         _ => None,
-    }
-}
-
-fn protocol_name(number: u8) -> String {
-    match (protocol(number), number) {
-        (Some(protocol), _) => protocol.as_str().to_owned(),
-        (None, 1 | 58) => "ICMP".to_owned(),
-        (None, other) => other.to_string(),
     }
 }
