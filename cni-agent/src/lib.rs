@@ -12,6 +12,7 @@ pub mod clock;
 pub mod cni;
 pub mod config;
 pub mod datapath;
+pub mod domains;
 mod folder_watch;
 pub mod health;
 pub mod health_check;

@@ -5,7 +5,8 @@ use crate::model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node,
 use std::{
     borrow::Borrow,
     cmp::Ordering,
-    collections::{BTreeMap, btree_map},
+    collections::{BTreeMap, BTreeSet, btree_map},
+    net::IpAddr,
     ops::Index,
     sync::Arc,
 };
@@ -29,6 +30,8 @@ pub struct Cluster {
     pub policies: Objects<(String, String), NetworkPolicy>,
     /// By kind and name.
     pub cluster_policies: Objects<(String, String), ClusterPolicy>,
+    /// Addresses of the names that policies name: no source tells them, this node finds them out.
+    pub domains: Objects<String, BTreeSet<IpAddr>>,
 }
 
 impl Cluster {
@@ -41,6 +44,7 @@ impl Cluster {
             && self.namespaces == other.namespaces
             && self.policies == other.policies
             && self.cluster_policies == other.cluster_policies
+            && self.domains == other.domains
     }
 
     /// Whether there is any policy: without, nobody asks for other nodes' pods.

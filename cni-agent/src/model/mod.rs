@@ -12,8 +12,8 @@ pub use endpoint::{Addresses, Endpoint, Mac, PodRef};
 pub use node::Node;
 pub use pod::{NamedPort, Pod};
 pub use policy::{
-    Action, ClusterPolicy, Judgement, Namespace, NetworkPolicy, Operator, Peer, PortChoice, Ports,
-    Requirement, Rule, Selector, Tier,
+    Action, ClusterPolicy, DomainPattern, Judgement, Namespace, NetworkPolicy, Operator, Peer,
+    PortChoice, Ports, Requirement, Rule, Selector, Tier,
 };
 pub use service::{
     EndpointSlice, Hints, Ingress, Protocol, Service, ServicePort, ServiceType, SliceEndpoint,

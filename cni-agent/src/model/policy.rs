@@ -110,6 +110,50 @@ pub enum Peer {
         /// Parts of `cidr` that don't count.
         except: Vec<IpNetwork>,
     },
+    /// Addresses that names have.
+    Domain(DomainPattern),
+}
+
+/// A name, or all names below one (`*.example.com`); in lower case, without a dot at the end.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DomainPattern(String);
+
+impl DomainPattern {
+    /// Reads it as people write it; none: it is no name.
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.strip_suffix('.').unwrap_or(text).to_ascii_lowercase();
+        let name = text.strip_prefix("*.").unwrap_or(&text);
+        let is_label = |label: &str| {
+            let inner = |c: u8| c.is_ascii_alphanumeric() || c == b'-' || c == b'_';
+            let end = |c: Option<&u8>| c.is_some_and(u8::is_ascii_alphanumeric);
+            let bytes = label.as_bytes();
+            bytes.len() <= 63
+                && bytes.iter().copied().all(inner)
+                && end(bytes.first())
+                && end(bytes.last())
+        };
+        let is_name = name.len() <= 253 && name.contains('.') && name.split('.').all(is_label);
+        is_name.then_some(Self(text))
+    }
+
+    /// The one name that it means; none: it means all below one.
+    pub fn exact(&self) -> Option<&str> {
+        (!self.0.starts_with("*.")).then_some(&self.0)
+    }
+
+    /// Whether it means a name, in the same form.
+    pub fn means(&self, name: &str) -> bool {
+        match self.0.strip_prefix('*') {
+            // At least one label before the dot.
+            Some(below) => name.len() > below.len() && name.ends_with(below),
+            None => name == self.0,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
 }
 
 /// Ports of one protocol at the end that is connected to.
@@ -165,5 +209,57 @@ impl Selector {
                 Operator::DoesNotExist => value.is_none(),
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The examples of the API.
+    #[test]
+    fn a_pattern_means_one_name_or_those_below_one() {
+        let means = |pattern: &str, name: &str| DomainPattern::parse(pattern).unwrap().means(name);
+        assert!(means("kubernetes.io", "kubernetes.io"));
+        assert!(means("Kubernetes.IO.", "kubernetes.io"));
+        for name in ["www.kubernetes.io", "my-kubernetes.io", "wikipedia.org"] {
+            assert!(!means("kubernetes.io", name), "{name}");
+        }
+        for name in ["www.kubernetes.io", "latest.blog.kubernetes.io"] {
+            assert!(means("*.kubernetes.io", name), "{name}");
+        }
+        for name in [
+            "kubernetes.io",
+            ".kubernetes.io",
+            "my-kubernetes.io",
+            "wikipedia.org",
+        ] {
+            assert!(!means("*.kubernetes.io", name), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_none() {
+        let long = format!("{}.io", "a".repeat(64));
+        for text in [
+            "",
+            "*",
+            "*.",
+            "localhost",
+            "a..b",
+            "-a.io",
+            "a.-b",
+            "a.*.io",
+            "*a.io",
+            "a b.io",
+            &long,
+        ] {
+            assert_eq!(DomainPattern::parse(text), None, "{text}");
+        }
+        assert!(
+            DomainPattern::parse("_dns-sd.example.com").is_none(),
+            "as in the API"
+        );
+        assert!(DomainPattern::parse("a_b.example.com").is_some());
     }
 }

@@ -14,6 +14,7 @@ use crate::{
         result::{self, PrevResult},
     },
     config::{ApiOptions, NetworkConfig},
+    domains::{self, Dns, DomainsFile, Following},
     health_check,
     metrics::{NetworkSnapshot, Passes, PodDrops},
     model::AttachmentId,
@@ -41,6 +42,9 @@ pub struct Running {
     pub source: Box<dyn Source>,
     /// Ports for load balancers that can't be served.
     pub unheard: health_check::Problems,
+    /// Domain names of policies that can't be resolved.
+    pub unresolved: domains::Problems,
+    _following: Following,
 }
 
 /// How far the network part is.
@@ -139,7 +143,16 @@ async fn run_until(
     let (source, kept) = open_source(&config, api.as_ref()).await?;
     let spool_folder = config.spool();
     let kernel = Linux::open(&config).await.map_err(|e| e.to_string())?;
-    let mut network = Network::new(config, kernel, book, clock, source.subscribe());
+    let unresolved = domains::Problems::default();
+    let file = DomainsFile::new(config.state_dir.join("domains.json"));
+    let (clusters, following) = domains::follow(
+        source.subscribe(),
+        Dns,
+        kernel.in_use(),
+        file,
+        unresolved.clone(),
+    );
+    let mut network = Network::new(config, kernel, book, clock, clusters);
     network.passes = passes;
     network.arrivals = source.arrivals();
     network.pods_are_told = api.is_some();
@@ -148,6 +161,8 @@ async fn run_until(
         network,
         source,
         unheard: unheard.clone(),
+        unresolved,
+        _following: following,
     });
     let network = &running.network;
 
@@ -468,6 +483,7 @@ pub async fn complete_status(slot: &NetworkSlot, status: &mut Status) {
     status.problems.extend(view.kept_deletions);
     status.problems.extend(view.coexistence);
     status.problems.extend(running.unheard.snapshot());
+    status.problems.extend(running.unresolved.snapshot());
     let troubled = view.troubled.into_values().map(|trouble| trouble.text);
     status.problems.extend(troubled);
     status.problems.extend(view.strangers.into_values());

@@ -47,6 +47,7 @@ pub struct Compiler {
     policies: Objects<Key, NetworkPolicy>,
     cluster_policies: Objects<Key, ClusterPolicy>,
     nodes: Objects<String, Node>,
+    domains: Objects<String, BTreeSet<IpAddr>>,
     locals: Vec<LocalPod>,
     /// The node's addresses.
     own: Vec<IpAddr>,
@@ -59,6 +60,10 @@ pub struct Compiler {
     of_pod: HashMap<Key, Vec<(IpAddr, u32)>>,
     /// Of nodes that are peers.
     of_nodes: Vec<(IpAddr, u32)>,
+    /// The peers that addresses are by their names.
+    by_domain: HashMap<IpAddr, Vec<u32>>,
+    /// Of addresses with such names.
+    of_domains: Vec<(IpAddr, u32)>,
     classes: BTreeMap<Class, u32>,
     sets: HashMap<Arc<PortSet>, u32>,
     tables: Arc<Tables>,
@@ -76,6 +81,7 @@ impl Compiler {
             policies: Objects::default(),
             cluster_policies: Objects::default(),
             nodes: Objects::default(),
+            domains: Objects::default(),
             locals: Vec::new(),
             peers: Peers::default(),
             named: [const { BTreeSet::new() }; 2],
@@ -83,6 +89,8 @@ impl Compiler {
             next_identity: 1,
             of_pod: HashMap::new(),
             of_nodes: Vec::new(),
+            by_domain: HashMap::new(),
+            of_domains: Vec::new(),
             classes: BTreeMap::new(),
             sets: HashMap::new(),
             tables: Arc::default(),
@@ -96,6 +104,7 @@ impl Compiler {
         let policies = !(self.policies.is_copy_of(&cluster.policies)
             && self.cluster_policies.is_copy_of(&cluster.cluster_policies));
         let nodes = self.peers.mean_nodes() && !self.nodes.is_copy_of(&cluster.nodes);
+        let domains = self.peers.mean_domains() && !self.domains.is_copy_of(&cluster.domains);
         let namespaces = !self.namespaces.is_copy_of(&cluster.namespaces);
         let pods = !self.pods.is_copy_of(&cluster.pods);
         let own = cluster.nodes.get(&self.node);
@@ -105,6 +114,7 @@ impl Compiler {
             || namespaces
             || pods
             || nodes
+            || domains
             || self.locals != locals
             || self.own != own
             || first)
@@ -125,10 +135,16 @@ impl Compiler {
         locals.clone_into(&mut self.locals);
         self.cluster_policies = cluster.cluster_policies.clone();
         self.nodes = cluster.nodes.clone();
+        self.domains = cluster.domains.clone();
         self.own = own;
 
         let selected = select(cluster, locals);
         let fresh = self.renew_peers(&selected);
+        if fresh || domains {
+            changed.extend(self.renew_domains());
+        }
+        // They are placed by their names, too.
+        let nodes = nodes || domains;
         let moved = match namespaces {
             true => Moved::All { nodes },
             false => Moved::Pods { changed, nodes },
@@ -158,6 +174,7 @@ impl Compiler {
         self.place_pods(pods.iter());
         if nodes {
             self.place_nodes();
+            self.place_domains();
         }
         let mut classes = std::mem::take(&mut self.classes);
         self.renew_classes(selected, &mut classes, &mut tables);
@@ -202,7 +219,8 @@ impl Compiler {
             self.tables = Arc::new(tables);
         }
         // Also of who shares an address with another one now, and has it alone later.
-        let placed = self.of_pod.values().flatten().chain(&self.of_nodes);
+        let placed = self.of_pod.values().flatten();
+        let placed = placed.chain(&self.of_nodes).chain(&self.of_domains);
         let placed: HashSet<u32> = placed.map(|(_, number)| *number).collect();
         self.identities.retain(|_, number| {
             *number == Tables::ANYBODY || identities.contains(number) || placed.contains(number)
@@ -229,12 +247,28 @@ impl Compiler {
         !same || self.tables.generation == 0
     }
 
+    /// Takes over who is a peer by name; the pods of which that may have changed.
+    fn renew_domains(&mut self) -> Vec<Key> {
+        let by_domain = self.peers.by_domain(&self.domains);
+        let before = std::mem::replace(&mut self.by_domain, by_domain);
+        if before.is_empty() && self.by_domain.is_empty() {
+            return Vec::new();
+        }
+        let moved = |address: &IpAddr| before.get(address) != self.by_domain.get(address);
+        let pods = self
+            .pods
+            .iter()
+            .filter(|(_, pod)| pod.ips.iter().any(moved));
+        pods.map(|(key, _)| key.clone()).collect()
+    }
+
     fn begin_generation(&mut self) -> Tables {
         self.identities.clear();
         self.identities.insert(Identity::default(), Tables::ANYBODY);
         self.next_identity = 1;
         self.of_pod.clear();
         self.of_nodes.clear();
+        self.of_domains.clear();
         self.classes.clear();
         let generation = self.next.generation;
         self.next.generation += 1;
@@ -274,7 +308,7 @@ impl Compiler {
                 let own = own.filter(|address| !pod.ips.contains(address));
                 for address in pod.ips.iter().chain(own) {
                     let mut identity = identity.clone();
-                    self.peers.of_address(*address, &mut identity);
+                    self.add_address(*address, &mut identity);
                     if !identity.is_anybody() {
                         placed.push((*address, self.number_of(identity)));
                     }
@@ -302,11 +336,30 @@ impl Compiler {
             }
             for address in all_addresses(node) {
                 let mut identity = of_node.clone();
-                self.peers.of_address(address, &mut identity);
+                self.add_address(address, &mut identity);
                 let number = self.number_of(identity);
                 self.of_nodes.push((address, number));
             }
         }
+    }
+
+    /// Finds the identities of addresses that have names anew.
+    fn place_domains(&mut self) {
+        self.of_domains.clear();
+        let addresses: Vec<IpAddr> = self.by_domain.keys().copied().collect();
+        for address in addresses {
+            let mut identity = Identity::default();
+            self.add_address(address, &mut identity);
+            let number = self.number_of(identity);
+            self.of_domains.push((address, number));
+        }
+    }
+
+    /// Adds the peers that somebody is by an address.
+    fn add_address(&self, address: IpAddr, identity: &mut Identity) {
+        self.peers.of_address(address, identity);
+        let by_name = self.by_domain.get(&address).into_iter().flatten();
+        by_name.for_each(|number| identity.add(*number));
     }
 
     /// Numbers the classes of the local pods. `all` are those that were, and are added to.
@@ -405,6 +458,8 @@ impl Compiler {
 
     fn fill_addresses(&mut self, tables: &mut Tables) {
         tables.addresses.clear();
+        // Who is somebody else, too, has that one's identity, which holds this one.
+        tables.addresses.extend(self.of_domains.iter().copied());
         tables.addresses.extend(self.of_nodes.iter().copied());
         // Of two pods with one address, one is about to go.
         let mut keys: Vec<&Key> = self.of_pod.keys().collect();
@@ -422,7 +477,7 @@ impl Compiler {
                 if let Some(own) = self.nodes.get(&self.node) {
                     self.peers.of_node(own, &mut identity);
                 }
-                self.peers.of_address(address, &mut identity);
+                self.add_address(address, &mut identity);
                 number = self.number_of(identity);
             }
             tables.addresses.insert(address, number);

@@ -201,6 +201,9 @@ impl<'a> Asked<'a> {
             }
         }
         peers.of_address(peer, &mut identity);
+        let by_domain = peers.by_domain(&cluster.domains);
+        let by_name = by_domain.get(&peer).into_iter().flatten();
+        by_name.for_each(|number| identity.add(*number));
         if direction == Direction::Ingress {
             named = selected.ports.to_vec();
         }

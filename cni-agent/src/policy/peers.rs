@@ -1,6 +1,9 @@
 //! The peers that rules name, and who is which of them.
 
-use crate::model::{NamedPort, Namespace, Node, Pod, Selector};
+use crate::{
+    model::{DomainPattern, NamedPort, Namespace, Node, Pod, Selector},
+    state::Objects,
+};
 use ipnetwork::IpNetwork;
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -19,6 +22,7 @@ pub(super) enum Meaning {
         cidr: IpNetwork,
         except: Vec<IpNetwork>,
     },
+    Domain(DomainPattern),
 }
 
 /// Whose pods: a namespace is a type of its own, no label that somebody could set.
@@ -61,7 +65,7 @@ impl Identity {
         word.is_some_and(|word| word >> (peer % 64) & 1 != 0)
     }
 
-    fn add(&mut self, peer: u32) {
+    pub(super) fn add(&mut self, peer: u32) {
         let at = peer as usize / 64;
         if self.peers.len() <= at {
             self.peers.resize(at + 1, 0);
@@ -84,6 +88,7 @@ pub(super) struct Peers {
     of_selected: Vec<(u32, Selector, Selector)>,
     of_nodes: Vec<(u32, Selector)>,
     blocks: Vec<(u32, IpNetwork, Vec<IpNetwork>)>,
+    domains: Vec<(u32, DomainPattern)>,
 }
 
 impl Peers {
@@ -107,6 +112,7 @@ impl Peers {
                 }
                 Meaning::Nodes(selector) => peers.of_nodes.push((number, selector)),
                 Meaning::Block { cidr, except } => peers.blocks.push((number, cidr, except)),
+                Meaning::Domain(pattern) => peers.domains.push((number, pattern)),
             }
         }
         peers
@@ -160,6 +166,26 @@ impl Peers {
                 identity.add(*number);
             }
         }
+    }
+
+    /// Whether any of them means names.
+    pub(super) fn mean_domains(&self) -> bool {
+        !self.domains.is_empty()
+    }
+
+    /// The peers that addresses are by the names that they have.
+    pub(super) fn by_domain(
+        &self,
+        domains: &Objects<String, BTreeSet<IpAddr>>,
+    ) -> HashMap<IpAddr, Vec<u32>> {
+        let mut by_domain: HashMap<IpAddr, Vec<u32>> = HashMap::new();
+        for (number, pattern) in &self.domains {
+            let meant = domains.iter().filter(|(name, _)| pattern.means(name));
+            for address in meant.flat_map(|(_, addresses)| addresses.iter()) {
+                by_domain.entry(*address).or_default().push(*number);
+            }
+        }
+        by_domain
     }
 
     /// Prefixes in which, outside of longer ones among them, all addresses are in the same blocks.

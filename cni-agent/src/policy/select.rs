@@ -154,5 +154,6 @@ pub(super) fn meaning(peer: &Peer, namespace: &str) -> Meaning {
             cidr: *cidr,
             except: except.clone(),
         },
+        Peer::Domain(pattern) => Meaning::Domain(pattern.clone()),
     }
 }

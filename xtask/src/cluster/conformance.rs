@@ -40,16 +40,7 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
     for member in plan.nodes() {
         node::import(cluster, member, &archive)?;
     }
-    let kinds = sources()?.join(KINDS);
-    workspace::output(
-        cluster
-            .kubectl()?
-            .args(["apply", "--server-side", "-f"])
-            .arg(&kinds),
-    )?;
-    until(Duration::from_secs(30), "the kind is served", || {
-        Ok(cluster.ask(&["get", "clusternetworkpolicies"]).ok())
-    })?;
+    serve_kinds(cluster)?;
     let mut tests = cluster.inside(Member::ControlPlane, setup::conformance()?);
     tests
         .env("KUBECONFIG", cluster.dir().join("admin.json"))
@@ -90,6 +81,24 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
         status.success() && count("FAIL") == 0,
         "the conformance tests failed, see above"
     );
+    Ok(())
+}
+
+/// Has the API server know the kinds of cluster-wide policies.
+///
+/// # Errors
+/// When it refuses them.
+pub(super) fn serve_kinds(cluster: &Cluster) -> Result<()> {
+    let kinds = sources()?.join(KINDS);
+    workspace::output(
+        cluster
+            .kubectl()?
+            .args(["apply", "--server-side", "-f"])
+            .arg(&kinds),
+    )?;
+    until(Duration::from_secs(30), "the kind is served", || {
+        Ok(cluster.ask(&["get", "clusternetworkpolicies"]).ok())
+    })?;
     Ok(())
 }
 

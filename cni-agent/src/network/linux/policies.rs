@@ -3,7 +3,8 @@
 use super::{Linux, blocking, fault};
 use crate::{
     cni::{CniError, code},
-    datapath::{Entry, Fate, Tried, TriedPacket},
+    datapath::{DatapathError, Entry, Fate, Tried, TriedPacket},
+    domains::InUse,
     model::{Endpoint, Protocol},
     network::{
         Network,
@@ -15,7 +16,12 @@ use crate::{
     query::{Backend, End, PolicyAnswer, PolicyQuestion, PolicyRow, ProgramsSay},
     state::Cluster,
 };
-use std::{fs, net::SocketAddr};
+use std::{
+    collections::BTreeSet,
+    fs,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 const STACK: &str = "handed to the host's stack";
 /// Of a client, which no rule looks at.
@@ -183,6 +189,28 @@ pub(super) fn not_found(word: &str, error: &str) -> CniError {
 }
 
 impl Linux {
+    /// Tells which addresses connections of this node's pods go on to.
+    pub fn in_use(&self) -> InUse {
+        let datapath = self.datapath.clone();
+        Arc::new(move |asked| {
+            let peers = || -> Result<BTreeSet<IpAddr>, DatapathError> {
+                let mut peers = BTreeSet::new();
+                for (_, endpoint) in datapath.endpoints()? {
+                    let rows = datapath.connections(endpoint.id)?;
+                    peers.extend(rows.iter().map(|row| row.peer));
+                }
+                Ok(peers)
+            };
+            match peers() {
+                Ok(peers) => asked.intersection(&peers).copied().collect(),
+                Err(error) => {
+                    tracing::warn!(%error, "connections can't be read: addresses of names stay allowed for now");
+                    asked.clone()
+                }
+            }
+        })
+    }
+
     /// Index of the host's end of a pod's link.
     async fn ifindex_of(&self, pod: &Endpoint) -> Result<u32, KernelError> {
         let (datapath, id) = (self.datapath.clone(), pod.id);

@@ -38,6 +38,8 @@ pub(super) fn questions(cluster: &Cluster) -> BTreeSet<Question> {
         "fd00::1",
         "fd00::46",
         "2001:db8::1",
+        "198.51.100.9",
+        "2001:db8::9",
     ] {
         peers.insert(text.parse().unwrap());
     }
@@ -153,6 +155,15 @@ fn lets(cluster: &Cluster, pod: &Pod, namespace: &str, rule: &Rule, question: &Q
                     .nodes
                     .values()
                     .any(|node| is_of(node, question.peer) && matches(selector, &node.labels)),
+                Peer::Domain(pattern) => cluster.domains.iter().any(|(name, addresses)| {
+                    let meant = match pattern.as_str().strip_prefix("*.") {
+                        Some(parent) => name.split_once('.').is_some_and(|(_, rest)| {
+                            rest == parent || rest.ends_with(&format!(".{parent}"))
+                        }),
+                        None => name == pattern.as_str(),
+                    };
+                    meant && addresses.contains(&question.peer)
+                }),
                 Peer::Pods { namespaces, pods } => other.is_some_and(|other| {
                     let there = match namespaces {
                         None => other.namespace == namespace,

@@ -5,13 +5,17 @@ use super::{
     Requirement, Rule, Selector,
 };
 use crate::{
-    model::{Action, ClusterPolicy, Judgement, Node, Tier},
+    model::{Action, ClusterPolicy, DomainPattern, Judgement, Node, Tier},
     state::Cluster,
 };
 use proptest::{
     collection::{btree_map, btree_set, vec},
     option,
     prelude::*,
+};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
 };
 
 /// Clusters in a row, of which each has much of the one before.
@@ -23,6 +27,7 @@ pub(super) fn clusters(count: usize) -> impl Strategy<Value = Vec<Cluster>> {
             vec(cluster_policy(), 0..2),
             vec(namespace(), 0..2),
             vec(node(), 0..2),
+            domains(),
             0..4usize,
         ),
         count - 1,
@@ -34,34 +39,37 @@ pub(super) fn clusters(count: usize) -> impl Strategy<Value = Vec<Cluster>> {
         prop_oneof![Just(Vec::new()), vec(cluster_policy(), 1..4)],
         vec(namespace(), 0..4),
         vec(node(), 0..3),
+        domains(),
         changes,
     )
-        .prop_map(|(pods, policies, of_cluster, namespaces, nodes, changes)| {
-            let mut cluster = Cluster::default();
-            let none = of_cluster.is_empty();
-            add(&mut cluster, pods, policies, namespaces);
-            add_more(&mut cluster, of_cluster, nodes);
-            let mut all = vec![cluster.clone()];
-            for (pods, policies, of_cluster, namespaces, nodes, gone) in changes {
-                let key = cluster.cluster_policies.keys().nth(gone).cloned();
-                if let Some(key) = key {
-                    cluster.cluster_policies.remove(&key);
-                }
-                let of_cluster = if none { Vec::new() } else { of_cluster };
-                add_more(&mut cluster, of_cluster, nodes);
-                let key = cluster.policies.keys().nth(gone).cloned();
-                if let Some(key) = key {
-                    cluster.policies.remove(&key);
-                }
-                let key = cluster.pods.keys().nth(gone + 2).cloned();
-                if let Some(key) = key {
-                    cluster.pods.remove(&key);
-                }
+        .prop_map(
+            |(pods, policies, of_cluster, namespaces, nodes, names, changes)| {
+                let mut cluster = Cluster::default();
+                let none = of_cluster.is_empty();
                 add(&mut cluster, pods, policies, namespaces);
-                all.push(cluster.clone());
-            }
-            all
-        })
+                add_more(&mut cluster, of_cluster, nodes, names);
+                let mut all = vec![cluster.clone()];
+                for (pods, policies, of_cluster, namespaces, nodes, names, gone) in changes {
+                    let key = cluster.cluster_policies.keys().nth(gone).cloned();
+                    if let Some(key) = key {
+                        cluster.cluster_policies.remove(&key);
+                    }
+                    let of_cluster = if none { Vec::new() } else { of_cluster };
+                    add_more(&mut cluster, of_cluster, nodes, names);
+                    let key = cluster.policies.keys().nth(gone).cloned();
+                    if let Some(key) = key {
+                        cluster.policies.remove(&key);
+                    }
+                    let key = cluster.pods.keys().nth(gone + 2).cloned();
+                    if let Some(key) = key {
+                        cluster.pods.remove(&key);
+                    }
+                    add(&mut cluster, pods, policies, namespaces);
+                    all.push(cluster.clone());
+                }
+                all
+            },
+        )
 }
 
 fn add(
@@ -85,7 +93,15 @@ fn add(
     }
 }
 
-fn add_more(cluster: &mut Cluster, policies: Vec<ClusterPolicy>, nodes: Vec<Node>) {
+fn add_more(
+    cluster: &mut Cluster,
+    policies: Vec<ClusterPolicy>,
+    nodes: Vec<Node>,
+    names: BTreeMap<String, BTreeSet<IpAddr>>,
+) {
+    for (name, addresses) in names {
+        cluster.domains.insert(name, addresses);
+    }
     for policy in policies {
         let key = (policy.kind.clone(), policy.name.clone());
         cluster.cluster_policies.insert(key, policy);
@@ -93,6 +109,36 @@ fn add_more(cluster: &mut Cluster, policies: Vec<ClusterPolicy>, nodes: Vec<Node
     for node in nodes {
         cluster.nodes.insert(node.name.clone(), node);
     }
+}
+
+/// Names of somebody outside, of pods and of nodes; an empty set: it has none any more.
+fn domains() -> impl Strategy<Value = BTreeMap<String, BTreeSet<IpAddr>>> {
+    let address = one_of(&[
+        "198.51.100.9",
+        "2001:db8::9",
+        "10.0.0.1",
+        "10.0.0.70",
+        "fd00::1",
+        "192.0.2.1",
+        "10.0.1.1",
+    ]);
+    let address = address.prop_map(|address| address.parse().unwrap());
+    btree_map(one_of(NAMES), btree_set(address, 0..3), 0..3)
+}
+
+const NAMES: &[&str] = &[
+    "example.com",
+    "a.example.com",
+    "c.a.example.com",
+    "a.example.org",
+];
+
+fn pattern() -> impl Strategy<Value = Peer> {
+    let text = prop_oneof![
+        2 => one_of(NAMES),
+        1 => one_of(&["*.example.com", "*.a.example.com", "*.example.org"]),
+    ];
+    text.prop_map(|text| Peer::Domain(DomainPattern::parse(&text).unwrap()))
 }
 
 fn one_of(all: &'static [&'static str]) -> impl Strategy<Value = String> {
@@ -103,7 +149,7 @@ fn protocol() -> impl Strategy<Value = Protocol> {
     prop::sample::select(&[Protocol::Tcp, Protocol::Tcp, Protocol::Udp, Protocol::Sctp][..])
 }
 
-fn labels() -> impl Strategy<Value = std::collections::BTreeMap<String, String>> {
+fn labels() -> impl Strategy<Value = BTreeMap<String, String>> {
     btree_map(one_of(&["a", "b"]), one_of(&["x", "y"]), 0..3)
 }
 
@@ -250,7 +296,8 @@ fn node() -> impl Strategy<Value = Node> {
 fn judgements() -> impl Strategy<Value = Vec<Judgement>> {
     let action = prop::sample::select(&[Action::Accept, Action::Deny, Action::Pass][..]);
     let nodes = option::weighted(0.2, selector());
-    let judgement = (action, rule(), nodes).prop_map(|(action, mut rule, nodes)| {
+    let names = option::weighted(0.2, pattern());
+    let judgement = (action, rule(), nodes, names).prop_map(|(action, mut rule, nodes, names)| {
         for peer in rule.peers.iter_mut().flatten() {
             if let Peer::Pods { namespaces, .. } = peer {
                 namespaces.get_or_insert_default();
@@ -258,6 +305,9 @@ fn judgements() -> impl Strategy<Value = Vec<Judgement>> {
         }
         if let (Some(peers), Some(nodes)) = (&mut rule.peers, nodes) {
             peers.push(Peer::Nodes(nodes));
+        }
+        if let Some(peers) = &mut rule.peers {
+            peers.extend(names);
         }
         Judgement {
             name: String::new(),

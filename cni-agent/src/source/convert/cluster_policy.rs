@@ -8,7 +8,8 @@ use super::{
 };
 use crate::{
     model::{
-        Action, ClusterPolicy, Judgement, Peer, PortChoice, Ports, Protocol, Rule, Selector, Tier,
+        Action, ClusterPolicy, DomainPattern, Judgement, Peer, PortChoice, Ports, Protocol, Rule,
+        Selector, Tier,
     },
     source::policy_api::{self as api, Policy},
 };
@@ -171,12 +172,12 @@ impl Reader {
         for (n, peer) in peers.iter().enumerate() {
             let at = format!("{at}.{field}[{n}]");
             match self.peer(peer, &at, side) {
-                Some(peers) => meant.extend(peers),
-                None if peer.domain_names.is_some() && action == Action::Accept => {
-                    self.unmet.push(format!(
-                        "{at}.domainNames: names are not resolved, so that this peer lets nobody through; write networks beside it"
-                    ));
+                Some(peers) if peer.domain_names.is_some() && action != Action::Accept => {
+                    // The API has them in Accept rules only: what isn't known to be meant must not pass.
+                    unknown = true;
+                    drop(peers);
                 }
+                Some(peers) => meant.extend(peers),
                 None => unknown = true,
             }
         }
@@ -243,6 +244,9 @@ impl Reader {
             let nodes = selector(nodes, &format!("{at}.nodes"), &mut self.errors);
             return Some(vec![Peer::Nodes(nodes)]);
         }
+        if let Some(names) = &peer.domain_names {
+            return Some(self.domains(names, at));
+        }
         let networks = peer.networks.as_ref()?.iter().enumerate();
         let blocks = networks.filter_map(|(n, text)| {
             let cidr = network(text, &format!("{at}.networks[{n}]"), &mut self.errors)?;
@@ -250,6 +254,25 @@ impl Reader {
             Some(Peer::Block { cidr, except })
         });
         Some(blocks.collect())
+    }
+
+    fn domains(&mut self, names: &[String], at: &str) -> Vec<Peer> {
+        let mut peers = Vec::new();
+        for (n, text) in names.iter().enumerate() {
+            let at = format!("{at}.domainNames[{n}]");
+            let Some(pattern) = DomainPattern::parse(text) else {
+                let message = format!("{text:?} is no domain name; write one like example.com");
+                self.fault(at, message);
+                continue;
+            };
+            if pattern.exact().is_none() {
+                self.unmet.push(format!(
+                    "{at}: names below {text} are allowed as far as policies name them one by one; name those that are needed, or write networks beside it"
+                ));
+            }
+            peers.push(Peer::Domain(pattern));
+        }
+        peers
     }
 
     /// None: some of it is not known. Some(None): everything.

@@ -3,8 +3,8 @@
 use super::{FieldError, cluster_policy};
 use crate::{
     model::{
-        Action, ClusterPolicy, Operator, Peer, PortChoice, Ports, Protocol, Requirement, Rule,
-        Selector, Tier,
+        Action, ClusterPolicy, DomainPattern, Operator, Peer, PortChoice, Ports, Protocol,
+        Requirement, Rule, Selector, Tier,
     },
     source::policy_api::{AdminNetworkPolicy, BaselineAdminNetworkPolicy, ClusterNetworkPolicy},
 };
@@ -129,15 +129,29 @@ fn a_peer_or_protocol_that_nobody_knows_fails_closed() {
 }
 
 #[test]
-fn names_of_domains_let_nobody_through_and_the_other_peers_stay() {
-    let rule = json!({"action": "Accept", "to": [{"domainNames": ["example.com"]}, {"networks": ["192.0.2.0/24"]}]});
-    let read = read(egress(json!([rule]))).unwrap();
-    assert_eq!(read.egress[0].rule.peers.as_ref().unwrap().len(), 1);
+fn names_of_domains_are_peers_of_rules_that_accept() {
+    let rule = |action: &str, names: Value| {
+        let to = json!([{"domainNames": names}, {"networks": ["192.0.2.0/24"]}]);
+        read(egress(json!([{"action": action, "to": to}])))
+    };
+    let accepted = rule("Accept", json!(["Example.com.", "*.example.org"])).unwrap();
+    let peers = accepted.egress[0].rule.peers.as_ref().unwrap();
+    let domain = |text| Peer::Domain(DomainPattern::parse(text).unwrap());
+    assert_eq!(peers[..2], [domain("example.com"), domain("*.example.org")]);
+    assert_eq!(peers.len(), 3);
+    let told = &accepted.unmet[0];
     assert!(
-        read.unmet[0].contains("spec.egress[0].to[0].domainNames"),
-        "{:?}",
-        read.unmet
+        told.starts_with("spec.egress[0].to[0].domainNames[1]: names below *.example.org"),
+        "{told}"
     );
+    // The API has no such rule; what is not known to be meant must not pass.
+    for action in ["Deny", "Pass"] {
+        let denied = rule(action, json!(["example.com"])).unwrap();
+        assert_eq!(denied.egress[0].action, Action::Deny);
+        assert_eq!(denied.egress[0].rule, Rule::default());
+    }
+    let faults = rule("Accept", json!(["not a name"])).unwrap_err();
+    assert_eq!(faults[0].field, "spec.egress[0].to[0].domainNames[0]");
 }
 
 #[test]

@@ -214,6 +214,7 @@ impl Collected {
             namespaces: self.namespaces.clone(),
             policies: self.policies.clone(),
             cluster_policies: self.cluster_policies.clone(),
+            ..Cluster::default()
         }
     }
 

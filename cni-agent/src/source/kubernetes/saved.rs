@@ -241,6 +241,7 @@ impl Saved {
             cluster_policies: (content.cluster_policies.into_iter())
                 .map(|o| (key(&o.kind, &o.name), o))
                 .collect(),
+            ..Cluster::default()
         };
         Ok(Some((cluster, content.at)))
     }

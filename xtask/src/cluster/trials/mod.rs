@@ -7,6 +7,7 @@ mod away;
 mod balancer;
 mod burst;
 mod chain;
+mod domains;
 mod join;
 mod load;
 mod multus;
@@ -68,6 +69,8 @@ enum Trial {
     Policy,
     /// A hostile pod: floods, scans and misleading fragments.
     Attack,
+    /// A policy that names a domain, with the cluster's own DNS (cluster up --dns).
+    Domains,
     /// A load balancer's address moves when the node that answers for it loses its power.
     Balancer,
 }
@@ -81,6 +84,7 @@ impl Trial {
                 | Self::Burst
                 | Self::Policy
                 | Self::Attack
+                | Self::Domains
                 | Self::Balancer
         )
     }
@@ -101,6 +105,7 @@ impl Trial {
             Self::Burst => burst::run(cluster),
             Self::Policy => policy::run(cluster),
             Self::Attack => attack::run(cluster),
+            Self::Domains => domains::run(cluster),
             Self::Balancer => balancer::run(cluster),
         }
     }
