@@ -47,8 +47,10 @@ pub struct Choice {
 }
 
 /// What the agent keeps in its state folder.
-const STATE: [&str; 5] = [
+const STATE: [&str; 7] = [
     "cluster.json",
+    "domains.json",
+    "domains.tmp",
     "cluster.tmp",
     "manifests",
     "spool",

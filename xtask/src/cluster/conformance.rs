@@ -112,10 +112,12 @@ fn result(line: &str) -> Option<(String, String)> {
 
 /// Where Go keeps the module.
 fn sources() -> Result<PathBuf> {
-    let mut go = Command::new("go");
-    go.args(["list", "-m", "-f", "{{.Dir}}", MODULE])
-        .current_dir(workspace::root().join("xtask/go-network-policy"));
-    Ok(workspace::output(&mut go)?.trim().into())
+    let go = |words: &[&str]| {
+        let folder = workspace::root().join("xtask/go-network-policy");
+        workspace::output(Command::new("go").args(words).current_dir(folder))
+    };
+    go(&["mod", "download", MODULE])?;
+    Ok(go(&["list", "-m", "-f", "{{.Dir}}", MODULE])?.trim().into())
 }
 
 #[cfg(test)]
