@@ -406,3 +406,37 @@ async fn the_channel_closes_with_the_source() {
     let ended = async { while cluster.changed().await.is_ok() {} };
     timeout(Duration::from_secs(20), ended).await.unwrap();
 }
+
+#[tokio::test]
+async fn a_rule_is_found_in_its_file_at_its_line() {
+    let policy = "kind: NetworkPolicy\napiVersion: networking.k8s.io/v1\nmetadata: {name: web, namespace: shop}\nspec:\n  podSelector: {}\n  ingress:\n  - from: []\n  -\n    ports: [{port: 80}]\n  egress: []\n";
+    let of_cluster = r#"{"kind": "ClusterNetworkPolicy", "apiVersion": "policy.networking.k8s.io/v1alpha2", "metadata": {"name": "all"},
+        "spec": {"tier": "Admin", "priority": 1, "subject": {"namespaces": {}}, "egress": [
+            {"action": "Accept", "to": [{"namespaces": {}}]},
+            {"action": "Deny", "to": [{"networks": ["0.0.0.0/0"]}]}]}}"#;
+    let bench = bench(|folder| {
+        fs::write(folder.join("a.yaml"), node("n1", 1)).unwrap();
+        fs::write(
+            folder.join("b.yaml"),
+            format!("{}---\n{policy}", node("n2", 2)),
+        )
+        .unwrap();
+        fs::write(folder.join("c.json"), of_cluster).unwrap();
+    });
+    assert_eq!(bench.source.problems(), []);
+    let text = fs::read_to_string(bench.folder.path().join("b.yaml")).unwrap();
+    let line_of = |words: &str| 1 + text.lines().position(|line| line.contains(words)).unwrap();
+    let place = |object: &str, rule: &str| {
+        let place = bench.source.place(object, rule)?;
+        Some(place.rsplit('/').next().unwrap().to_owned())
+    };
+    let at = |file: &str, line: usize| Some(format!("{file}:{line}"));
+    let web = |rule| place("NetworkPolicy shop/web", rule);
+    assert_eq!(web("spec.ingress[0]"), at("b.yaml", line_of("from: []")));
+    assert_eq!(web("spec.ingress[1]"), at("b.yaml", line_of("port: 80")));
+    assert_eq!(web("spec.ingress[2]"), None);
+    assert_eq!(web(""), None, "it has no rule for this direction");
+    let all = |rule| place("ClusterNetworkPolicy all", rule);
+    assert_eq!(all("spec.egress[1]"), at("c.json", 4));
+    assert_eq!(place("NetworkPolicy shop/none", "spec.ingress[0]"), None);
+}

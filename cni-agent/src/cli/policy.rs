@@ -247,6 +247,10 @@ fn rules(rules: &[AskedRule]) -> Result<String, String> {
                     "" => rule.rule.clone(),
                     name => format!("{} ({name})", rule.rule),
                 };
+                let named = match &rule.place {
+                    None => named,
+                    Some(place) => format!("{named}, {place}"),
+                };
                 let place = if named.is_empty() {
                     "has no rules"
                 } else {
@@ -308,6 +312,7 @@ mod tests {
             object: object.into(),
             rule: "spec.ingress[0]".into(),
             name: String::new(),
+            place: None,
             tier: "NetworkPolicy".into(),
             action: Action::Accept,
             peer: fits.0,

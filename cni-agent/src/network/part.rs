@@ -388,7 +388,11 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
             serde_json::to_value(network.ask_services(answer).await.map_err(kernel)?)
         }
         Query::Policies => serde_json::to_value(network.policy_rows()),
-        Query::Policy(question) => serde_json::to_value(network.explain_policy(&question).await?),
+        Query::Policy(question) => {
+            let mut answer = network.explain_policy(&question).await?;
+            answer.locate(|object, rule| running.source.place(object, rule));
+            serde_json::to_value(answer)
+        }
         Query::Flows { from } => serde_json::to_value(network.flows(from).await.map_err(kernel)?),
         Query::Trace(question) => serde_json::to_value(network.trace(question).await?),
         Query::PolicyPlan(change) => serde_json::to_value(network.plan_policies(*change).await?),

@@ -75,6 +75,9 @@ pub struct AskedRule {
     /// The rule's own name, where it has one.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub name: String,
+    /// Where it is written, as `file:line`, where it comes from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub place: Option<String>,
     /// `Admin`, `NetworkPolicy` or `Baseline`.
     pub tier: String,
     pub action: Action,
@@ -265,6 +268,7 @@ impl<'a> Asked<'a> {
                     object: format!("{} {}", policy.kind, policy.name),
                     rule: format!("spec.{}[{n}]", self.direction.as_str()),
                     name: judgement.name.clone(),
+                    place: None,
                     tier: format!("{tier:?}"),
                     action: judgement.action,
                     peer,
@@ -287,6 +291,7 @@ impl<'a> Asked<'a> {
                 object: format!("NetworkPolicy {}/{}", policy.namespace, policy.name),
                 rule,
                 name: String::new(),
+                place: None,
                 tier: "NetworkPolicy".into(),
                 action: Action::Accept,
                 peer,

@@ -47,6 +47,16 @@ pub struct PolicyAnswer {
     pub problems: Vec<String>,
 }
 
+impl PolicyAnswer {
+    /// Adds where the rules are written.
+    pub fn locate(&mut self, place: impl Fn(&str, &str) -> Option<String>) {
+        let sides = [&mut self.egress, &mut self.ingress];
+        for rule in sides.into_iter().flatten().flat_map(|said| &mut said.rules) {
+            rule.place = place(&rule.object, &rule.rule);
+        }
+    }
+}
+
 /// Somebody at one end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

@@ -12,7 +12,7 @@ use serde::{
 };
 use serde_json::Value;
 use serde_saphyr::Spanned;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// An object and where it stands in its file.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +21,8 @@ pub(super) struct Found {
     pub(super) line: u64,
     pub(super) key: ObjectKey,
     pub(super) object: Object,
+    /// Of a policy: the line of each of its rules, by its field.
+    pub(super) rules: BTreeMap<String, u64>,
 }
 
 /// What one file holds.
@@ -181,6 +183,10 @@ impl Place<'_> {
                     document,
                     line,
                     key: read.key,
+                    rules: match read.object {
+                        Object::Policy(_) | Object::ClusterPolicy(_) => rules(tree),
+                        _ => BTreeMap::new(),
+                    },
                     object: read.object,
                 });
             }
@@ -231,6 +237,19 @@ impl Place<'_> {
             ..SourceProblem::of_file(self.file, error.message.clone())
         }
     }
+}
+
+/// The line of each rule of a policy.
+fn rules(policy: &Tree) -> BTreeMap<String, u64> {
+    let mut lines = BTreeMap::new();
+    for side in ["ingress", "egress"] {
+        let rules = policy.get("spec").and_then(|spec| spec.get(side));
+        if let Some(Branch::List(rules)) = rules.map(|rules| &rules.branch) {
+            let named = rules.iter().enumerate();
+            lines.extend(named.map(|(n, rule)| (format!("spec.{side}[{n}]"), rule.line)));
+        }
+    }
+    lines
 }
 
 /// A YAML value that knows the line of each of its parts.

@@ -117,6 +117,17 @@ impl Folder {
         }
     }
 
+    /// The file and line of a policy's rule, as `object` and `rule` name them.
+    pub(super) fn place(&self, object: &str, rule: &str) -> Option<String> {
+        self.files.iter().find_map(|(path, file)| {
+            let found = file.in_force.iter();
+            let mut found = found.filter(|found| !found.rules.is_empty());
+            let found = found.find(|found| found.key.to_string() == object)?;
+            let line = found.rules.get(rule)?;
+            Some(format!("{}:{line}", path.display()))
+        })
+    }
+
     fn update(&mut self, path: PathBuf) {
         let name = path.display().to_string();
         let read = read(&path);

@@ -41,6 +41,7 @@ pub enum ManifestsError {
 /// The watched folder. Ends watching when dropped.
 #[derive(Debug)]
 pub struct Manifests {
+    folder: Arc<Mutex<Folder>>,
     cluster: watch::Sender<Arc<Cluster>>,
     problems: watch::Sender<Arc<Vec<SourceProblem>>>,
     task: JoinHandle<()>,
@@ -63,8 +64,9 @@ impl Manifests {
         let cluster = watch::Sender::new(Arc::new(Cluster::default()));
         let problems = watch::Sender::new(Arc::new(Vec::new()));
         let (eyes, changed) = FolderWatch::open(folder);
+        let folder = Arc::new(Mutex::new(Folder::new(folder.to_owned(), last_good)));
         let mut reader = Reader {
-            folder: Arc::new(Mutex::new(Folder::new(folder.to_owned(), last_good))),
+            folder: folder.clone(),
             eyes,
             cluster: cluster.clone(),
             problems: problems.clone(),
@@ -73,6 +75,7 @@ impl Manifests {
         reader.publish(scan);
         let task = tokio::spawn(reader.run(changed));
         Ok(Self {
+            folder,
             cluster,
             problems,
             task,
@@ -92,6 +95,10 @@ impl Source for Manifests {
 
     fn problems(&self) -> Vec<SourceProblem> {
         self.problems.borrow().to_vec()
+    }
+
+    fn place(&self, object: &str, rule: &str) -> Option<String> {
+        lock(&self.folder).place(object, rule)
     }
 }
 

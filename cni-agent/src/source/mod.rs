@@ -64,4 +64,11 @@ pub trait Source: Send + Sync + 'static {
 
     /// What is wrong with the input at present, each with its place and remedy; empty if nothing.
     fn problems(&self) -> Vec<SourceProblem>;
+
+    /// Where a rule of a policy is written, as `file:line`; none: it is in no file. `object` and `rule` as in
+    /// [`crate::policy::AskedRule`].
+    fn place(&self, object: &str, rule: &str) -> Option<String> {
+        let _in_no_file = (object, rule);
+        None
+    }
 }
