@@ -3,6 +3,7 @@
 use crate::{
     cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
+    csi,
     health::{self, Probed},
     install::{self, InstallProblems},
     log_level::LogLevel,
@@ -56,6 +57,13 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
                     shutdown,
                 ))
             }),
+        });
+    }
+    if config.parts.contains(&PartName::Csi) {
+        let csi = config.csi;
+        parts.push(Part {
+            name: PartName::Csi,
+            start: Box::new(move |shutdown| Box::pin(csi::run(csi.clone(), shutdown))),
         });
     }
     let installation = InstallProblems::default();

@@ -149,6 +149,47 @@ pub struct AgentArgs {
 
     #[command(flatten)]
     pub install: InstallArgs,
+
+    #[command(flatten)]
+    pub csi: CsiArgs,
+}
+
+/// Options of the CSI driver (`--parts network,csi`).
+#[derive(Args, Debug, Clone)]
+#[command(next_help_heading = "Volumes (--parts csi)")]
+pub struct CsiArgs {
+    /// Name of the CSI driver, as StorageClasses and the CSIDriver object have it.
+    #[arg(long, env = "FAIRLEAD_CSI_DRIVER", default_value = "csi.fairlead.dev", value_parser = driver_name)]
+    pub csi_driver: String,
+
+    /// Folder of volumes on the node's disk. Where its file system can't share blocks between files (XFS and btrfs can), a
+    /// file in it holds an XFS that can.
+    #[arg(
+        long,
+        env = "FAIRLEAD_CSI_POOL",
+        default_value = "/var/lib/fairlead/volumes"
+    )]
+    pub csi_pool: PathBuf,
+
+    /// Folder of the kubelet: the driver's socket and its registration are in there.
+    #[arg(long, env = "FAIRLEAD_KUBELET_DIR", default_value = "/var/lib/kubelet")]
+    pub kubelet_dir: PathBuf,
+}
+
+/// A name as the specification wants it (GetPluginInfo): a domain, whose ends are letters.
+fn driver_name(text: &str) -> Result<String, String> {
+    let inner = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-');
+    let end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphabetic());
+    let fits = text.len() <= 63
+        && text.chars().all(inner)
+        && end(text.chars().next())
+        && end(text.chars().next_back());
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "write a domain of at most 63 letters, digits, dots and dashes that begins and ends with a letter".into(),
+        ),
+    }
 }
 
 /// Form of the log.
@@ -256,6 +297,8 @@ pub enum ServicesMode {
 pub enum PartName {
     /// CNI and the dataplane.
     Network,
+    /// The CSI driver.
+    Csi,
 }
 
 impl PartName {
@@ -263,6 +306,7 @@ impl PartName {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Network => "network",
+            Self::Csi => "csi",
         }
     }
 }
@@ -299,6 +343,7 @@ pub struct Config {
     /// The API server that the desired state is read from; none for the folder of manifests.
     pub api: Option<ApiOptions>,
     pub network: NetworkConfig,
+    pub csi: CsiConfig,
     /// Where health and metrics are served, if at all.
     pub health: Option<SocketAddr>,
     pub metrics_per_endpoint: bool,
@@ -345,6 +390,31 @@ impl NetworkConfig {
     }
 }
 
+/// What the CSI driver is told.
+#[derive(Clone, Debug)]
+pub struct CsiConfig {
+    pub node_name: String,
+    pub driver: String,
+    pub pool: PathBuf,
+    pub kubelet_dir: PathBuf,
+}
+
+impl CsiConfig {
+    /// Where the kubelet calls the driver.
+    pub fn socket(&self) -> PathBuf {
+        self.kubelet_dir
+            .join("plugins")
+            .join(&self.driver)
+            .join("csi.sock")
+    }
+
+    /// Where it finds it.
+    pub fn registry_socket(&self) -> PathBuf {
+        let name = format!("{}-reg.sock", self.driver);
+        self.kubelet_dir.join("plugins_registry").join(name)
+    }
+}
+
 /// An option that can't be used, with the remedy.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigError {
@@ -356,7 +426,7 @@ pub enum ConfigError {
         "--{option} {path:?} is relative: give an absolute path, the agent may be started anywhere"
     )]
     RelativePath { option: &'static str, path: PathBuf },
-    #[error("--parts is empty: name at least one part, `network`")]
+    #[error("--parts is empty: name at least one part, `network` or `csi`")]
     NoParts,
     #[error(
         "--load-balancer-pool needs a cluster whose Services it can write to: give --kubeconfig or --source kubernetes, or leave it out"
@@ -387,6 +457,8 @@ impl Config {
             ("socket", &socket),
             ("bpf-dir", &args.bpf_dir),
             ("proc-sys", &args.proc_sys),
+            ("csi-pool", &args.csi.csi_pool),
+            ("kubelet-dir", &args.csi.kubelet_dir),
             ("cni-bin-dir", &args.install.folders.cni_bin_dir),
             ("cni-conf-dir", &args.install.folders.cni_conf_dir),
         ]
@@ -404,6 +476,12 @@ impl Config {
         if parts.is_empty() {
             return Err(ConfigError::NoParts);
         }
+        let csi = CsiConfig {
+            node_name: args.node_name.clone(),
+            driver: args.csi.csi_driver,
+            pool: args.csi.csi_pool,
+            kubelet_dir: args.csi.kubelet_dir,
+        };
         let network = NetworkConfig {
             node_name: args.node_name,
             manifests,
@@ -430,6 +508,7 @@ impl Config {
             metrics_per_endpoint: args.metrics_per_endpoint,
             metrics_per_service: args.metrics_per_service,
             network,
+            csi,
             proc_sys: args.proc_sys,
             install,
         })

@@ -11,6 +11,7 @@ pub mod cli;
 pub mod clock;
 pub mod cni;
 pub mod config;
+pub mod csi;
 pub mod datapath;
 pub mod domains;
 mod folder_watch;

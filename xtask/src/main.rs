@@ -18,6 +18,8 @@ mod runtime;
 mod scenarios;
 mod sctp;
 mod setup;
+#[cfg(test)]
+mod storage;
 mod table;
 mod test;
 mod tidy;

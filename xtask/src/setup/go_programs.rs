@@ -104,6 +104,17 @@ pub(super) const NETWORK_POLICY: Programs = Programs {
     test: true,
 };
 
+/// What the specification asks of a CSI driver, as tests.
+pub(super) const CSI: Programs = Programs {
+    module: "go-csi",
+    programs: &[(
+        "csi-sanity",
+        "github.com/kubernetes-csi/csi-test/v5/cmd/csi-sanity",
+    )],
+    tags: "",
+    test: false,
+};
+
 impl Programs {
     /// Where the programs are, built or not.
     pub(super) fn folder(&self, cache: &Path) -> Result<PathBuf> {

@@ -100,7 +100,7 @@ pub(crate) enum Extra {
 }
 
 #[rustfmt::skip] // one step, one line
-const STEPS: [Step; 12] = [
+const STEPS: [Step; 13] = [
     Step { group: Group::Build, name: "C compiler", ready: rust::cc, make: rust::no_cc },
     Step { group: Group::Build, name: "nightly Rust", ready: rust::nightly, make: rust::add_nightly },
     Step { group: Group::Build, name: "Rust's source", ready: rust_src::ready, make: rust_src::make },
@@ -110,6 +110,7 @@ const STEPS: [Step; 12] = [
     Step { group: Group::Bench, name: "CNI tools", ready: go_tools::ready, make: go_tools::make },
     CHECKERS,
     Step { group: Group::Test, name: "test tools", ready: programs::test, make: programs::add_test },
+    Step { group: Group::Test, name: "csi-sanity", ready: |cache| go_programs::CSI.ready(cache), make: |cache| go_programs::CSI.make(cache) },
     Step { group: Group::Cluster, name: "cluster tools", ready: programs::cluster, make: programs::add_cluster },
     Step { group: Group::Cluster, name: "containerd 2", ready: |cache| go_programs::CONTAINERD.ready(cache), make: |cache| go_programs::CONTAINERD.make(cache) },
     Step { group: Group::Cluster, name: "Kubernetes", ready: |cache| go_programs::KUBERNETES.ready(cache), make: |cache| go_programs::KUBERNETES.make(cache) },
@@ -196,6 +197,15 @@ pub(crate) fn cluster_programs() -> Result<[PathBuf; 3]> {
 /// When the list of modules cannot be read or there is no cache folder.
 pub(crate) fn multus() -> Result<PathBuf> {
     Ok(go_programs::MULTUS.folder(&cache()?)?.join("multus"))
+}
+
+/// The tests of CSI drivers, there after [`Group::Test`].
+///
+/// # Errors
+/// When the list of modules cannot be read or there is no cache folder.
+#[cfg(test)]
+pub(crate) fn csi_sanity() -> Result<PathBuf> {
+    Ok(go_programs::CSI.folder(&cache()?)?.join("csi-sanity"))
 }
 
 /// The conformance tests of cluster-wide policies, there after [`Extra::NetworkPolicy`].

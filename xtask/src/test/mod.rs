@@ -45,7 +45,7 @@ enum Work {
 }
 
 #[rustfmt::skip] // one ring, one line
-const RINGS: [Ring; 11] = [
+const RINGS: [Ring; 12] = [
     Ring { name: "fmt", what: "formatting", prepare: checkers, work: Work::Check(&["fmt", "--all", "--check"]) },
     Ring { name: "tidy", what: "rules of the house", prepare: checkers, work: Work::Verb(&["tidy"]) },
     Ring { name: "clippy", what: "lints", prepare: clippy, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
@@ -55,6 +55,7 @@ const RINGS: [Ring; 11] = [
     // One after another: they watch running transfers and count what a node holds.
     Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
     Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
+    Ring { name: "storage", what: "volumes on a real disk, csi-sanity", prepare: runtime, work: Work::Tests(&[&["--lib", "--", "--ignored", "--test-threads=1", "csi::disk_tests::"], &["--bin", "xtask", "--", "--ignored", "--test-threads=1", "storage::"]]) },
     Ring { name: "cluster", what: "a real Kubernetes of two nodes", prepare: cluster, work: Work::Verb(&["cluster", "--name", "check", "check"]) },
     Ring { name: "demo", what: "the demo, all pairs", prepare: kernel, work: Work::Verb(&["demo", "--seconds", "1"]) },
     Ring { name: "bench", what: "the bench runs; nothing is judged", prepare: kernel, work: Work::Verb(&["bench", "--quick"]) },

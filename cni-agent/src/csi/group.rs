@@ -1,0 +1,290 @@
+//! The GroupController service: snapshots of several volumes at one moment. All of their file systems are still while all
+//! are cut, so that what was written later in one is in none if what was written before in another is not.
+
+use super::{
+    Driver,
+    book::Change,
+    controller::{id, snapshot},
+    fault::Fault,
+    freeze::Held,
+    id::{GroupId, SnapshotId, VolumeId},
+    records::{Group, Phase, Snapshot, Volume},
+    request,
+    staging::{release, too_late},
+    volumes::{Volumes, cut, failed, image, now},
+};
+use node_api::csi::{
+    CreateVolumeGroupSnapshotRequest, CreateVolumeGroupSnapshotResponse,
+    DeleteVolumeGroupSnapshotRequest, DeleteVolumeGroupSnapshotResponse,
+    GetVolumeGroupSnapshotRequest, GetVolumeGroupSnapshotResponse,
+    GroupControllerGetCapabilitiesRequest, GroupControllerGetCapabilitiesResponse,
+    GroupControllerServiceCapability, VolumeGroupSnapshot,
+    group_controller_server::GroupController,
+    group_controller_service_capability::{Rpc, Type, rpc::Type as RpcType},
+};
+use prost_types::Timestamp;
+use std::collections::BTreeSet;
+use tonic::{Request, Response, Status};
+
+type Answer<T> = Result<Response<T>, Status>;
+
+/// A group holds its members still together; more take longer than pods should wait.
+const MOST: usize = 64;
+
+impl Volumes {
+    /// Takes snapshots of volumes at one moment, or answers with those that were taken for this name.
+    pub(super) fn group(&self, name: &str, of: &[String]) -> Result<(Group, Vec<Snapshot>), Fault> {
+        let key = format!("the group of {name:?}");
+        let _working = self.busy.begin(&[&key])?;
+        let sources: BTreeSet<&str> = of.iter().map(String::as_str).collect();
+        let there = self.book.read().group_named(name).cloned();
+        if let Some(there) = there {
+            let same = there
+                .snapshots
+                .keys()
+                .map(VolumeId::as_str)
+                .eq(sources.iter().copied());
+            return match same {
+                true => self.members(&there).map(|members| (there, members)),
+                false => Err(Fault::Exists(
+                    "a group of this name is of other volumes".into(),
+                )),
+            };
+        }
+        let volumes: Result<Vec<Volume>, Fault> = sources.iter().map(|of| self.found(of)).collect();
+        let volumes = volumes?;
+        let raw = volumes
+            .iter()
+            .filter(|volume| volume.fs.is_none() && !volume.targets.is_empty());
+        if volumes.len() > 1 && raw.count() > 0 {
+            return Err(Fault::Precondition(
+                "a raw block volume that pods write to can't be cut at one moment with others; stop its pods first".into(),
+            ));
+        }
+        let id = GroupId::random().map_err(failed("a name for the group"))?;
+        let mut members = Vec::new();
+        for volume in &volumes {
+            members.push(Snapshot {
+                id: SnapshotId::random().map_err(failed("a name for a snapshot"))?,
+                name: format!("{name}/{}", volume.id),
+                phase: Phase::Making,
+                of: volume.id.clone(),
+                bytes: volume.bytes,
+                fs: volume.fs,
+                formatted: volume.formatted,
+                made_at_ns: 0,
+                group: Some(id.clone()),
+            });
+        }
+        let pairs = members
+            .iter()
+            .map(|member| (member.of.clone(), member.id.clone()));
+        let mut group = Group {
+            id,
+            name: name.to_owned(),
+            phase: Phase::Making,
+            snapshots: pairs.collect(),
+            made_at_ns: 0,
+        };
+        let all = |group: &Group, members: &[Snapshot]| -> Vec<Change> {
+            let members = members.iter().cloned().map(Change::Snapshot);
+            members.chain([Change::Group(group.clone())]).collect()
+        };
+        {
+            let _promising = self.promising();
+            self.reserve(members.iter().map(|member| member.bytes).sum())?;
+            self.book.commit(&all(&group, &members))?;
+        }
+        let at = self.cut_all(&volumes, &members);
+        let at = match at {
+            Ok(at) => at,
+            Err(fault) => {
+                for member in &members {
+                    self.pool
+                        .remove(cut(&member.id))
+                        .map_err(failed("removing a snapshot"))?;
+                }
+                let gone = members
+                    .iter()
+                    .map(|member| Change::NoSnapshot(member.id.clone()));
+                let gone: Vec<Change> = gone.chain([Change::NoGroup(group.id)]).collect();
+                self.book.commit(&gone)?;
+                return Err(fault);
+            }
+        };
+        for member in &mut members {
+            member.phase = Phase::Ready;
+            member.made_at_ns = at;
+        }
+        group.phase = Phase::Ready;
+        group.made_at_ns = at;
+        self.book.commit(&all(&group, &members))?;
+        tracing::info!(group = %group.id, members = members.len(), "group of snapshots taken");
+        Ok((group, members))
+    }
+
+    /// Cuts all while all are still; when that was.
+    fn cut_all(&self, volumes: &[Volume], members: &[Snapshot]) -> Result<i64, Fault> {
+        // In the order of their ids, as every group: two never wait for each other.
+        let mut held: Vec<Option<Held>> = Vec::new();
+        for volume in volumes {
+            held.push(self.hold(&volume.id)?);
+        }
+        let at = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
+        let done = volumes
+            .iter()
+            .zip(members)
+            .try_for_each(|(volume, member)| {
+                let from = Some(image(&volume.id));
+                self.pool.make(cut(&member.id), from, member.bytes, true)
+            });
+        let mut in_time = true;
+        let mut failure = None;
+        for held in held.into_iter().rev() {
+            match release(held) {
+                Ok(was) => in_time &= was,
+                Err(fault) => failure = Some(fault),
+            }
+        }
+        done.map_err(failed("cutting the volumes"))?;
+        match failure {
+            Some(fault) => Err(fault),
+            None if !in_time => Err(too_late()),
+            None => Ok(at),
+        }
+    }
+
+    fn members(&self, group: &Group) -> Result<Vec<Snapshot>, Fault> {
+        let contents = self.book.read();
+        let members = group
+            .snapshots
+            .values()
+            .map(|id| contents.snapshots.get(id).cloned());
+        members
+            .collect::<Option<_>>()
+            .ok_or_else(|| Fault::internal("the group", "has lost a snapshot"))
+    }
+
+    /// A group, whose snapshots are those that the caller names, if it names any.
+    fn found_group(&self, handle: &str, members: &[String]) -> Result<Option<Group>, Fault> {
+        let contents = self.book.read();
+        let found = GroupId::parse(handle).and_then(|id| contents.groups.get(&id));
+        let Some(group) = found.filter(|group| group.phase == Phase::Ready) else {
+            return Ok(None);
+        };
+        let named: BTreeSet<&str> = members.iter().map(String::as_str).collect();
+        let own: BTreeSet<&str> = group.snapshots.values().map(SnapshotId::as_str).collect();
+        match named.is_empty() || named == own {
+            true => Ok(Some(group.clone())),
+            false => Err(Fault::invalid("snapshot_ids", "are not those of the group")),
+        }
+    }
+
+    fn delete_group(&self, handle: &str, members: &[String]) -> Result<(), Fault> {
+        let Some(mut group) = self.found_group(handle, members)? else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[group.id.as_str()])?;
+        let mut snapshots = self.members(&group)?;
+        group.phase = Phase::Deleting;
+        for snapshot in &mut snapshots {
+            snapshot.phase = Phase::Deleting;
+        }
+        let leaving = snapshots.iter().cloned().map(Change::Snapshot);
+        let leaving: Vec<Change> = leaving.chain([Change::Group(group.clone())]).collect();
+        self.book.commit(&leaving)?;
+        for snapshot in &snapshots {
+            self.pool
+                .remove(cut(&snapshot.id))
+                .map_err(failed("removing a snapshot"))?;
+        }
+        let gone = snapshots.iter().map(|of| Change::NoSnapshot(of.id.clone()));
+        let gone: Vec<Change> = gone.chain([Change::NoGroup(group.id.clone())]).collect();
+        self.book.commit(&gone)?;
+        tracing::info!(group = %group.id, "group of snapshots removed");
+        Ok(())
+    }
+}
+
+impl Driver {
+    fn group(&self, group: &Group, members: &[Snapshot]) -> VolumeGroupSnapshot {
+        const SECOND: i64 = 1_000_000_000;
+        VolumeGroupSnapshot {
+            group_snapshot_id: group.id.to_string(),
+            snapshots: members
+                .iter()
+                .map(|of| snapshot(of, self.topology()))
+                .collect(),
+            creation_time: Some(Timestamp {
+                seconds: group.made_at_ns / SECOND,
+                nanos: i32::try_from(group.made_at_ns % SECOND).unwrap_or(0),
+            }),
+            ready_to_use: group.phase == Phase::Ready,
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl GroupController for Driver {
+    async fn group_controller_get_capabilities(
+        &self,
+        _: Request<GroupControllerGetCapabilitiesRequest>,
+    ) -> Answer<GroupControllerGetCapabilitiesResponse> {
+        Ok(Response::new(GroupControllerGetCapabilitiesResponse {
+            capabilities: vec![GroupControllerServiceCapability {
+                r#type: Some(Type::Rpc(Rpc {
+                    r#type: RpcType::CreateDeleteGetVolumeGroupSnapshot.into(),
+                })),
+            }],
+        }))
+    }
+
+    async fn create_volume_group_snapshot(
+        &self,
+        asked: Request<CreateVolumeGroupSnapshotRequest>,
+    ) -> Answer<CreateVolumeGroupSnapshotResponse> {
+        let asked = asked.into_inner();
+        let name = request::name("name", &asked.name)?;
+        let of = asked.source_volume_ids;
+        if of.is_empty() || of.iter().any(String::is_empty) {
+            return Err(Fault::missing("source_volume_ids").into());
+        }
+        if of.len() > MOST {
+            return Err(
+                Fault::invalid("source_volume_ids", format!("are more than {MOST}")).into(),
+            );
+        }
+        let (group, members) = self
+            .blocking(move |volumes| volumes.group(&name, &of))
+            .await?;
+        Ok(Response::new(CreateVolumeGroupSnapshotResponse {
+            group_snapshot: Some(self.group(&group, &members)),
+        }))
+    }
+
+    async fn delete_volume_group_snapshot(
+        &self,
+        asked: Request<DeleteVolumeGroupSnapshotRequest>,
+    ) -> Answer<DeleteVolumeGroupSnapshotResponse> {
+        let asked = asked.into_inner();
+        let handle = id("group_snapshot_id", &asked.group_snapshot_id)?.to_owned();
+        self.blocking(move |volumes| volumes.delete_group(&handle, &asked.snapshot_ids))
+            .await?;
+        Ok(Response::new(DeleteVolumeGroupSnapshotResponse {}))
+    }
+
+    async fn get_volume_group_snapshot(
+        &self,
+        asked: Request<GetVolumeGroupSnapshotRequest>,
+    ) -> Answer<GetVolumeGroupSnapshotResponse> {
+        let asked = asked.into_inner();
+        let handle = id("group_snapshot_id", &asked.group_snapshot_id)?;
+        let found = self.volumes.found_group(handle, &asked.snapshot_ids)?;
+        let group =
+            found.ok_or_else(|| Fault::NotFound("there is no such group on this node".into()))?;
+        let members = self.volumes.members(&group)?;
+        Ok(Response::new(GetVolumeGroupSnapshotResponse {
+            group_snapshot: Some(self.group(&group, &members)),
+        }))
+    }
+}

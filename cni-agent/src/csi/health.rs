@@ -1,0 +1,131 @@
+//! How volumes are: found out by looking, not by remembering.
+
+use super::{
+    fault::Fault,
+    mounts,
+    records::{Phase, Volume},
+    request::Access,
+    volumes::{Volumes, failed, image},
+};
+use node_api::csi::{
+    VolumeHealth, VolumeHealthErrorType as Kind, volume_health::VolumeHealthEntry,
+};
+use rustix::fs::{StatVfsMountFlags, statvfs};
+use std::io;
+
+/// Something that is wrong with a volume.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Illness {
+    /// Its file is not there any more.
+    FileGone,
+    /// Its file is shorter than it is.
+    FileShort,
+    /// Pods have it, and its device is gone.
+    DeviceGone,
+    /// Its file system has stopped to take changes.
+    ReadOnly,
+}
+
+impl Illness {
+    const fn kind(self) -> Kind {
+        match self {
+            Self::FileGone | Self::FileShort => Kind::DataLoss,
+            Self::DeviceGone => Kind::Inaccessible,
+            Self::ReadOnly => Kind::Degraded,
+        }
+    }
+
+    const fn reason(self) -> &'static str {
+        match self {
+            Self::FileGone => "FileGone",
+            Self::FileShort => "FileShort",
+            Self::DeviceGone => "DeviceGone",
+            Self::ReadOnly => "ReadOnly",
+        }
+    }
+
+    const fn message(self) -> &'static str {
+        match self {
+            Self::FileGone => {
+                "the volume's file is gone from the node's pool; restore it from a snapshot or a backup"
+            }
+            Self::FileShort => {
+                "the volume's file has lost its end; restore it from a snapshot or a backup"
+            }
+            Self::DeviceGone => {
+                "the volume's device is gone; delete the pod, so that the volume is staged again"
+            }
+            Self::ReadOnly => {
+                "the volume's file system has become read-only after an error, which the kernel's log names; delete the pod, so that it is checked"
+            }
+        }
+    }
+}
+
+/// As the specification has it.
+pub(super) fn told(id: &str, ill: &[Illness]) -> VolumeHealth {
+    let entries = ill.iter().map(|illness| VolumeHealthEntry {
+        status: illness.kind().into(),
+        reason: illness.reason().to_owned(),
+        message: illness.message().to_owned(),
+    });
+    VolumeHealth {
+        volume_id: id.to_owned(),
+        health_statuses: entries.collect(),
+    }
+}
+
+impl Volumes {
+    /// What is wrong with a volume.
+    pub(super) fn illnesses(&self, volume: &Volume) -> Result<Vec<Illness>, Fault> {
+        let file = match self.pool.image(image(&volume.id), false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(vec![Illness::FileGone]);
+            }
+            file => file.map_err(failed("opening the volume"))?,
+        };
+        let mut ill = Vec::new();
+        let length = file.metadata().map_err(failed("the volume's file"))?.len();
+        if length < volume.bytes {
+            ill.push(Illness::FileShort);
+        }
+        if !volume.targets.is_empty() && self.device(volume)?.is_none() {
+            ill.push(Illness::DeviceGone);
+        }
+        for (at, capability) in &volume.stages {
+            let Access::Mount { flags, .. } = &capability.access else {
+                continue;
+            };
+            let is_there = mounts::at(at).map_err(failed("mounts"))?.is_some();
+            let wanted = flags.iter().any(|flag| flag == "ro");
+            if is_there && !wanted {
+                let stat = statvfs(at)
+                    .map_err(|error| failed("the volume's file system")(error.into()))?;
+                if stat.f_flag.contains(StatVfsMountFlags::RDONLY) {
+                    ill.push(Illness::ReadOnly);
+                }
+            }
+        }
+        Ok(ill)
+    }
+
+    /// Of every volume that is not well, in the order of their ids.
+    pub(super) fn all_illnesses(&self) -> Result<Vec<(String, Vec<Illness>)>, Fault> {
+        let volumes: Vec<Volume> = {
+            let contents = self.book.read();
+            let ready = contents
+                .volumes
+                .values()
+                .filter(|of| of.phase == Phase::Ready && !of.inline);
+            ready.cloned().collect()
+        };
+        let mut all = Vec::new();
+        for volume in volumes {
+            let ill = self.illnesses(&volume)?;
+            if !ill.is_empty() {
+                all.push((volume.id.to_string(), ill));
+            }
+        }
+        Ok(all)
+    }
+}

@@ -1,0 +1,180 @@
+//! The node's CSI driver: volumes on this node's disk for its pods, by the Container Storage Interface 1.13. One process
+//! serves Identity, Controller and Node, and registers itself with the kubelet.
+//!
+//! A call is read into types of our own ([`request`], PURE), carried out on the pool ([`volumes`], [`staging`],
+//! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
+
+mod book;
+mod controller;
+#[cfg(test)]
+mod disk_tests;
+mod fault;
+mod freeze;
+mod group;
+mod health;
+mod id;
+mod identity;
+mod in_flight;
+mod inline;
+mod kernel;
+mod listen;
+mod metadata;
+mod mounts;
+mod node;
+mod pool;
+mod records;
+mod recover;
+mod registration;
+mod request;
+mod staging;
+mod superblock;
+mod tools;
+mod volumes;
+
+use crate::{config::CsiConfig, parts::Shutdown};
+use book::Book;
+use fault::Fault;
+use node_api::{
+    csi::{
+        Topology, controller_server::ControllerServer,
+        group_controller_server::GroupControllerServer, identity_server::IdentityServer,
+        node_server::NodeServer, snapshot_metadata_server::SnapshotMetadataServer,
+    },
+    registration::registration_server::RegistrationServer,
+};
+use pool::Pool;
+use registration::{Registrar, Taken};
+use std::{sync::Arc, time::Duration};
+use tonic::{Status, transport::Server};
+use volumes::Volumes;
+
+/// Label of a node by which volumes are found on it.
+const TOPOLOGY: &str = "topology.fairlead.dev/node";
+
+/// Pauses before a kubelet that refuses the driver is asked again.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// The driver behind all of its services.
+#[derive(Clone, Debug)]
+struct Driver {
+    name: String,
+    volumes: Arc<Volumes>,
+}
+
+impl Driver {
+    /// Where this node's volumes can be had.
+    fn topology(&self) -> Topology {
+        let node = self.volumes.node.clone();
+        Topology {
+            segments: [(TOPOLOGY.to_owned(), node)].into(),
+        }
+    }
+
+    /// Does something that waits for the disk. It goes on when its caller doesn't wait any more: who asks again finds it
+    /// done.
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Volumes) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Status> {
+        let volumes = self.volumes.clone();
+        let done = tokio::task::spawn_blocking(move || work(&volumes)).await;
+        let done = done.map_err(|error| Fault::internal("an operation ended badly", error))?;
+        done.map_err(|fault| {
+            if let Fault::Internal(problem) = &fault {
+                tracing::error!(problem, "a volume's operation failed");
+            }
+            fault.into()
+        })
+    }
+}
+
+/// Runs the part until `shutdown`.
+///
+/// # Errors
+/// What kept it from starting or ended it, worded for people.
+pub async fn run(config: CsiConfig, shutdown: Shutdown) -> Result<(), String> {
+    let driver = {
+        let config = config.clone();
+        let opened = tokio::task::spawn_blocking(move || open(&config)).await;
+        opened.map_err(|error| error.to_string())??
+    };
+    let socket = config.socket();
+    let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", socket.display());
+    let listener = listen::bind(&socket).map_err(|error| fault(&error))?;
+    let serving = Server::builder()
+        .add_service(IdentityServer::new(driver.clone()))
+        .add_service(ControllerServer::new(driver.clone()))
+        .add_service(GroupControllerServer::new(driver.clone()))
+        .add_service(SnapshotMetadataServer::new(driver.clone()))
+        .add_service(NodeServer::new(driver))
+        .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
+    tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
+    // The kubelet asks the driver as soon as it has found it: its socket is there before.
+    let registering = register(&config, shutdown);
+    let (served, registered) = tokio::join!(serving, registering);
+    served.map_err(|error| fault(&error))?;
+    registered
+}
+
+/// Has the kubelet find the driver, again and again while it refuses it.
+async fn register(config: &CsiConfig, shutdown: Shutdown) -> Result<(), String> {
+    let path = config.registry_socket();
+    let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", path.display());
+    let mut pause = FIRST_PAUSE;
+    loop {
+        let registrar = Registrar::new(&config.driver, &config.socket());
+        let mut taken = registrar.taken();
+        let listener = listen::bind(&path).map_err(|error| fault(&error))?;
+        let refused = async move {
+            let is_refusal = |taken: &Taken| matches!(taken, Taken::No(_));
+            taken.wait_for(is_refusal).await.is_ok()
+        };
+        let serving = Server::builder()
+            .add_service(RegistrationServer::new(registrar))
+            .serve_with_incoming_shutdown(
+                listen::connections(listener),
+                requested(shutdown.clone()),
+            );
+        tokio::select! {
+            served = serving => return served.map_err(|error| fault(&error)),
+            _ = refused => {}
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = requested(shutdown.clone()) => return Ok(()),
+        }
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+async fn requested(mut shutdown: Shutdown) {
+    shutdown.requested().await;
+}
+
+/// Opens the pool and puts right what an earlier agent left.
+fn open(config: &CsiConfig) -> Result<Driver, String> {
+    let pool = Pool::open(&config.pool)?;
+    let book = Book::open(&pool.store())?;
+    let volumes = Volumes::new(pool, book, &config.node_name);
+    let (recovered, strangers) = volumes.recover().map_err(|fault| fault.to_string())?;
+    tracing::info!(
+        undone = recovered.undone,
+        finished = recovered.finished,
+        swept = recovered.swept,
+        thawed = recovered.thawed,
+        detached = recovered.detached,
+        orphans = recovered.orphans,
+        "the pool of volumes is whole"
+    );
+    for name in strangers {
+        tracing::warn!(
+            name,
+            "nobody remembers this file of the pool; it stays: look at it, and remove it by hand"
+        );
+    }
+    Ok(Driver {
+        name: config.driver.clone(),
+        volumes: Arc::new(volumes),
+    })
+}

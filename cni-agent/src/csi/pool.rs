@@ -1,0 +1,344 @@
+//! The folder of volumes on the node's disk: a file for each volume and each snapshot, on a file system that lets two
+//! files share their blocks (reflink). Where the folder's own can't, one file in it holds an XFS that can. Found out by
+//! trying, not by the file system's name. Everything is reached beneath the folder's descriptor, through no link.
+
+use super::{kernel::LoopDevice, mounts, tools};
+use rustix::{
+    fs::{
+        AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, fallocate, fstatvfs, fsync, ftruncate,
+        ioctl_ficlone, mkdirat, openat2, renameat, unlinkat,
+    },
+    io::Errno,
+};
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    path::{Path, PathBuf},
+};
+
+const VOLUMES: &str = "volumes";
+const SNAPSHOTS: &str = "snapshots";
+const TRASH: &str = "trash";
+/// The file with a file system of its own, and where that is mounted.
+const IMAGE: &str = "pool.img";
+const MOUNTED: &str = "pool";
+/// Of the room that is there, as much is left to others.
+const LEFT_TO_OTHERS: u64 = 10;
+
+/// Which of both.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Volume,
+    Snapshot,
+}
+
+impl Kind {
+    const fn folder(self) -> &'static str {
+        match self {
+            Self::Volume => VOLUMES,
+            Self::Snapshot => SNAPSHOTS,
+        }
+    }
+}
+
+/// A file of the pool: what it is and its name, which was read by [`super::id`].
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Image<'a> {
+    pub(super) kind: Kind,
+    pub(super) name: &'a str,
+}
+
+impl Image<'_> {
+    fn path(&self) -> String {
+        format!("{}/{}.img", self.kind.folder(), self.name)
+    }
+}
+
+/// Room in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Room {
+    pub(super) free: u64,
+    pub(super) total: u64,
+}
+
+/// The open folder.
+#[derive(Debug)]
+pub(super) struct Pool {
+    root: PathBuf,
+    dir: OwnedFd,
+}
+
+impl Pool {
+    /// Opens the folder, making what is missing. Blocks; meant for the start.
+    ///
+    /// # Errors
+    /// Worded for people.
+    pub(super) fn open(folder: &Path) -> Result<Self, String> {
+        let fault = |error: io::Error| format!("the pool of volumes {}: {error}", folder.display());
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(fault)?;
+        let root = match folder.join(IMAGE).exists() || !shares_blocks(folder).map_err(fault)? {
+            false => folder.to_owned(),
+            true => mount_image(folder)?,
+        };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| fault(e.into()))?;
+        for name in [VOLUMES, SNAPSHOTS, TRASH] {
+            match mkdirat(&dir, name, Mode::RWXU) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(fault(error.into())),
+            }
+        }
+        fsync(&dir).map_err(|e| fault(e.into()))?;
+        Ok(Self { root, dir })
+    }
+
+    /// Where the store of the pool is.
+    pub(super) fn store(&self) -> PathBuf {
+        self.root.join("volumes.redb")
+    }
+
+    /// Where volumes are mounted that the kubelet has no place for.
+    pub(super) fn mounts(&self) -> PathBuf {
+        self.root.join("mounts")
+    }
+
+    /// Room that nobody's blocks take.
+    pub(super) fn room(&self) -> io::Result<Room> {
+        let stat = fstatvfs(&self.dir)?;
+        Ok(Room {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+        })
+    }
+
+    fn beneath(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
+        let resolve = ResolveFlags::BENEATH
+            | ResolveFlags::NO_SYMLINKS
+            | ResolveFlags::NO_MAGICLINKS
+            | ResolveFlags::NO_XDEV;
+        let mode = match flags.contains(OFlags::CREATE) {
+            true => Mode::RUSR | Mode::WUSR,
+            false => Mode::empty(),
+        };
+        Ok(openat2(
+            &self.dir,
+            path,
+            flags | OFlags::CLOEXEC,
+            mode,
+            resolve,
+        )?)
+    }
+
+    /// Opens a file that is there.
+    pub(super) fn image(&self, image: Image<'_>, write: bool) -> io::Result<File> {
+        let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
+        self.beneath(&image.path(), flags).map(File::from)
+    }
+
+    pub(super) fn has(&self, image: Image<'_>) -> io::Result<bool> {
+        match self.image(image, false) {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Makes a file of so many bytes that read as zeros, or as another one's. Unless it is thin, nobody else can take its
+    /// blocks any more. There at once and whole, or not at all.
+    pub(super) fn make(
+        &self,
+        image: Image<'_>,
+        from: Option<Image<'_>>,
+        bytes: u64,
+        thin: bool,
+    ) -> io::Result<()> {
+        let fresh = format!("{}/.{}.new", image.kind.folder(), image.name);
+        // Of an attempt that ended early.
+        self.unlink(&fresh)?;
+        let made = self.fill(&fresh, from, bytes, thin);
+        if made.is_err() {
+            self.unlink(&fresh)?;
+        }
+        made?;
+        renameat(&self.dir, &fresh, &self.dir, image.path())?;
+        self.sync(image.kind.folder())
+    }
+
+    fn fill(&self, fresh: &str, from: Option<Image<'_>>, bytes: u64, thin: bool) -> io::Result<()> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = self.beneath(fresh, flags)?;
+        if let Some(from) = from {
+            ioctl_ficlone(&file, self.image(from, false)?)?;
+        }
+        ftruncate(&file, bytes)?;
+        if !thin {
+            // What is there stays, also where it is shared: room for its change is counted, not taken.
+            fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
+        }
+        Ok(fsync(&file)?)
+    }
+
+    /// Lengthens a file.
+    pub(super) fn grow(&self, image: Image<'_>, bytes: u64, thin: bool) -> io::Result<()> {
+        let file = self.image(image, true)?;
+        if file.metadata()?.len() < bytes {
+            if !thin {
+                // Before it is longer, so that a pool without room leaves it as it is.
+                fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
+            }
+            ftruncate(&file, bytes)?;
+            fsync(&file)?;
+        }
+        Ok(())
+    }
+
+    /// Removes a file: first out of reach, then its blocks. Does nothing when there is none.
+    pub(super) fn remove(&self, image: Image<'_>) -> io::Result<()> {
+        let trash = format!("{TRASH}/{}", image.name);
+        match renameat(&self.dir, image.path(), &self.dir, &trash) {
+            Ok(()) => self.sync(image.kind.folder())?,
+            Err(Errno::NOENT) => {}
+            Err(error) => return Err(error.into()),
+        }
+        self.unlink(&trash)
+    }
+
+    /// Removes what operations left that ended early; how many files.
+    pub(super) fn sweep(&self) -> io::Result<usize> {
+        let mut removed = 0;
+        for folder in [VOLUMES, SNAPSHOTS, TRASH] {
+            for name in self.names(folder)? {
+                if folder == TRASH || name.ends_with(".new") {
+                    self.unlink(&format!("{folder}/{name}"))?;
+                    removed += 1;
+                }
+            }
+        }
+        Ok(removed)
+    }
+
+    /// Names of the files of a kind.
+    pub(super) fn images(&self, kind: Kind) -> io::Result<Vec<String>> {
+        let names = self.names(kind.folder())?.into_iter();
+        Ok(names
+            .filter_map(|name| name.strip_suffix(".img").map(str::to_owned))
+            .collect())
+    }
+
+    fn names(&self, folder: &str) -> io::Result<Vec<String>> {
+        let folder = self.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        let mut names = Vec::new();
+        for entry in rustix::fs::Dir::read_from(&folder)? {
+            let entry = entry?;
+            if let Ok(name) = entry.file_name().to_str()
+                && !matches!(name, "." | "..")
+            {
+                names.push(name.to_owned());
+            }
+        }
+        Ok(names)
+    }
+
+    fn unlink(&self, path: &str) -> io::Result<()> {
+        match unlinkat(&self.dir, path, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    fn sync(&self, folder: &str) -> io::Result<()> {
+        let folder = self.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
+        Ok(fsync(folder)?)
+    }
+}
+
+/// Whether two files of a folder can share blocks.
+fn shares_blocks(folder: &Path) -> io::Result<bool> {
+    let scratch = || tempfile_in(folder);
+    let (from, to) = (scratch()?, scratch()?);
+    rustix::io::write(&from, &[7; 4096])?;
+    fsync(&from)?;
+    match ioctl_ficlone(&to, &from) {
+        Ok(()) => Ok(true),
+        Err(Errno::OPNOTSUPP | Errno::INVAL | Errno::NOTTY | Errno::XDEV | Errno::NOSYS) => {
+            Ok(false)
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// A file without a name, which goes with its descriptor.
+fn tempfile_in(folder: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?)
+}
+
+/// Mounts the file system in the folder's image, making it at first; where it is.
+fn mount_image(folder: &Path) -> Result<PathBuf, String> {
+    let (image, at) = (folder.join(IMAGE), folder.join(MOUNTED));
+    let fault = |action: &str, error: io::Error| format!("{}: {action}: {error}", image.display());
+    if !image.exists() {
+        make_image(folder, &image)?;
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&at)
+        .map_err(|e| fault("its mount point", e))?;
+    if mounts::at(&at).map_err(|e| fault("mounts", e))?.is_some() {
+        return Ok(at);
+    }
+    let backing = fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(&image)
+        .map_err(|e| fault("opening it", e))?;
+    let device = attached(&backing).map_err(|e| fault("loop devices", e))?;
+    let device = match device {
+        Some(device) => device,
+        None => LoopDevice::attach(&backing, false).map_err(|e| fault("a loop device", e))?,
+    };
+    mounts::device(device, &at, "xfs", &["noatime".to_owned()])
+        .map_err(|e| fault("mounting it", e))?;
+    Ok(at)
+}
+
+fn make_image(folder: &Path, image: &Path) -> Result<(), String> {
+    let fault = |error: io::Error| format!("{}: {error}", image.display());
+    let stat = rustix::fs::statvfs(folder).map_err(|e| fault(e.into()))?;
+    let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+    let bytes = free - free / LEFT_TO_OTHERS;
+    let fresh = image.with_extension("new");
+    let file = File::create(&fresh).map_err(fault)?;
+    // Thin: its blocks are the folder's until volumes take them.
+    file.set_len(bytes - bytes % 4096).map_err(fault)?;
+    drop(file);
+    tools::run(
+        "mkfs.xfs",
+        &[
+            "-q",
+            "-s",
+            "size=4096",
+            "-m",
+            "reflink=1",
+            &fresh.to_string_lossy(),
+        ],
+    )
+    .map_err(|problem| format!("{}: {problem}", image.display()))?;
+    fs::rename(&fresh, image).map_err(fault)
+}
+
+/// The device that a file is behind.
+pub(super) fn attached(backing: &File) -> io::Result<Option<LoopDevice>> {
+    for device in LoopDevice::all()? {
+        if device.has(backing)? {
+            return Ok(Some(device));
+        }
+    }
+    Ok(None)
+}

@@ -1,0 +1,117 @@
+//! What is remembered of volumes and snapshots, as plain values.
+
+use super::{
+    id::{GroupId, SnapshotId, VolumeId},
+    request::{Access, Capability, Fs, Mode, Parameters},
+};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, path::PathBuf};
+
+/// How far something is on its way into or out of the pool. What is written before the disk is touched says what a
+/// start has to finish or to undo.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Phase {
+    /// Nobody was told of it yet: a start removes it.
+    Making,
+    Ready,
+    /// Nobody has it any more: a start goes on.
+    Deleting,
+}
+
+/// What something is made from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) enum Source {
+    Snapshot(SnapshotId),
+    Volume(VolumeId),
+}
+
+/// A volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Volume {
+    pub(super) id: VolumeId,
+    /// The caller's, by which it asks again; an inline volume's is the handle that the kubelet gave it.
+    pub(super) name: String,
+    pub(super) phase: Phase,
+    pub(super) bytes: u64,
+    /// None: raw block.
+    pub(super) fs: Option<Fs>,
+    /// The file system has been made: it is never made again.
+    pub(super) formatted: bool,
+    pub(super) parameters: Parameters,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) source: Option<Source>,
+    /// It lives with its pod.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) inline: bool,
+    /// Unix time in seconds.
+    pub(super) made_at: u64,
+    /// By the staging path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) stages: BTreeMap<PathBuf, Capability>,
+    /// By the target path.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) targets: BTreeMap<PathBuf, Target>,
+    /// Published to this node by the controller service, read-only or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) published: Option<bool>,
+}
+
+/// Where a pod has a volume.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Target {
+    pub(super) capability: Capability,
+    pub(super) readonly: bool,
+}
+
+impl Volume {
+    /// Whether it can be used in a way.
+    pub(super) fn suits(&self, capability: &Capability) -> bool {
+        match &capability.access {
+            Access::Block => self.fs.is_none(),
+            Access::Mount { fs, .. } => {
+                self.fs.is_some() && fs.is_none_or(|fs| self.fs == Some(fs))
+            }
+        }
+    }
+
+    /// Whether a pod may have it at a further place, beside those that have it.
+    pub(super) fn admits(&self, mode: Mode) -> bool {
+        let alone = |mode| mode == Mode::OneWriter;
+        let mut others = self.targets.values();
+        !(others.any(|target| alone(target.capability.mode))
+            || alone(mode) && !self.targets.is_empty())
+    }
+}
+
+/// A snapshot.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Snapshot {
+    pub(super) id: SnapshotId,
+    pub(super) name: String,
+    pub(super) phase: Phase,
+    pub(super) of: VolumeId,
+    pub(super) bytes: u64,
+    pub(super) fs: Option<Fs>,
+    pub(super) formatted: bool,
+    /// Unix time in nanoseconds, of the cut.
+    pub(super) made_at_ns: i64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) group: Option<GroupId>,
+}
+
+/// Snapshots at one moment.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Group {
+    pub(super) id: GroupId,
+    pub(super) name: String,
+    pub(super) phase: Phase,
+    /// By the volumes that they are of.
+    pub(super) snapshots: BTreeMap<VolumeId, SnapshotId>,
+    pub(super) made_at_ns: i64,
+}

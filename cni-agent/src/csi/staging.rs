@@ -1,0 +1,527 @@
+//! Volumes on their way into pods: behind a loop device, mounted once, shown to each pod. What is remembered is compared
+//! with what the kernel has at each call: a mount is only shown to a pod when it is this very volume's.
+
+use super::{
+    book::Change,
+    fault::Fault,
+    freeze::Held,
+    id::VolumeId,
+    kernel::{self, LoopDevice},
+    mounts,
+    pool::attached,
+    records::{Target, Volume},
+    request::{Access, Capability, Fs, Mode},
+    superblock::Superblock,
+    tools,
+    volumes::{Volumes, failed, image},
+};
+use node_api::csi::CapacityRange;
+use rustix::fs::{Mode as FileMode, OFlags};
+use std::{
+    fs::{self, DirBuilder, File},
+    io,
+    os::unix::fs::DirBuilderExt as _,
+    path::{Path, PathBuf},
+};
+
+/// Bytes and inodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Use {
+    pub(super) total: u64,
+    pub(super) available: u64,
+    pub(super) used: u64,
+}
+
+/// What a volume's user sees of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Stats {
+    pub(super) bytes: Use,
+    /// None: raw block.
+    pub(super) inodes: Option<Use>,
+}
+
+impl Volumes {
+    fn file(&self, volume: &Volume) -> Result<File, Fault> {
+        self.pool
+            .image(image(&volume.id), true)
+            .map_err(failed("opening the volume"))
+    }
+
+    /// The loop device that the volume is behind.
+    pub(super) fn device(&self, volume: &Volume) -> Result<Option<LoopDevice>, Fault> {
+        attached(&self.file(volume)?).map_err(failed("loop devices"))
+    }
+
+    fn attach(&self, volume: &Volume) -> Result<LoopDevice, Fault> {
+        if let Some(device) = self.device(volume)? {
+            return Ok(device);
+        }
+        let device =
+            LoopDevice::attach(&self.file(volume)?, false).map_err(failed("a loop device"))?;
+        if !device.is_direct().map_err(failed("the loop device"))? {
+            tracing::warn!(volume = %volume.id, "the pool's file system takes no direct I/O: the volume is cached twice");
+        }
+        Ok(device)
+    }
+
+    /// Whether this volume's own file system is mounted there, and nothing else.
+    pub(super) fn is_mounted(&self, volume: &Volume, at: &Path) -> Result<bool, Fault> {
+        let Some(mount) = mounts::at(at).map_err(failed("mounts"))? else {
+            return Ok(false);
+        };
+        let device = self.device(volume)?;
+        match (mount.loop_device(), device) {
+            (Some(found), Some(own)) if found == own => Ok(true),
+            _ => Err(Fault::Precondition(
+                "something else is mounted where the volume should be; unmount it".into(),
+            )),
+        }
+    }
+
+    /// Prepares a volume on this node for pods.
+    pub(super) fn stage(
+        &self,
+        handle: &str,
+        at: &Path,
+        capability: &Capability,
+    ) -> Result<(), Fault> {
+        let id = self.found(handle)?.id;
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let mut volume = self.found(handle)?;
+        if !volume.suits(capability) {
+            return Err(Fault::invalid(
+                "volume_capability",
+                match volume.fs {
+                    None => "is mount, and the volume is a raw block volume".to_owned(),
+                    Some(fs) => format!("doesn't suit the volume, which has {}", fs.as_str()),
+                },
+            ));
+        }
+        match volume.stages.get(at) {
+            Some(there) if there != capability => {
+                return Err(Fault::Exists(
+                    "the volume is staged there in another way".into(),
+                ));
+            }
+            Some(_) => {}
+            None => {
+                // Before anything is done: a start then knows whose it is.
+                volume.stages.insert(at.to_owned(), capability.clone());
+                self.book.commit(&[Change::Volume(volume.clone())])?;
+            }
+        }
+        let device = self.attach(&volume)?;
+        if let Access::Mount { flags, .. } = &capability.access {
+            self.mount(&mut volume, device, at, flags)?;
+        }
+        Ok(())
+    }
+
+    fn mount(
+        &self,
+        volume: &mut Volume,
+        device: LoopDevice,
+        at: &Path,
+        flags: &[String],
+    ) -> Result<(), Fault> {
+        let fs = volume
+            .fs
+            .ok_or_else(|| Fault::internal("the volume", "has no file system"))?;
+        make_folder(at)?;
+        if self.is_mounted(volume, at)? {
+            return Ok(());
+        }
+        if !volume.formatted {
+            format(device, fs)?;
+            volume.formatted = true;
+            self.book.commit(&[Change::Volume(volume.clone())])?;
+        }
+        let mut words = flags.to_vec();
+        if fs == Fs::Xfs {
+            // A copy has its original's name.
+            words.push("nouuid".into());
+        }
+        if fs == Fs::Ext4 {
+            // One that was made from a smaller one, or grown while nobody had it.
+            grow_unmounted(device)?;
+        }
+        mounts::device(device, at, fs.as_str(), &words).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => Fault::invalid(
+                    "volume_capability.mount.mount_flags",
+                    format!(
+                        "{} takes no such option, or the volume's file system is damaged",
+                        fs.as_str()
+                    ),
+                ),
+                _ => Fault::internal("mounting the volume", error),
+            }
+        })?;
+        match fs {
+            Fs::Ext4 => Ok(()),
+            // Only where it is mounted.
+            Fs::Xfs => grow_mounted(device, fs, at),
+        }
+    }
+
+    /// Takes a volume off this node.
+    pub(super) fn unstage(&self, handle: &str, at: &Path) -> Result<(), Fault> {
+        let there = self.book.read().volume(handle).cloned();
+        let Some(there) = there else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[there.id.as_str()])?;
+        let Some(mut volume) = self.book.read().volume(handle).cloned() else {
+            return Ok(());
+        };
+        if !volume.stages.contains_key(at) {
+            return Ok(());
+        }
+        if !volume.targets.is_empty() {
+            return Err(Fault::Precondition(
+                "pods still have the volume; unpublish it first".into(),
+            ));
+        }
+        if volume.fs.is_some() && self.is_mounted(&volume, at)? {
+            mounts::clear(at).map_err(failed("unmounting the volume"))?;
+        }
+        volume.stages.remove(at);
+        if volume.stages.is_empty() {
+            self.detach(&volume)?;
+        }
+        self.book.commit(&[Change::Volume(volume)])
+    }
+
+    pub(super) fn detach(&self, volume: &Volume) -> Result<(), Fault> {
+        if let Some(device) = self.device(volume)? {
+            device.detach().map_err(failed("the loop device"))?;
+        }
+        Ok(())
+    }
+
+    /// Shows a volume to a pod.
+    pub(super) fn publish(
+        &self,
+        handle: &str,
+        stage: &Path,
+        at: &Path,
+        capability: &Capability,
+        readonly: bool,
+    ) -> Result<(), Fault> {
+        let id = self.found(handle)?.id;
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let mut volume = self.found(handle)?;
+        if !volume.stages.contains_key(stage) {
+            return Err(Fault::Precondition(
+                "the volume is not staged there; stage it first".into(),
+            ));
+        }
+        if !volume.suits(capability) {
+            return Err(Fault::invalid(
+                "volume_capability",
+                "doesn't suit the volume",
+            ));
+        }
+        let readonly = readonly || capability.mode == Mode::Readers;
+        let target = Target {
+            capability: capability.clone(),
+            readonly,
+        };
+        match volume.targets.get(at) {
+            Some(there) if *there != target => {
+                return Err(Fault::Exists(
+                    "the volume is published there in another way".into(),
+                ));
+            }
+            Some(_) => {}
+            None if !volume.admits(capability.mode) => {
+                return Err(Fault::Precondition(
+                    "the volume is for one pod at a time, and another pod has it".into(),
+                ));
+            }
+            None => {
+                volume.targets.insert(at.to_owned(), target);
+                self.book.commit(&[Change::Volume(volume.clone())])?;
+            }
+        }
+        match capability.access {
+            Access::Block => self.show_device(&volume, at),
+            Access::Mount { .. } => self.show(&volume, stage, at, readonly),
+        }
+    }
+
+    fn show(&self, volume: &Volume, stage: &Path, at: &Path, readonly: bool) -> Result<(), Fault> {
+        // After a reboot a pod may be set up before its volume is mounted (kubernetes#120853): it must not get the
+        // folder below.
+        if !self.is_mounted(volume, stage)? {
+            return Err(Fault::Precondition(
+                "the volume is not mounted where it was staged; stage it again".into(),
+            ));
+        }
+        make_folder(at)?;
+        if self.is_mounted(volume, at)? {
+            return Ok(());
+        }
+        mounts::bind(stage, at, readonly).map_err(failed("mounting the volume for the pod"))
+    }
+
+    fn show_device(&self, volume: &Volume, at: &Path) -> Result<(), Fault> {
+        let device = self.device(volume)?.ok_or_else(|| {
+            Fault::Precondition("the volume has no device; stage it again".into())
+        })?;
+        if mounts::at(at).map_err(failed("mounts"))?.is_some() {
+            let shown = mounts::device_of(at).map_err(failed("the pod's device"))?;
+            return match shown == Some(device) {
+                true => Ok(()),
+                false => Err(Fault::Precondition(
+                    "something else is mounted where the device should be".into(),
+                )),
+            };
+        }
+        make_file(at)?;
+        mounts::bind(&device.path(), at, false).map_err(failed("giving the pod its device"))
+    }
+
+    /// Takes a volume from a pod; from an inline volume that was its last.
+    pub(super) fn unpublish(&self, handle: &str, at: &Path) -> Result<(), Fault> {
+        let there = self.book.read().volume(handle).cloned();
+        let Some(there) = there else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[there.id.as_str()])?;
+        let Some(mut volume) = self.book.read().volume(handle).cloned() else {
+            return Ok(());
+        };
+        if volume.targets.contains_key(at) {
+            mounts::clear(at).map_err(failed("unmounting the pod's volume"))?;
+            remove_place(at)?;
+            volume.targets.remove(at);
+            self.book.commit(&[Change::Volume(volume.clone())])?;
+        }
+        match volume.inline && volume.targets.is_empty() {
+            true => self.dissolve(volume),
+            false => Ok(()),
+        }
+    }
+
+    /// Removes an inline volume that no pod has any more.
+    pub(super) fn dissolve(&self, mut volume: Volume) -> Result<(), Fault> {
+        for at in volume.stages.keys().chain(volume.targets.keys()) {
+            mounts::clear(at).map_err(failed("unmounting the volume"))?;
+            remove_place(at)?;
+        }
+        volume.stages.clear();
+        volume.targets.clear();
+        self.detach(&volume)?;
+        self.remove(volume)
+    }
+
+    /// Has a volume's device and file system take the size that its file has, after that has what is asked for.
+    pub(super) fn grow(
+        &self,
+        handle: &str,
+        at: &Path,
+        range: Option<&CapacityRange>,
+    ) -> Result<u64, Fault> {
+        self.is_place(&self.found(handle)?, at)?;
+        if let Some(range) = range {
+            self.expand(handle, range)?;
+        }
+        let id = self.found(handle)?.id;
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let volume = self.found(handle)?;
+        let device = self.device(&volume)?.ok_or_else(|| {
+            Fault::Precondition("the volume has no device; stage it again".into())
+        })?;
+        device.refresh_size().map_err(failed("the loop device"))?;
+        if let Some(fs) = volume.fs {
+            // Where pods may only read, the file system is the same as where it is staged.
+            let stages = volume.stages.keys();
+            let at = stages.map(|stage| stage.as_path()).next().unwrap_or(at);
+            grow_mounted(device, fs, at)?;
+        }
+        Ok(volume.bytes)
+    }
+
+    fn is_place(&self, volume: &Volume, at: &Path) -> Result<(), Fault> {
+        match volume.stages.contains_key(at) || volume.targets.contains_key(at) {
+            true => Ok(()),
+            false => Err(Fault::NotFound("the volume is not at that path".into())),
+        }
+    }
+
+    /// What a pod sees of its volume.
+    pub(super) fn stats(&self, handle: &str, at: &Path) -> Result<Stats, Fault> {
+        let volume = self.found(handle)?;
+        self.is_place(&volume, at)?;
+        let Some(_) = volume.fs else {
+            let bytes = Use {
+                total: volume.bytes,
+                available: 0,
+                used: 0,
+            };
+            return Ok(Stats {
+                bytes,
+                inodes: None,
+            });
+        };
+        if !self.is_mounted(&volume, at)? {
+            return Err(Fault::NotFound(
+                "the volume is not mounted at that path".into(),
+            ));
+        }
+        let stat =
+            rustix::fs::statvfs(at).map_err(|error| failed("the volume's room")(error.into()))?;
+        let use_of = |total: u64, free: u64, available: u64, unit: u64| Use {
+            total: total.saturating_mul(unit),
+            available: available.saturating_mul(unit),
+            used: total.saturating_sub(free).saturating_mul(unit),
+        };
+        Ok(Stats {
+            bytes: use_of(stat.f_blocks, stat.f_bfree, stat.f_bavail, stat.f_frsize),
+            inodes: Some(use_of(stat.f_files, stat.f_ffree, stat.f_favail, 1)),
+        })
+    }
+
+    /// Holds the volume's own file system still, where it is mounted.
+    pub(super) fn hold(&self, id: &VolumeId) -> Result<Option<Held>, Fault> {
+        let places: Vec<PathBuf> = {
+            let contents = self.book.read();
+            let volume = contents.volumes.get(id);
+            let volume = volume.filter(|volume| volume.fs.is_some());
+            let places = volume.map(|volume| volume.stages.keys().chain(volume.targets.keys()));
+            places.into_iter().flatten().cloned().collect()
+        };
+        for at in places {
+            if mounts::at(&at).map_err(failed("mounts"))?.is_some() {
+                let within = File::open(&at).map_err(failed("the volume's mount"))?;
+                let held = Held::of(within).map_err(failed("holding the volume still"))?;
+                return Ok(Some(held));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Does something while the volume's own file system is still.
+    pub(super) fn quiet(
+        &self,
+        id: &VolumeId,
+        cut: impl FnOnce() -> io::Result<()>,
+    ) -> Result<(), Fault> {
+        let held = self.hold(id)?;
+        let done = cut();
+        let in_time = release(held)?;
+        done.map_err(failed("cutting the volume"))?;
+        in_time.then_some(()).ok_or_else(too_late)
+    }
+}
+
+/// Lets a volume go on; whether it had been still until then.
+pub(super) fn release(held: Option<Held>) -> Result<bool, Fault> {
+    match held {
+        None => Ok(true),
+        Some(held) => held.release().map_err(failed("letting the volume go on")),
+    }
+}
+
+pub(super) fn too_late() -> Fault {
+    Fault::Busy("the cut took too long, so that the volume had to go on; ask again".into())
+}
+
+fn format(device: LoopDevice, fs: Fs) -> Result<(), Fault> {
+    let device = device.path();
+    let device = device.to_string_lossy();
+    let done = match fs {
+        // All blocks are the user's; blocks that were taken for the volume stay taken.
+        Fs::Ext4 => tools::run(
+            "mkfs.ext4",
+            &[
+                "-q",
+                "-F",
+                "-b",
+                "4096",
+                "-m",
+                "0",
+                "-E",
+                "nodiscard",
+                &device,
+            ],
+        ),
+        Fs::Xfs => tools::run("mkfs.xfs", &["-q", "-f", "-K", &device]),
+    };
+    done.map_err(|problem| Fault::Internal(format!("making the file system: {problem}")))
+}
+
+/// Blocks that an ext4 lacks of its device, and its whole number of them then; none: it has all.
+fn lacks(device: LoopDevice) -> Result<Option<u64>, Fault> {
+    let size = device.bytes().map_err(failed("the loop device"))?;
+    let ext4 = Superblock::read(&device.path()).map_err(failed("the file system"))?;
+    let blocks = size / ext4.block_size;
+    Ok((ext4.blocks < blocks).then_some(blocks))
+}
+
+/// Has a mounted file system take the whole device.
+fn grow_mounted(device: LoopDevice, fs: Fs, at: &Path) -> Result<(), Fault> {
+    match fs {
+        Fs::Ext4 => {
+            let Some(blocks) = lacks(device)? else {
+                return Ok(());
+            };
+            let within = File::open(at).map_err(failed("the volume's mount"))?;
+            kernel::resize_ext4(&within, blocks).map_err(|error| match error.raw_os_error() {
+                Some(libc::EPERM) => Fault::Internal(
+                    "growing the file system: the kernel asks for CAP_SYS_RESOURCE, which this agent lacks; add it, or delete the volume's pod: it grows when it is staged again".into(),
+                ),
+                _ => Fault::internal("growing the file system", error),
+            })
+        }
+        Fs::Xfs => tools::run("xfs_growfs", &["-d", &at.to_string_lossy()])
+            .map_err(|problem| Fault::Internal(format!("growing the file system: {problem}"))),
+    }
+}
+
+/// Has an ext4 that nobody has mounted take the whole device.
+fn grow_unmounted(device: LoopDevice) -> Result<(), Fault> {
+    if lacks(device)?.is_none() {
+        return Ok(());
+    }
+    let path = device.path();
+    let path = path.to_string_lossy();
+    let problem = |problem: String| Fault::Internal(format!("growing the file system: {problem}"));
+    // Which it asks for, and which replays the journal.
+    tools::run_with("e2fsck", &["-f", "-p", &path], &[0, 1]).map_err(problem)?;
+    tools::run("resize2fs", &[&path]).map_err(problem)
+}
+
+fn make_folder(at: &Path) -> Result<(), Fault> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o750)
+        .create(at)
+        .map_err(failed("the place of the volume"))
+}
+
+fn make_file(at: &Path) -> Result<(), Fault> {
+    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = || -> io::Result<()> {
+        if let Some(folder) = at.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        rustix::fs::open(at, flags, FileMode::RUSR | FileMode::WUSR)?;
+        Ok(())
+    };
+    made().map_err(failed("the place of the device"))
+}
+
+/// Removes an empty folder or file that pods saw a volume at.
+fn remove_place(at: &Path) -> Result<(), Fault> {
+    let removed = match fs::symlink_metadata(at) {
+        Err(error) => Err(error),
+        Ok(metadata) if metadata.is_dir() => fs::remove_dir(at),
+        Ok(_) => fs::remove_file(at),
+    };
+    match removed {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.map_err(failed("the place of the volume")),
+    }
+}

@@ -1,0 +1,613 @@
+//! Volumes and snapshots on this node's pool: each operation is done again with the same outcome, and one that ended early
+//! is finished or undone at the next start. Everything here blocks on the disk.
+
+use super::{
+    book::{Book, Change, Contents},
+    fault::Fault,
+    id::{SnapshotId, VolumeId},
+    in_flight::InFlight,
+    pool::{Image, Kind, Pool},
+    records::{Phase, Snapshot, Source, Volume},
+    request::{self, Access, Capability, Fs, Parameters},
+};
+use node_api::csi::CapacityRange;
+use std::{
+    collections::BTreeMap,
+    io,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+/// The pool of this node and what is remembered of it.
+#[derive(Debug)]
+pub(super) struct Volumes {
+    pub(super) pool: Pool,
+    pub(super) book: Book,
+    pub(super) busy: InFlight,
+    pub(super) node: String,
+    /// Room is promised by one at a time.
+    promising: Mutex<()>,
+}
+
+/// A volume that is asked for.
+#[derive(Clone, Debug)]
+pub(super) struct Wanted {
+    pub(super) name: String,
+    pub(super) range: Option<CapacityRange>,
+    pub(super) capabilities: Vec<Capability>,
+    pub(super) parameters: Parameters,
+    pub(super) source: Option<Source>,
+}
+
+/// What a source has.
+struct Original {
+    bytes: u64,
+    fs: Option<Fs>,
+    formatted: bool,
+}
+
+/// Room for volumes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Capacity {
+    pub(super) available: u64,
+    pub(super) largest: u64,
+}
+
+pub(super) fn failed(action: &'static str) -> impl Fn(io::Error) -> Fault {
+    move |error| match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            Fault::Exhausted(format!("{action}: the pool of this node is full"))
+        }
+        _ => Fault::internal(action, error),
+    }
+}
+
+pub(super) fn image(of: &VolumeId) -> Image<'_> {
+    Image {
+        kind: Kind::Volume,
+        name: of.as_str(),
+    }
+}
+
+pub(super) fn cut(of: &SnapshotId) -> Image<'_> {
+    Image {
+        kind: Kind::Snapshot,
+        name: of.as_str(),
+    }
+}
+
+pub(super) fn now() -> std::time::Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+impl Volumes {
+    /// On an open pool.
+    pub(super) fn new(pool: Pool, book: Book, node: &str) -> Self {
+        Self {
+            pool,
+            book,
+            busy: InFlight::default(),
+            node: node.to_owned(),
+            promising: Mutex::new(()),
+        }
+    }
+
+    pub(super) fn promising(&self) -> MutexGuard<'_, ()> {
+        self.promising
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room that nobody was promised. Images that share blocks with others are counted as if they shared none: each of
+    /// their bytes may be written anew, and then there must be room for it.
+    pub(super) fn capacity(&self) -> Result<Capacity, Fault> {
+        let room = self.pool.room().map_err(failed("the pool"))?;
+        let promised = promised(&self.book.read());
+        let available = room.free.saturating_sub(promised);
+        // Some is the file system's own.
+        let available = available - available / 64;
+        Ok(Capacity {
+            available,
+            largest: available,
+        })
+    }
+
+    /// What is wrong with the pool.
+    pub(super) fn pool_illness(&self) -> Result<Option<String>, Fault> {
+        let room = self.pool.room().map_err(failed("the pool"))?;
+        let promised = promised(&self.book.read());
+        Ok((promised > room.free).then(|| {
+            format!(
+                "{} bytes are promised to volumes and snapshots of this node, and its pool has {} left; remove snapshots, or add room",
+                promised, room.free
+            )
+        }))
+    }
+
+    pub(super) fn reserve(&self, bytes: u64) -> Result<(), Fault> {
+        let available = self.capacity()?.available;
+        if bytes > available {
+            return Err(Fault::Exhausted(format!(
+                "this node has {available} bytes left for volumes, {bytes} are asked for"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Makes a volume, or answers with the one that was made for this name.
+    pub(super) fn create(&self, wanted: &Wanted) -> Result<Volume, Fault> {
+        let name = format!("the volume of {:?}", wanted.name);
+        let _working = self.busy.begin(&[&name])?;
+        let original = self.original(wanted.source.as_ref())?;
+        let fs = file_system(wanted, original.as_ref())?;
+        let least = original.as_ref().map(|original| original.bytes);
+        if let Some(there) = self.book.read().named(&wanted.name) {
+            return same(there, wanted, fs).map(|()| there.clone());
+        }
+        let bytes = request::size(wanted.range.as_ref(), least)?;
+        let volume = Volume {
+            id: VolumeId::random().map_err(failed("a name for the volume"))?,
+            name: wanted.name.clone(),
+            phase: Phase::Making,
+            bytes,
+            fs,
+            formatted: original.as_ref().is_some_and(|original| original.formatted),
+            parameters: wanted.parameters.clone(),
+            source: wanted.source.clone(),
+            inline: false,
+            made_at: now().as_secs(),
+            stages: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            published: None,
+        };
+        self.make(volume)
+    }
+
+    /// Makes what was decided on.
+    pub(super) fn make(&self, mut volume: Volume) -> Result<Volume, Fault> {
+        {
+            let _promising = self.promising();
+            self.reserve(volume.bytes)?;
+            self.book.commit(&[Change::Volume(volume.clone())])?;
+        }
+        let from = match &volume.source {
+            None => None,
+            Some(Source::Snapshot(of)) => Some(cut(of)),
+            Some(Source::Volume(of)) => Some(image(of)),
+        };
+        let thin = volume.parameters.thin;
+        let made = match &volume.source {
+            Some(Source::Volume(of)) => {
+                let (of, from) = (of.clone(), from);
+                self.quiet(&of, || {
+                    self.pool.make(image(&volume.id), from, volume.bytes, thin)
+                })
+            }
+            _ => self
+                .pool
+                .make(image(&volume.id), from, volume.bytes, thin)
+                .map_err(failed("making the volume")),
+        };
+        if let Err(fault) = made {
+            self.book.commit(&[Change::NoVolume(volume.id)])?;
+            return Err(fault);
+        }
+        volume.phase = Phase::Ready;
+        self.book.commit(&[Change::Volume(volume.clone())])?;
+        tracing::info!(volume = %volume.id, name = volume.name, bytes = volume.bytes, "volume made");
+        Ok(volume)
+    }
+
+    fn original(&self, source: Option<&Source>) -> Result<Option<Original>, Fault> {
+        let contents = self.book.read();
+        let original = match source {
+            None => return Ok(None),
+            Some(Source::Snapshot(id)) => {
+                let ready = contents
+                    .snapshots
+                    .get(id)
+                    .filter(|of| of.phase == Phase::Ready);
+                ready.map(|of| Original {
+                    bytes: of.bytes,
+                    fs: of.fs,
+                    formatted: of.formatted,
+                })
+            }
+            Some(Source::Volume(id)) => {
+                let ready = contents
+                    .volumes
+                    .get(id)
+                    .filter(|of| of.phase == Phase::Ready);
+                ready.map(|of| Original {
+                    bytes: of.bytes,
+                    fs: of.fs,
+                    formatted: of.formatted,
+                })
+            }
+        };
+        let missing = || Fault::NotFound("the source of the volume is not there".into());
+        original.map(Some).ok_or_else(missing)
+    }
+
+    /// Removes a volume; one that isn't there is removed.
+    pub(super) fn delete(&self, handle: &str) -> Result<(), Fault> {
+        let Some(id) = VolumeId::parse(handle) else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let Some(volume) = self.book.read().volumes.get(&id).cloned() else {
+            return Ok(());
+        };
+        if !volume.stages.is_empty() || !volume.targets.is_empty() || volume.published.is_some() {
+            return Err(Fault::Precondition(
+                "the volume is in use on this node; unpublish and unstage it first".into(),
+            ));
+        }
+        self.remove(volume)
+    }
+
+    /// Removes a volume that nobody uses.
+    pub(super) fn remove(&self, mut volume: Volume) -> Result<(), Fault> {
+        volume.phase = Phase::Deleting;
+        self.book.commit(&[Change::Volume(volume.clone())])?;
+        self.pool
+            .remove(image(&volume.id))
+            .map_err(failed("removing the volume"))?;
+        self.book.commit(&[Change::NoVolume(volume.id.clone())])?;
+        tracing::info!(volume = %volume.id, "volume removed");
+        Ok(())
+    }
+
+    /// The volume that a handle means.
+    pub(super) fn found(&self, handle: &str) -> Result<Volume, Fault> {
+        let contents = self.book.read();
+        let ready = contents
+            .volume(handle)
+            .filter(|of| of.phase == Phase::Ready);
+        ready
+            .cloned()
+            .ok_or_else(|| Fault::NotFound("there is no such volume on this node".into()))
+    }
+
+    /// Lengthens a volume's file; its file system follows on the node.
+    pub(super) fn expand(&self, handle: &str, range: &CapacityRange) -> Result<Volume, Fault> {
+        let mut volume = self.found(handle)?;
+        let _working = self.busy.begin(&[volume.id.as_str()])?;
+        volume = self.found(handle)?;
+        let limit = u64::try_from(range.limit_bytes).unwrap_or(0);
+        let required = u64::try_from(range.required_bytes).unwrap_or(0);
+        if volume.bytes >= required {
+            if limit != 0 && volume.bytes > limit {
+                return Err(Fault::OutOfRange(format!(
+                    "the volume has {} bytes, more than the limit; volumes don't shrink",
+                    volume.bytes
+                )));
+            }
+            return Ok(volume);
+        }
+        let bytes = request::size(Some(range), None)?;
+        {
+            let _promising = self.promising();
+            self.reserve(bytes - volume.bytes)?;
+            // A file that is longer than what is remembered is as good as one that isn't yet.
+            self.pool
+                .grow(image(&volume.id), bytes, volume.parameters.thin)
+                .map_err(failed("growing the volume"))?;
+            volume.bytes = bytes;
+            self.book.commit(&[Change::Volume(volume.clone())])?;
+        }
+        tracing::info!(volume = %volume.id, bytes, "volume grown");
+        Ok(volume)
+    }
+
+    /// Notes that this node's pods may use a volume.
+    pub(super) fn attach_to(
+        &self,
+        handle: &str,
+        node: &str,
+        capability: &Capability,
+        readonly: bool,
+    ) -> Result<(), Fault> {
+        let id = self.found(handle)?.id;
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let mut volume = self.found(handle)?;
+        if node != self.node {
+            return Err(Fault::NotFound(format!(
+                "the volume is on node {:?}; its pods have to be there, too",
+                self.node
+            )));
+        }
+        if !volume.suits(capability) {
+            return Err(Fault::invalid(
+                "volume_capability",
+                "doesn't suit the volume",
+            ));
+        }
+        match volume.published {
+            Some(there) if there == readonly => Ok(()),
+            Some(_) => Err(Fault::Exists(
+                "the volume is published to this node with another readonly".into(),
+            )),
+            None => {
+                volume.published = Some(readonly);
+                self.book.commit(&[Change::Volume(volume)])
+            }
+        }
+    }
+
+    /// Notes that they may not any more. `node`: empty for every one.
+    pub(super) fn detach_from(&self, handle: &str, node: &str) -> Result<(), Fault> {
+        let Ok(there) = self.found(handle) else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[there.id.as_str()])?;
+        let Ok(mut volume) = self.found(handle) else {
+            return Ok(());
+        };
+        if !node.is_empty() && node != self.node || volume.published.is_none() {
+            return Ok(());
+        }
+        volume.published = None;
+        self.book.commit(&[Change::Volume(volume)])
+    }
+
+    /// Takes a snapshot, or answers with the one that was taken for this name.
+    pub(super) fn snapshot(&self, name: &str, of: &str) -> Result<Snapshot, Fault> {
+        let key = format!("the snapshot of {name:?}");
+        let _working = self.busy.begin(&[&key])?;
+        let there = self.book.read().snapshot_named(name).cloned();
+        if let Some(there) = there {
+            return match there.of.as_str() == of {
+                true => Ok(there),
+                false => Err(Fault::Exists(
+                    "a snapshot of this name is of another volume".into(),
+                )),
+            };
+        }
+        let volume = self.found(of)?;
+        let mut snapshot = Snapshot {
+            id: SnapshotId::random().map_err(failed("a name for the snapshot"))?,
+            name: name.to_owned(),
+            phase: Phase::Making,
+            of: volume.id.clone(),
+            bytes: volume.bytes,
+            fs: volume.fs,
+            formatted: volume.formatted,
+            made_at_ns: 0,
+            group: None,
+        };
+        {
+            let _promising = self.promising();
+            self.reserve(snapshot.bytes)?;
+            self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
+        }
+        let cut = self.quiet(&volume.id, || {
+            snapshot.made_at_ns = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
+            self.pool.make(
+                cut(&snapshot.id),
+                Some(image(&volume.id)),
+                snapshot.bytes,
+                true,
+            )
+        });
+        if let Err(fault) = cut {
+            self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
+            return Err(fault);
+        }
+        snapshot.phase = Phase::Ready;
+        self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
+        tracing::info!(snapshot = %snapshot.id, volume = %snapshot.of, "snapshot taken");
+        Ok(snapshot)
+    }
+
+    /// Removes a snapshot; one that isn't there is removed. Volumes that were made from it stay whole.
+    pub(super) fn delete_snapshot(&self, handle: &str) -> Result<(), Fault> {
+        let Some(id) = SnapshotId::parse(handle) else {
+            return Ok(());
+        };
+        let _working = self.busy.begin(&[id.as_str()])?;
+        let Some(mut snapshot) = self.book.read().snapshots.get(&id).cloned() else {
+            return Ok(());
+        };
+        if snapshot.group.is_some() {
+            return Err(Fault::invalid(
+                "snapshot_id",
+                "is one of a group; delete the group",
+            ));
+        }
+        snapshot.phase = Phase::Deleting;
+        self.book.commit(&[Change::Snapshot(snapshot)])?;
+        self.pool
+            .remove(cut(&id))
+            .map_err(failed("removing the snapshot"))?;
+        self.book.commit(&[Change::NoSnapshot(id.clone())])?;
+        tracing::info!(snapshot = %id, "snapshot removed");
+        Ok(())
+    }
+}
+
+/// PURE: bytes that may still be asked for: of images that share blocks, and of thin ones.
+fn promised(contents: &Contents) -> u64 {
+    let snapshots = contents.snapshots.values().map(|snapshot| snapshot.bytes);
+    let volumes = contents.volumes.values();
+    let volumes = volumes.filter(|volume| {
+        volume.source.is_some() || volume.parameters.thin || volume.phase == Phase::Making
+    });
+    snapshots.chain(volumes.map(|volume| volume.bytes)).sum()
+}
+
+/// PURE: which file system a volume gets; none: it is raw.
+fn file_system(wanted: &Wanted, original: Option<&Original>) -> Result<Option<Fs>, Fault> {
+    const FIELD: &str = "volume_capabilities";
+    let mut asked = None;
+    for capability in &wanted.capabilities {
+        match &capability.access {
+            Access::Block => {
+                return match original.and_then(|original| original.fs) {
+                    None => Ok(None),
+                    Some(_) => Err(Fault::invalid(
+                        FIELD,
+                        "are block, and the source has a file system",
+                    )),
+                };
+            }
+            Access::Mount { fs: Some(fs), .. } => match asked.replace(*fs) {
+                Some(other) if other != *fs => {
+                    return Err(Fault::invalid(FIELD, "name two file systems; name one"));
+                }
+                _ => {}
+            },
+            Access::Mount { fs: None, .. } => {}
+        }
+    }
+    let asked = asked.or(wanted.parameters.fs);
+    match original {
+        None => Ok(Some(asked.unwrap_or(Fs::Ext4))),
+        Some(original) => match (original.fs, asked) {
+            (None, _) => Err(Fault::invalid(
+                FIELD,
+                "are mount, and the source is a raw block volume",
+            )),
+            (Some(has), Some(asked)) if has != asked => Err(Fault::invalid(
+                FIELD,
+                format!(
+                    "name {}, and the source has {}",
+                    asked.as_str(),
+                    has.as_str()
+                ),
+            )),
+            (Some(has), _) => Ok(Some(has)),
+        },
+    }
+}
+
+/// PURE: whether the volume of a name is the one that is asked for.
+fn same(there: &Volume, wanted: &Wanted, fs: Option<Fs>) -> Result<(), Fault> {
+    let range = wanted.range.unwrap_or_default();
+    let (required, limit) = (range.required_bytes, range.limit_bytes);
+    let bytes = i64::try_from(there.bytes).unwrap_or(i64::MAX);
+    let fits = bytes >= required && (limit == 0 || bytes <= limit);
+    let difference = match () {
+        () if there.phase != Phase::Ready => {
+            return Err(Fault::Busy("the volume of this name is on its way".into()));
+        }
+        () if !fits => "size",
+        () if there.fs != fs => "file system",
+        () if there.parameters != wanted.parameters => "parameters",
+        () if there.source != wanted.source => "source",
+        () => return Ok(()),
+    };
+    Err(Fault::Exists(format!(
+        "a volume of this name has another {difference}"
+    )))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::csi::request::Mode;
+
+    fn mount(fs: Option<Fs>) -> Capability {
+        Capability {
+            access: Access::Mount {
+                fs,
+                flags: Vec::new(),
+            },
+            mode: Mode::Writers,
+        }
+    }
+
+    fn wanted(capabilities: &[Capability]) -> Wanted {
+        Wanted {
+            name: "pvc-1".into(),
+            range: None,
+            capabilities: capabilities.to_vec(),
+            parameters: Parameters::default(),
+            source: None,
+        }
+    }
+
+    #[test]
+    fn a_volume_has_the_file_system_that_is_asked_for_or_its_sources() {
+        let block = Capability {
+            access: Access::Block,
+            mode: Mode::Writers,
+        };
+        let of = |fs| Original {
+            bytes: 1,
+            fs,
+            formatted: true,
+        };
+        let with = |capability: &Capability, original: Option<Original>| {
+            file_system(&wanted(std::slice::from_ref(capability)), original.as_ref())
+        };
+        assert_eq!(with(&mount(None), None), Ok(Some(Fs::Ext4)));
+        assert_eq!(with(&mount(Some(Fs::Xfs)), None), Ok(Some(Fs::Xfs)));
+        assert_eq!(with(&block, None), Ok(None));
+        assert_eq!(
+            with(&mount(None), Some(of(Some(Fs::Xfs)))),
+            Ok(Some(Fs::Xfs))
+        );
+        assert_eq!(with(&block, Some(of(None))), Ok(None));
+        for (capability, original) in [
+            (&mount(Some(Fs::Ext4)), of(Some(Fs::Xfs))),
+            (&mount(None), of(None)),
+            (&block, of(Some(Fs::Ext4))),
+        ] {
+            let fault = with(capability, Some(original)).unwrap_err();
+            assert_eq!(fault.code(), tonic::Code::InvalidArgument, "{fault}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_was_asked_for_again_is_the_same_volume_or_none() {
+        let there = Volume {
+            id: VolumeId::random().unwrap(),
+            name: "pvc-1".into(),
+            phase: Phase::Ready,
+            bytes: 10 << 30,
+            fs: Some(Fs::Ext4),
+            formatted: false,
+            parameters: Parameters::default(),
+            source: None,
+            inline: false,
+            made_at: 0,
+            stages: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            published: None,
+        };
+        let range = |required_bytes, limit_bytes| {
+            Some(CapacityRange {
+                required_bytes,
+                limit_bytes,
+            })
+        };
+        let asked = |range| Wanted {
+            range,
+            ..wanted(&[mount(None)])
+        };
+        let ext4 = Some(Fs::Ext4);
+        assert_eq!(
+            same(&there, &asked(range(10 << 30, 10 << 30)), ext4),
+            Ok(())
+        );
+        assert_eq!(same(&there, &asked(range(1 << 30, 0)), ext4), Ok(()));
+        for (wanted, fs, what) in [
+            (asked(range(20 << 30, 0)), ext4, "size"),
+            (asked(range(1, 1 << 30)), ext4, "size"),
+            (asked(None), Some(Fs::Xfs), "file system"),
+        ] {
+            let fault = same(&there, &wanted, fs).unwrap_err();
+            assert_eq!(fault.code(), tonic::Code::AlreadyExists);
+            assert!(fault.to_string().contains(what), "{fault}");
+        }
+        let making = Volume {
+            phase: Phase::Making,
+            ..there
+        };
+        let fault = same(&making, &asked(None), ext4).unwrap_err();
+        assert_eq!(fault.code(), tonic::Code::Aborted);
+    }
+}

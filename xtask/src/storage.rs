@@ -1,0 +1,234 @@
+//! The CSI driver under a client that nobody here wrote: csi-sanity, by grpc-go, as the kubelet is.
+
+use crate::{setup, workspace};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::{Duration, Instant},
+};
+
+const DRIVER: &str = "csi.fairlead.dev";
+
+/// An agent with its volumes alone, in a folder of its own. Its end leaves nothing of it.
+struct Node {
+    folder: tempfile::TempDir,
+    agent: Option<Child>,
+}
+
+impl Node {
+    fn new() -> Self {
+        let mut node = Self {
+            folder: tempfile::tempdir().unwrap(),
+            agent: None,
+        };
+        fs::create_dir(node.place("manifests")).unwrap();
+        node.start();
+        node
+    }
+
+    fn place(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.place("kubelet/plugins").join(DRIVER).join("csi.sock")
+    }
+
+    fn start(&mut self) {
+        let log = fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(self.place("log"))
+            .unwrap();
+        // The last thing that a start makes.
+        let registered = self
+            .place("kubelet/plugins_registry")
+            .join(format!("{DRIVER}-reg.sock"));
+        let _of_the_last_one = fs::remove_file(&registered);
+        let agent = Command::new(workspace::binaries().join("fairlead"))
+            .args(["agent", "--parts", "csi", "--node-name", "n1"])
+            .args(["--source", "manifests", "--health-address", "off"])
+            .arg("--manifests")
+            .arg(self.place("manifests"))
+            .arg("--state-dir")
+            .arg(self.place("state"))
+            .arg("--socket")
+            .arg(self.place("agent.sock"))
+            .arg("--csi-pool")
+            .arg(self.place("pool"))
+            .arg("--kubelet-dir")
+            .arg(self.place("kubelet"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.agent = Some(agent);
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while !registered.exists() {
+            assert!(Instant::now() < deadline, "{}", self.log());
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn log(&self) -> String {
+        fs::read_to_string(self.place("log")).unwrap_or_default()
+    }
+
+    fn stop(&mut self) {
+        if let Some(mut agent) = self.agent.take() {
+            agent.kill().unwrap();
+            agent.wait().unwrap();
+        }
+    }
+
+    /// Mounts below the node's folder, but for the pool itself: the last one first.
+    fn mounts(&self) -> Vec<PathBuf> {
+        let pool = self.place("pool/pool");
+        let mut mounts = below(self.folder.path());
+        mounts.retain(|at| *at != pool);
+        mounts
+    }
+
+    /// Loop devices of files below the node's folder, but for the pool's own.
+    fn devices(&self) -> Vec<String> {
+        let pool = self.place("pool/pool.img");
+        let mut devices = Vec::new();
+        for entry in fs::read_dir("/sys/block").unwrap() {
+            let entry = entry.unwrap();
+            let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
+            let backing = PathBuf::from(backing.unwrap_or_default().trim_end());
+            if backing.starts_with(self.folder.path()) && backing != pool {
+                devices.push(format!("/dev/{}", entry.file_name().to_string_lossy()));
+            }
+        }
+        devices
+    }
+
+    /// Files of volumes and snapshots.
+    fn files(&self) -> Vec<String> {
+        let mut files = Vec::new();
+        let roots = ["pool", "pool/pool"].map(|root| self.place(root));
+        for root in roots {
+            for folder in ["volumes", "snapshots", "trash"] {
+                let entries = fs::read_dir(root.join(folder)).into_iter().flatten();
+                files
+                    .extend(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()));
+            }
+        }
+        files
+    }
+
+    fn sanity(&self, options: &[&str]) -> Output {
+        Command::new(setup::csi_sanity().unwrap())
+            .arg("--csi.endpoint")
+            .arg(format!("unix://{}", self.socket().display()))
+            .arg("--csi.mountdir")
+            .arg(self.place("mount"))
+            .arg("--csi.stagingdir")
+            .arg(self.place("stage"))
+            .args(["--csi.testvolumesize", "1073741824"])
+            .args(["--csi.testvolumeexpandsize", "2147483648"])
+            .arg("--ginkgo.no-color")
+            .args(options)
+            .output()
+            .unwrap()
+    }
+}
+
+/// Mounts at a folder and below it, the last one first.
+fn below(folder: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let places = text.lines().filter_map(|line| line.split(' ').nth(4));
+    let mut below: Vec<PathBuf> = places
+        .map(PathBuf::from)
+        .filter(|at| at.starts_with(folder))
+        .collect();
+    below.reverse();
+    below
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.stop();
+        let run = |program: &str, word: &Path| {
+            let done = Command::new(program).arg(word).output();
+            if !done.is_ok_and(|done| done.status.success()) {
+                eprintln!("{program} {}: it stays", word.display());
+            }
+        };
+        let devices = self.devices();
+        let pool = self.place("pool/pool");
+        let all = below(self.folder.path());
+        for at in all.iter().filter(|at| **at != pool) {
+            run("umount", at);
+        }
+        for device in devices {
+            let done = Command::new("losetup").arg("-d").arg(&device).output();
+            drop(done);
+        }
+        if all.contains(&pool) {
+            run("umount", &pool);
+        }
+        let image = self.place("pool/pool.img");
+        let text = Command::new("losetup").arg("-j").arg(&image).output();
+        let text = text.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        for device in text
+            .unwrap_or_default()
+            .lines()
+            .filter_map(|line| line.split(':').next())
+        {
+            let done = Command::new("losetup").arg("-d").arg(device).output();
+            drop(done);
+        }
+    }
+}
+
+/// How many specs passed, failed and were skipped, as ginkgo sums them up.
+fn counts(text: &str) -> Option<[u32; 3]> {
+    let line = text.lines().find(|line| line.contains(" Passed | "))?;
+    let number = |word: &str| {
+        let before = line.split(word).next()?.trim_end();
+        before.rsplit(' ').next()?.parse().ok()
+    };
+    Some([number("Passed")?, number("Failed")?, number("Skipped")?])
+}
+
+#[test]
+#[ignore = "needs root, loop devices and the built binaries"]
+fn every_spec_of_csi_sanity_passes_and_nothing_is_left() {
+    let node = Node::new();
+    let xfs = node.place("xfs.yaml");
+    fs::write(&xfs, "fsType: xfs\n").unwrap();
+    let xfs = xfs.display().to_string();
+    for (name, options) in [
+        ("ext4", &[][..]),
+        ("xfs", &["--csi.testvolumeparameters", &xfs]),
+        ("block", &["--csi.testvolumeaccesstype", "block"]),
+    ] {
+        let output = node.sanity(options);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let [passed, failed, skipped] = counts(&text).unwrap_or_else(|| panic!("{name}: {text}"));
+        println!("{name}: {passed} passed, {failed} failed, {skipped} skipped");
+        assert!(
+            output.status.success() && failed == 0,
+            "{name}: {text}\n{}",
+            node.log()
+        );
+        // Of ControllerModifyVolume (8), and of a limit of attached volumes (1): there are none.
+        assert!(passed >= 93 && skipped <= 9, "{name}: {text}");
+        let left = (node.mounts(), node.devices(), node.files());
+        assert_eq!(left, Default::default(), "{name}");
+    }
+}
+
+#[test]
+fn the_sum_of_specs_is_read() {
+    let line = "FAIL! -- 92 Passed | 1 Failed | 1 Pending | 9 Skipped";
+    assert_eq!(
+        counts(&format!("Ran 93 of 103\n{line}\n")),
+        Some([92, 1, 9])
+    );
+    assert_eq!(counts("nothing ran"), None);
+}
