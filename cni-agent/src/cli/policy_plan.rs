@@ -115,6 +115,13 @@ fn plan_words(plan: &PolicyPlan, wide: bool) -> Result<String, String> {
                 .collect(),
         })?;
     }
+    if !plan.unresolved.is_empty() {
+        let _infallible = writeln!(
+            text,
+            "\nnot known yet: the addresses of {}; what goes to them is shown as if they had none",
+            plan.unresolved.join(", ")
+        );
+    }
     let (cut, all) = (plan.cut_count, plan.connections);
     let _infallible = writeln!(
         text,
@@ -189,6 +196,7 @@ mod tests {
             cut: Vec::new(),
             cut_count: 0,
             connections: 7,
+            unresolved: Vec::new(),
         };
         let calm = plan(&planned, Output::Table).unwrap();
         assert_eq!(calm.code, 0);

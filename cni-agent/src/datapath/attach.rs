@@ -212,8 +212,13 @@ fn replace(
     Ok(())
 }
 
-/// Gives every pinned link of a tcx program that of this object. Those of interfaces that are gone are left.
+/// Gives every pinned link of a tcx program that of this object. Those of interfaces that are gone are left. Goes on
+/// after a failure.
+///
+/// # Errors
+/// The first link that keeps what it has.
 pub(super) fn replace_all(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathError> {
+    let mut failed = None;
     for ifname in pins.interfaces()? {
         for name in CLASSIFIERS {
             let pin = pins.link(&ifname, name)?;
@@ -224,11 +229,11 @@ pub(super) fn replace_all(ebpf: &mut Ebpf, pins: &Pins) -> Result<(), DatapathEr
             if let Err(error) = replace(program, &pin, &ifname, name)
                 && is_live(&pin)?
             {
-                return Err(error);
+                failed = failed.or(Some(error));
             }
         }
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Asks the interface, not the link: a link may belong to an interface of the same number in

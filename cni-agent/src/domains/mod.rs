@@ -82,6 +82,7 @@ pub fn follow(
         out: watch::Sender::new(Arc::default()),
         resolver: Arc::new(resolver),
         lookups: JoinSet::new(),
+        looks: JoinSet::new(),
         asked: BTreeSet::new(),
         in_use,
         file,
@@ -89,7 +90,7 @@ pub fn follow(
         policies: Objects::default(),
         too_many: 0,
         domains: Objects::default(),
-        servers: Vec::new(),
+        servers: None,
     };
     // Before anybody reads it.
     follower.take_cluster();
@@ -103,6 +104,8 @@ struct Follower<R> {
     out: watch::Sender<Arc<Cluster>>,
     resolver: Arc<R>,
     lookups: JoinSet<(String, Result<Answer, String>)>,
+    /// Looks which of these addresses are in use: that reads all connections, and nobody waits for it.
+    looks: JoinSet<(BTreeSet<IpAddr>, BTreeSet<IpAddr>)>,
     /// Names whose answers are awaited.
     asked: BTreeSet<String>,
     in_use: InUse,
@@ -114,14 +117,17 @@ struct Follower<R> {
     too_many: usize,
     /// As they were given on last.
     domains: Objects<String, BTreeSet<IpAddr>>,
-    servers: Vec<SocketAddr>,
+    /// None: the cluster has its own, and none of them is ready.
+    servers: Option<Vec<SocketAddr>>,
 }
 
 impl<R: Resolve> Follower<R> {
     async fn run(mut self) {
         loop {
             self.ask();
-            let wake = self.known.next(&self.asked);
+            let full = self.asked.len() >= PARALLEL;
+            let looking = !self.looks.is_empty();
+            let wake = self.known.next(&self.asked, full, looking, Instant::now());
             let wake = wake.unwrap_or_else(|| Instant::now() + IDLE);
             tokio::select! {
                 changed = self.clusters.changed() => {
@@ -137,10 +143,13 @@ impl<R: Resolve> Follower<R> {
                         self.give_on();
                     }
                 }
-                () = sleep_until(wake) => {
-                    self.expire().await;
-                    self.give_on();
+                Some(done) = self.looks.join_next() => {
+                    if let Ok((over, in_use)) = done {
+                        self.known.forget(&over, &in_use, Instant::now());
+                        self.give_on();
+                    }
                 }
+                () = sleep_until(wake) => self.look(),
             }
         }
     }
@@ -155,25 +164,27 @@ impl<R: Resolve> Follower<R> {
             if self.asked.insert(name.clone()) {
                 let (resolver, servers) = (self.resolver.clone(), self.servers.clone());
                 self.lookups.spawn(async move {
-                    let answer = resolver.resolve(&name, &servers).await;
+                    let answer = match servers {
+                        Some(servers) => resolver.resolve(&name, &servers).await,
+                        // The node's own would deny the cluster's names.
+                        None => Err("no pod of the cluster's DNS is ready".to_owned()),
+                    };
                     (name, answer)
                 });
             }
         }
     }
 
-    /// Forgets addresses that a name has no more, unless connections go on to them.
-    async fn expire(&mut self) {
-        let old = self.known.expired(Instant::now());
-        if old.is_empty() {
-            return;
+    /// Begins to look whether connections go on to addresses that a name has no more.
+    fn look(&mut self) {
+        let over = self.known.expired(Instant::now());
+        if !over.is_empty() && self.looks.is_empty() {
+            let in_use = self.in_use.clone();
+            self.looks.spawn_blocking(move || {
+                let busy = in_use(&over);
+                (over, busy)
+            });
         }
-        let in_use = self.in_use.clone();
-        let asked = old.clone();
-        let busy = tokio::task::spawn_blocking(move || in_use(&asked)).await;
-        // Who can't be asked about may be in use.
-        let busy = busy.unwrap_or(old);
-        self.known.forget_expired(&busy, Instant::now());
     }
 
     fn take_cluster(&mut self) {
@@ -234,7 +245,7 @@ impl<R: Resolve> Follower<R> {
 }
 
 /// PURE: every name that a policy names by itself.
-fn names(policies: &Objects<(String, String), ClusterPolicy>) -> BTreeSet<String> {
+pub fn names(policies: &Objects<(String, String), ClusterPolicy>) -> BTreeSet<String> {
     let judgements = policies.values().flat_map(|policy| &policy.egress);
     let peers = judgements.flat_map(|judgement| judgement.rule.peers.iter().flatten());
     let names = peers.filter_map(|peer| match peer {
@@ -244,13 +255,20 @@ fn names(policies: &Objects<(String, String), ClusterPolicy>) -> BTreeSet<String
     names.collect()
 }
 
-/// PURE: who answers the pods' questions for names, one by one; none: the cluster has no such Service.
-fn servers(cluster: &Cluster) -> Vec<SocketAddr> {
+/// PURE: who answers the pods' questions for names, one by one; empty: the cluster has no such Service, and the node's own
+/// servers do. None: it has, and nobody is ready to answer.
+fn servers(cluster: &Cluster) -> Option<Vec<SocketAddr>> {
     const PORT: u16 = 53;
+    let (namespace, name) = CLUSTER_DNS;
+    let is_there = cluster
+        .services
+        .contains_key(&(namespace.to_owned(), name.to_owned()));
     let slices = cluster.slices.values();
     let own =
         slices.filter(|slice| (slice.namespace.as_str(), slice.service.as_str()) == CLUSTER_DNS);
+    let own: Vec<_> = own.collect();
     let mut servers: Vec<SocketAddr> = own
+        .iter()
         .flat_map(|slice| {
             // A pod may listen at another port than its Service.
             let port = slice.ports.iter().find(|port| port.name == "dns");
@@ -260,5 +278,5 @@ fn servers(cluster: &Cluster) -> Vec<SocketAddr> {
         })
         .collect();
     servers.sort_unstable();
-    servers
+    (!servers.is_empty() || !is_there && own.is_empty()).then_some(servers)
 }

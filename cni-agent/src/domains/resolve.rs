@@ -2,8 +2,9 @@
 
 use hickory_resolver::{
     TokioResolver,
-    config::{ConnectionConfig, LookupIpStrategy, NameServerConfig, ResolveHosts, ResolverConfig},
+    config::{ConnectionConfig, NameServerConfig, ResolveHosts, ResolverConfig},
     net::runtime::TokioRuntimeProvider,
+    proto::rr::RecordType,
 };
 use std::{
     collections::BTreeSet,
@@ -24,6 +25,22 @@ pub struct Answer {
     pub addresses: BTreeSet<IpAddr>,
     /// How long that is so.
     pub life: Duration,
+    /// Why one family could not be asked for: it may have more.
+    pub missing: Option<String>,
+}
+
+impl Answer {
+    /// That of the other family, too.
+    fn and(mut self, other: Self) -> Self {
+        self.life = match (self.addresses.is_empty(), other.addresses.is_empty()) {
+            // What isn't there tells nothing of the life of what is.
+            (true, false) => other.life,
+            (false, true) => self.life,
+            _ => self.life.min(other.life),
+        };
+        self.addresses.extend(other.addresses);
+        self
+    }
 }
 
 /// Whoever can be asked for names.
@@ -58,7 +75,6 @@ impl Dns {
         let options = builder.options_mut();
         options.timeout = PATIENCE;
         options.attempts = ATTEMPTS;
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
         options.use_hosts_file = ResolveHosts::Never;
         // What is known is kept elsewhere.
         options.cache_size = 0;
@@ -75,22 +91,47 @@ fn server(address: &SocketAddr) -> NameServerConfig {
     NameServerConfig::new(address.ip(), true, connections.into())
 }
 
+/// The addresses of one family. An IPv4 address that is written as IPv6 is the IPv4 one: policies know it as that.
+async fn of_family(
+    resolver: &TokioResolver,
+    name: &str,
+    kind: RecordType,
+) -> Result<Answer, String> {
+    match resolver.lookup(name, kind).await {
+        Ok(found) => {
+            let records = found.answers().iter();
+            Ok(Answer {
+                addresses: records.filter_map(|record| record.data.ip_addr()).collect(),
+                life: found
+                    .valid_until()
+                    .saturating_duration_since(Instant::now()),
+                missing: None,
+            })
+        }
+        Err(error) if error.is_no_records_found() => Ok(Answer {
+            life: NOWHERE,
+            ..Answer::default()
+        }),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 impl Resolve for Dns {
     async fn resolve(&self, name: &str, servers: &[SocketAddr]) -> Result<Answer, String> {
         let resolver = Self::resolver(servers)?;
         // Whole as it is: no search list.
-        match resolver.lookup_ip(format!("{name}.")).await {
-            Ok(found) => Ok(Answer {
-                addresses: found.iter().collect(),
-                life: found
-                    .valid_until()
-                    .saturating_duration_since(Instant::now()),
+        let name = format!("{name}.");
+        let (v4, v6) = tokio::join!(
+            of_family(&resolver, &name, RecordType::A),
+            of_family(&resolver, &name, RecordType::AAAA)
+        );
+        match (v4, v6) {
+            (Ok(v4), Ok(v6)) => Ok(v4.and(v6)),
+            (Ok(known), Err(why)) | (Err(why), Ok(known)) => Ok(Answer {
+                missing: Some(why),
+                ..known
             }),
-            Err(error) if error.is_no_records_found() => Ok(Answer {
-                addresses: BTreeSet::new(),
-                life: NOWHERE,
-            }),
-            Err(error) => Err(error.to_string()),
+            (Err(why), Err(_)) => Err(why),
         }
     }
 }

@@ -136,6 +136,10 @@ pub struct PolicyPlan {
     /// How many they are, of how many that go on.
     pub cut_count: usize,
     pub connections: usize,
+    /// Domain names that no policy in force names yet: nobody knows their addresses, so that what goes to them is shown
+    /// as if they had none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unresolved: Vec<String>,
 }
 
 /// What a pod and some peers could not do any more, or could do then.

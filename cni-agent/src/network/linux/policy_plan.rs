@@ -7,6 +7,7 @@ use super::{
 use crate::{
     cni::CniError,
     datapath::ConnectionRow,
+    domains,
     model::Protocol,
     network::{Network, kernel::KernelError, policies::local, policy_ends::at},
     policy::{Direction, Flip, LocalPod, Port, Preview},
@@ -41,6 +42,8 @@ impl Network<Linux> {
         let node = self.config.node_name.clone();
         let plan = move || -> Result<PolicyPlan, KernelError> {
             let after = changed(&before, change);
+            let mut unresolved = domains::names(&after.cluster_policies);
+            unresolved.retain(|name| !after.domains.contains_key(name));
             let preview = Preview::new(&before, &after, &node, &locals);
             let mut plan = PolicyPlan {
                 pairs: preview.pairs(),
@@ -49,6 +52,7 @@ impl Network<Linux> {
                 cut: Vec::new(),
                 cut_count: 0,
                 connections: 0,
+                unresolved: unresolved.into_iter().collect(),
             };
             for local in &locals {
                 let rows = datapath.connections(local.endpoint).map_err(fault)?;
