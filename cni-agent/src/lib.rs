@@ -29,6 +29,7 @@ pub mod network;
 pub mod node;
 pub mod parts;
 pub mod policy;
+mod private_file;
 pub mod query;
 pub mod server;
 pub mod service;

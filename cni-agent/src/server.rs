@@ -83,20 +83,28 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
     if has_listener(path)? {
         return Err(in_use());
     }
-    // Bound under another name and moved into place, so that no moment has a path without a
-    // listener or with permissions for everybody.
+    let (socket, meta) = bind(path)?;
+    Ok(Listener {
+        socket,
+        path: path.to_owned(),
+        id: (meta.dev(), meta.ino()),
+        _lock: lock,
+    })
+}
+
+/// Binds a socket for root alone, in place of what is there: under another name and moved into place, so that no moment
+/// has a path without a listener or with permissions for everybody. With what the path has then.
+///
+/// # Errors
+/// When the folder can't be written.
+pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
     let fresh = path.with_extension(format!("new-{}", std::process::id()));
     remove_if_there(&fresh)?;
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;
     let meta = fs::symlink_metadata(&fresh)?;
     fs::rename(&fresh, path)?;
-    Ok(Listener {
-        socket: listener,
-        path: path.to_owned(),
-        id: (meta.dev(), meta.ino()),
-        _lock: lock,
-    })
+    Ok((listener, meta))
 }
 
 fn in_use() -> io::Error {

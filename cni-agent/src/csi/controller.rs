@@ -130,16 +130,21 @@ impl Driver {
     }
 }
 
-pub(super) fn snapshot(of: &Snapshot, topology: Topology) -> ApiSnapshot {
+/// When something was cut.
+pub(super) fn timestamp(ns: i64) -> Timestamp {
     const SECOND: i64 = 1_000_000_000;
+    Timestamp {
+        seconds: ns / SECOND,
+        nanos: i32::try_from(ns % SECOND).unwrap_or(0),
+    }
+}
+
+pub(super) fn snapshot(of: &Snapshot, topology: Topology) -> ApiSnapshot {
     ApiSnapshot {
         size_bytes: i64::try_from(of.bytes).unwrap_or(i64::MAX),
         snapshot_id: of.id.to_string(),
         source_volume_id: of.of.to_string(),
-        creation_time: Some(Timestamp {
-            seconds: of.made_at_ns / SECOND,
-            nanos: i32::try_from(of.made_at_ns % SECOND).unwrap_or(0),
-        }),
+        creation_time: Some(timestamp(of.made_at_ns)),
         ready_to_use: of.phase == Phase::Ready,
         group_snapshot_id: of
             .group
@@ -322,11 +327,11 @@ impl Controller for Driver {
         if elsewhere || unknown {
             return Ok(Response::new(GetCapacityResponse::default()));
         }
-        let capacity = self.blocking(Volumes::capacity).await?;
+        let available = self.blocking(Volumes::capacity).await?;
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Ok(Response::new(GetCapacityResponse {
-            available_capacity: bytes(capacity.available),
-            maximum_volume_size: Some(bytes(capacity.largest)),
+            available_capacity: bytes(available),
+            maximum_volume_size: Some(bytes(available)),
             minimum_volume_size: None,
         }))
     }
@@ -410,13 +415,9 @@ impl Controller for Driver {
         asked: Request<GetSnapshotRequest>,
     ) -> Answer<GetSnapshotResponse> {
         let handle = id("snapshot_id", &asked.get_ref().snapshot_id)?;
-        let contents = self.volumes.book.read();
-        let found = SnapshotId::parse(handle).and_then(|id| contents.snapshots.get(&id));
-        let found = found.filter(|of| of.phase == Phase::Ready);
-        let found = found
-            .ok_or_else(|| Fault::NotFound("there is no such snapshot on this node".into()))?;
+        let found = self.volumes.ready(handle)?;
         Ok(Response::new(GetSnapshotResponse {
-            snapshot: Some(snapshot(found, self.topology())),
+            snapshot: Some(snapshot(&found, self.topology())),
         }))
     }
 

@@ -4,7 +4,7 @@
 use super::{
     Driver,
     book::Change,
-    controller::{id, snapshot},
+    controller::{id, snapshot, timestamp},
     fault::Fault,
     freeze::Held,
     id::{GroupId, SnapshotId, VolumeId},
@@ -22,7 +22,6 @@ use node_api::csi::{
     group_controller_server::GroupController,
     group_controller_service_capability::{Rpc, Type, rpc::Type as RpcType},
 };
-use prost_types::Timestamp;
 use std::collections::BTreeSet;
 use tonic::{Request, Response, Status};
 
@@ -208,17 +207,13 @@ impl Volumes {
 
 impl Driver {
     fn group(&self, group: &Group, members: &[Snapshot]) -> VolumeGroupSnapshot {
-        const SECOND: i64 = 1_000_000_000;
         VolumeGroupSnapshot {
             group_snapshot_id: group.id.to_string(),
             snapshots: members
                 .iter()
                 .map(|of| snapshot(of, self.topology()))
                 .collect(),
-            creation_time: Some(Timestamp {
-                seconds: group.made_at_ns / SECOND,
-                nanos: i32::try_from(group.made_at_ns % SECOND).unwrap_or(0),
-            }),
+            creation_time: Some(timestamp(group.made_at_ns)),
             ready_to_use: group.phase == Phase::Ready,
         }
     }

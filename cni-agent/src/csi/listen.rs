@@ -1,16 +1,11 @@
 //! gRPC over Unix sockets.
 
+use crate::server;
 use futures_util::stream::{self, Stream};
-use std::{
-    fs::{self, DirBuilder, Permissions},
-    io,
-    os::unix::fs::{DirBuilderExt as _, PermissionsExt as _},
-    path::Path,
-};
+use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::Path};
 use tokio::net::{UnixListener, UnixStream};
 
-/// Binds a socket for root alone, in place of what a dead process left there: bound under another name and moved
-/// into place, so that whoever finds it is answered.
+/// Binds a socket for root alone, in place of what a dead process left there.
 ///
 /// # Errors
 /// When the folder can't be written.
@@ -21,15 +16,7 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
             .mode(0o750)
             .create(folder)?;
     }
-    let fresh = path.with_extension(format!("new-{}", std::process::id()));
-    match fs::remove_file(&fresh) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&fresh)?;
-    fs::set_permissions(&fresh, Permissions::from_mode(0o600))?;
-    fs::rename(&fresh, path)?;
-    Ok(listener)
+    server::bind(path).map(|(listener, _)| listener)
 }
 
 /// Connections as they come.

@@ -107,7 +107,8 @@ impl Volumes {
         Ok(changed(&base, &of_target, from, target.bytes))
     }
 
-    fn ready(&self, handle: &str) -> Result<Snapshot, Fault> {
+    /// The snapshot that a handle means.
+    pub(super) fn ready(&self, handle: &str) -> Result<Snapshot, Fault> {
         let contents = self.book.read();
         let found = SnapshotId::parse(handle).and_then(|id| contents.snapshots.get(&id));
         let ready = found.filter(|of| of.phase == Phase::Ready).cloned();

@@ -6,6 +6,7 @@ use super::{
     fault::Fault,
     freeze::Held,
     id::VolumeId,
+    in_flight::Working,
     kernel::{self, LoopDevice},
     mounts,
     pool::attached,
@@ -85,9 +86,7 @@ impl Volumes {
         at: &Path,
         capability: &Capability,
     ) -> Result<(), Fault> {
-        let id = self.found(handle)?.id;
-        let _working = self.busy.begin(&[id.as_str()])?;
-        let mut volume = self.found(handle)?;
+        let (_working, mut volume) = self.begin(handle)?;
         if !volume.suits(capability) {
             return Err(Fault::invalid(
                 "volume_capability",
@@ -164,14 +163,19 @@ impl Volumes {
         }
     }
 
+    /// As [`Self::begin`], of a volume that may be gone, or on its way.
+    fn begin_if_there(&self, handle: &str) -> Result<Option<(Working, Volume)>, Fault> {
+        let there = || self.book.read().volume(handle).cloned();
+        let Some(volume) = there() else {
+            return Ok(None);
+        };
+        let working = self.busy.begin(&[volume.id.as_str()])?;
+        Ok(there().map(|volume| (working, volume)))
+    }
+
     /// Takes a volume off this node.
     pub(super) fn unstage(&self, handle: &str, at: &Path) -> Result<(), Fault> {
-        let there = self.book.read().volume(handle).cloned();
-        let Some(there) = there else {
-            return Ok(());
-        };
-        let _working = self.busy.begin(&[there.id.as_str()])?;
-        let Some(mut volume) = self.book.read().volume(handle).cloned() else {
+        let Some((_working, mut volume)) = self.begin_if_there(handle)? else {
             return Ok(());
         };
         if !volume.stages.contains_key(at) {
@@ -208,9 +212,7 @@ impl Volumes {
         capability: &Capability,
         readonly: bool,
     ) -> Result<(), Fault> {
-        let id = self.found(handle)?.id;
-        let _working = self.busy.begin(&[id.as_str()])?;
-        let mut volume = self.found(handle)?;
+        let (_working, mut volume) = self.begin(handle)?;
         if !volume.stages.contains_key(stage) {
             return Err(Fault::Precondition(
                 "the volume is not staged there; stage it first".into(),
@@ -284,12 +286,7 @@ impl Volumes {
 
     /// Takes a volume from a pod; from an inline volume that was its last.
     pub(super) fn unpublish(&self, handle: &str, at: &Path) -> Result<(), Fault> {
-        let there = self.book.read().volume(handle).cloned();
-        let Some(there) = there else {
-            return Ok(());
-        };
-        let _working = self.busy.begin(&[there.id.as_str()])?;
-        let Some(mut volume) = self.book.read().volume(handle).cloned() else {
+        let Some((_working, mut volume)) = self.begin_if_there(handle)? else {
             return Ok(());
         };
         if volume.targets.contains_key(at) {
@@ -327,9 +324,7 @@ impl Volumes {
         if let Some(range) = range {
             self.expand(handle, range)?;
         }
-        let id = self.found(handle)?.id;
-        let _working = self.busy.begin(&[id.as_str()])?;
-        let volume = self.found(handle)?;
+        let (_working, volume) = self.begin(handle)?;
         let device = self.device(&volume)?.ok_or_else(|| {
             Fault::Precondition("the volume has no device; stage it again".into())
         })?;

@@ -5,7 +5,7 @@ use super::{
     book::{Book, Change, Contents},
     fault::Fault,
     id::{SnapshotId, VolumeId},
-    in_flight::InFlight,
+    in_flight::{InFlight, Working},
     pool::{Image, Kind, Pool},
     records::{Phase, Snapshot, Source, Volume},
     request::{self, Access, Capability, Fs, Parameters},
@@ -44,13 +44,6 @@ struct Original {
     bytes: u64,
     fs: Option<Fs>,
     formatted: bool,
-}
-
-/// Room for volumes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Capacity {
-    pub(super) available: u64,
-    pub(super) largest: u64,
 }
 
 pub(super) fn failed(action: &'static str) -> impl Fn(io::Error) -> Fault {
@@ -102,16 +95,12 @@ impl Volumes {
 
     /// Room that nobody was promised. Images that share blocks with others are counted as if they shared none: each of
     /// their bytes may be written anew, and then there must be room for it.
-    pub(super) fn capacity(&self) -> Result<Capacity, Fault> {
+    pub(super) fn capacity(&self) -> Result<u64, Fault> {
         let room = self.pool.room().map_err(failed("the pool"))?;
         let promised = promised(&self.book.read());
         let available = room.free.saturating_sub(promised);
         // Some is the file system's own.
-        let available = available - available / 64;
-        Ok(Capacity {
-            available,
-            largest: available,
-        })
+        Ok(available - available / 64)
     }
 
     /// What is wrong with the pool.
@@ -127,7 +116,7 @@ impl Volumes {
     }
 
     pub(super) fn reserve(&self, bytes: u64) -> Result<(), Fault> {
-        let available = self.capacity()?.available;
+        let available = self.capacity()?;
         if bytes > available {
             return Err(Fault::Exhausted(format!(
                 "this node has {available} bytes left for volumes, {bytes} are asked for"
@@ -202,31 +191,23 @@ impl Volumes {
 
     fn original(&self, source: Option<&Source>) -> Result<Option<Original>, Fault> {
         let contents = self.book.read();
-        let original = match source {
+        let found = match source {
             None => return Ok(None),
             Some(Source::Snapshot(id)) => {
-                let ready = contents
-                    .snapshots
-                    .get(id)
-                    .filter(|of| of.phase == Phase::Ready);
-                ready.map(|of| Original {
-                    bytes: of.bytes,
-                    fs: of.fs,
-                    formatted: of.formatted,
-                })
+                let found = contents.snapshots.get(id);
+                found.map(|of| (of.phase, of.bytes, of.fs, of.formatted))
             }
             Some(Source::Volume(id)) => {
-                let ready = contents
-                    .volumes
-                    .get(id)
-                    .filter(|of| of.phase == Phase::Ready);
-                ready.map(|of| Original {
-                    bytes: of.bytes,
-                    fs: of.fs,
-                    formatted: of.formatted,
-                })
+                let found = contents.volumes.get(id);
+                found.map(|of| (of.phase, of.bytes, of.fs, of.formatted))
             }
         };
+        let ready = found.filter(|(phase, ..)| *phase == Phase::Ready);
+        let original = ready.map(|(_, bytes, fs, formatted)| Original {
+            bytes,
+            fs,
+            formatted,
+        });
         let missing = || Fault::NotFound("the source of the volume is not there".into());
         original.map(Some).ok_or_else(missing)
     }
@@ -271,11 +252,15 @@ impl Volumes {
             .ok_or_else(|| Fault::NotFound("there is no such volume on this node".into()))
     }
 
+    /// The volume that a handle means, as it is once nobody else works on it.
+    pub(super) fn begin(&self, handle: &str) -> Result<(Working, Volume), Fault> {
+        let working = self.busy.begin(&[self.found(handle)?.id.as_str()])?;
+        Ok((working, self.found(handle)?))
+    }
+
     /// Lengthens a volume's file; its file system follows on the node.
     pub(super) fn expand(&self, handle: &str, range: &CapacityRange) -> Result<Volume, Fault> {
-        let mut volume = self.found(handle)?;
-        let _working = self.busy.begin(&[volume.id.as_str()])?;
-        volume = self.found(handle)?;
+        let (_working, mut volume) = self.begin(handle)?;
         let limit = u64::try_from(range.limit_bytes).unwrap_or(0);
         let required = u64::try_from(range.required_bytes).unwrap_or(0);
         if volume.bytes >= required {
@@ -310,9 +295,7 @@ impl Volumes {
         capability: &Capability,
         readonly: bool,
     ) -> Result<(), Fault> {
-        let id = self.found(handle)?.id;
-        let _working = self.busy.begin(&[id.as_str()])?;
-        let mut volume = self.found(handle)?;
+        let (_working, mut volume) = self.begin(handle)?;
         if node != self.node {
             return Err(Fault::NotFound(format!(
                 "the volume is on node {:?}; its pods have to be there, too",

@@ -100,7 +100,7 @@ impl EventReader {
     }
 }
 
-fn fault(action: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
+pub(super) fn fault(action: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
     move |source| DatapathError::Map {
         action,
         map,

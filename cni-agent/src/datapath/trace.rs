@@ -4,16 +4,17 @@
 
 use super::{
     Datapath, DatapathError, DropReason, PacketEnds, PacketPath, attach,
-    events::ends,
+    events::{ends, fault},
     flows::now_ns,
     loader::{self, Loaded},
+    maps::typed,
     pins::Pins,
     rows::{addr_of, ip_of},
 };
 use crate::policy::Direction;
 use aya::{
     Ebpf,
-    maps::{Array, HashMap, MapData, MapError, PerCpuArray, RingBuf},
+    maps::{Array, HashMap, MapData, PerCpuArray, RingBuf},
 };
 use cni_ebpf_common::{
     addr::Addr,
@@ -170,7 +171,7 @@ impl Datapath {
 fn prepare(pins: &Pins, scope: &TraceScope) -> Result<(Ebpf, TraceReader), DatapathError> {
     let mut ebpf = loader::load_traced(pins)?;
     let both = u32::from(scope.second.is_some());
-    let mut settings: Array<MapData, TraceSettings> = take(&mut ebpf, SETTINGS)?;
+    let mut settings: Array<MapData, TraceSettings> = typed(&mut ebpf, SETTINGS)?;
     let set = settings.set(0, TraceSettings { both, pad: 0 }, 0);
     set.map_err(fault("write", SETTINGS))?;
     let mut bits: BTreeMap<Addr, u32> = BTreeMap::new();
@@ -184,33 +185,15 @@ fn prepare(pins: &Pins, scope: &TraceScope) -> Result<(Ebpf, TraceReader), Datap
             size: MAX_TRACE_ENDS,
         });
     }
-    let mut ends: HashMap<MapData, Addr, u32> = take(&mut ebpf, ENDS)?;
+    let mut ends: HashMap<MapData, Addr, u32> = typed(&mut ebpf, ENDS)?;
     for (addr, bits) in bits {
         ends.insert(addr, bits, 0).map_err(fault("write", ENDS))?;
     }
     let reader = TraceReader {
-        traces: take(&mut ebpf, TRACES)?,
-        lost: take(&mut ebpf, LOST)?,
+        traces: typed(&mut ebpf, TRACES)?,
+        lost: typed(&mut ebpf, LOST)?,
     };
     Ok((ebpf, reader))
-}
-
-fn take<M>(ebpf: &mut Ebpf, name: &'static str) -> Result<M, DatapathError>
-where
-    M: TryFrom<aya::maps::Map, Error = MapError>,
-{
-    let map = ebpf
-        .take_map(name)
-        .ok_or(DatapathError::Missing { kind: "map", name })?;
-    M::try_from(map).map_err(fault("open", name))
-}
-
-fn fault(action: &'static str, map: &'static str) -> impl Fn(MapError) -> DatapathError {
-    move |source| DatapathError::Map {
-        action,
-        map,
-        source,
-    }
 }
 
 /// Reads the bytes of a [`Walk`]; none: of another version.

@@ -1,12 +1,12 @@
 //! RIM: what names had, over a restart: what is allowed by a name is enforced before anybody has been asked.
 
+use crate::private_file;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs::{self, OpenOptions},
+    fs,
     io::{self, Write as _},
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::PathBuf,
 };
 
@@ -45,13 +45,7 @@ impl DomainsFile {
     /// Writes it whole.
     pub(super) fn write(&self, names: &BTreeMap<String, BTreeSet<IpAddr>>) -> io::Result<()> {
         let fresh = self.0.with_extension("tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&fresh)?;
+        let mut file = private_file::create(&fresh)?;
         let content = Content {
             version: VERSION,
             names: names.clone(),

@@ -206,10 +206,12 @@ impl<R: Resolve> Follower<R> {
 
     /// Gives the cluster on if names have other addresses than before.
     fn give_on(&mut self) {
-        let cluster = self.clusters.borrow().clone();
-        self.tell_problems();
-        if self.known.changed() {
-            self.known_to_all(cluster);
+        match self.known.changed() {
+            true => {
+                let cluster = self.clusters.borrow().clone();
+                self.known_to_all(cluster);
+            }
+            false => self.tell_problems(),
         }
     }
 

@@ -1,15 +1,13 @@
 //! Copies of each manifest's last whole content: a file that is broken when the agent starts still
 //! has one, so that an upgrade beside a typo removes nothing that worked.
 
+use crate::private_file;
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
-    fs::{self, DirBuilder, OpenOptions},
+    fs::{self, DirBuilder},
     io::{self, Write},
-    os::unix::{
-        ffi::OsStrExt,
-        fs::{DirBuilderExt, OpenOptionsExt},
-    },
+    os::unix::{ffi::OsStrExt, fs::DirBuilderExt},
     path::{Path, PathBuf},
 };
 
@@ -39,13 +37,7 @@ impl LastGood {
             .create(&self.folder)?;
         let copy = self.folder.join(name(manifest));
         let fresh = copy.with_extension("tmp");
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&fresh)?;
+        let mut file = private_file::create(&fresh)?;
         file.write_all(content)?;
         // A copy that a power cut emptied would be a whole file without objects.
         file.sync_all()?;

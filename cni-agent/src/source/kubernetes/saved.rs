@@ -3,14 +3,15 @@
 use super::Shared;
 use crate::{
     model::{ClusterPolicy, EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service},
+    private_file,
     state::{Cluster, Objects},
 };
 use k8s_openapi::jiff::Timestamp;
 use serde::{Deserialize, Serialize, Serializer};
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File},
     io::{self, BufReader, BufWriter, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -151,13 +152,7 @@ impl Saved {
             .mode(0o700)
             .create(folder)?;
         let fresh = self.path.with_extension("tmp");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&fresh)?;
+        let file = private_file::create(&fresh)?;
         let mut buffer = BufWriter::new(file);
         let content = Written {
             version: VERSION,
