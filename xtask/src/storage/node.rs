@@ -1,23 +1,23 @@
-//! The CSI driver under a client that nobody here wrote: csi-sanity, by grpc-go, as the kubelet is.
+//! A node for trials of volumes: an agent with its volumes alone, and what it has on the machine.
 
-use crate::{setup, workspace};
+use crate::workspace;
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Child, Command, Output, Stdio},
+    process::{Child, Command, Stdio},
     time::{Duration, Instant},
 };
 
 const DRIVER: &str = "csi.fairlead.dev";
 
 /// An agent with its volumes alone, in a folder of its own. Its end leaves nothing of it.
-struct Node {
+pub(super) struct Node {
     folder: tempfile::TempDir,
     agent: Option<Child>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let mut node = Self {
             folder: tempfile::tempdir().unwrap(),
             agent: None,
@@ -27,15 +27,15 @@ impl Node {
         node
     }
 
-    fn place(&self, name: &str) -> PathBuf {
+    pub(super) fn place(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn socket(&self) -> PathBuf {
+    pub(super) fn socket(&self) -> PathBuf {
         self.place("kubelet/plugins").join(DRIVER).join("csi.sock")
     }
 
-    fn start(&mut self) {
+    pub(super) fn start(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
             .append(true)
@@ -72,11 +72,11 @@ impl Node {
         }
     }
 
-    fn log(&self) -> String {
+    pub(super) fn log(&self) -> String {
         fs::read_to_string(self.place("log")).unwrap_or_default()
     }
 
-    fn stop(&mut self) {
+    pub(super) fn stop(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().unwrap();
             agent.wait().unwrap();
@@ -84,7 +84,7 @@ impl Node {
     }
 
     /// Mounts below the node's folder, but for the pool itself: the last one first.
-    fn mounts(&self) -> Vec<PathBuf> {
+    pub(super) fn mounts(&self) -> Vec<PathBuf> {
         let pool = self.place("pool/pool");
         let mut mounts = below(self.folder.path());
         mounts.retain(|at| *at != pool);
@@ -92,7 +92,7 @@ impl Node {
     }
 
     /// Loop devices of files below the node's folder, but for the pool's own.
-    fn devices(&self) -> Vec<String> {
+    pub(super) fn devices(&self) -> Vec<String> {
         let pool = self.place("pool/pool.img");
         let mut devices = Vec::new();
         for entry in fs::read_dir("/sys/block").unwrap() {
@@ -107,7 +107,7 @@ impl Node {
     }
 
     /// Files of volumes and snapshots.
-    fn files(&self) -> Vec<String> {
+    pub(super) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let roots = ["pool", "pool/pool"].map(|root| self.place(root));
         for root in roots {
@@ -118,22 +118,6 @@ impl Node {
             }
         }
         files
-    }
-
-    fn sanity(&self, options: &[&str]) -> Output {
-        Command::new(setup::csi_sanity().unwrap())
-            .arg("--csi.endpoint")
-            .arg(format!("unix://{}", self.socket().display()))
-            .arg("--csi.mountdir")
-            .arg(self.place("mount"))
-            .arg("--csi.stagingdir")
-            .arg(self.place("stage"))
-            .args(["--csi.testvolumesize", "1073741824"])
-            .args(["--csi.testvolumeexpandsize", "2147483648"])
-            .arg("--ginkgo.no-color")
-            .args(options)
-            .output()
-            .unwrap()
     }
 }
 
@@ -183,52 +167,4 @@ impl Drop for Node {
             drop(done);
         }
     }
-}
-
-/// How many specs passed, failed and were skipped, as ginkgo sums them up.
-fn counts(text: &str) -> Option<[u32; 3]> {
-    let line = text.lines().find(|line| line.contains(" Passed | "))?;
-    let number = |word: &str| {
-        let before = line.split(word).next()?.trim_end();
-        before.rsplit(' ').next()?.parse().ok()
-    };
-    Some([number("Passed")?, number("Failed")?, number("Skipped")?])
-}
-
-#[test]
-#[ignore = "needs root, loop devices and the built binaries"]
-fn every_spec_of_csi_sanity_passes_and_nothing_is_left() {
-    let node = Node::new();
-    let xfs = node.place("xfs.yaml");
-    fs::write(&xfs, "fsType: xfs\n").unwrap();
-    let xfs = xfs.display().to_string();
-    for (name, options) in [
-        ("ext4", &[][..]),
-        ("xfs", &["--csi.testvolumeparameters", &xfs]),
-        ("block", &["--csi.testvolumeaccesstype", "block"]),
-    ] {
-        let output = node.sanity(options);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let [passed, failed, skipped] = counts(&text).unwrap_or_else(|| panic!("{name}: {text}"));
-        println!("{name}: {passed} passed, {failed} failed, {skipped} skipped");
-        assert!(
-            output.status.success() && failed == 0,
-            "{name}: {text}\n{}",
-            node.log()
-        );
-        // Of ControllerModifyVolume (8), and of a limit of attached volumes (1): there are none.
-        assert!(passed >= 93 && skipped <= 9, "{name}: {text}");
-        let left = (node.mounts(), node.devices(), node.files());
-        assert_eq!(left, Default::default(), "{name}");
-    }
-}
-
-#[test]
-fn the_sum_of_specs_is_read() {
-    let line = "FAIL! -- 92 Passed | 1 Failed | 1 Pending | 9 Skipped";
-    assert_eq!(
-        counts(&format!("Ran 93 of 103\n{line}\n")),
-        Some([92, 1, 9])
-    );
-    assert_eq!(counts("nothing ran"), None);
 }
