@@ -249,6 +249,7 @@ mod tests {
             stages: BTreeMap::new(),
             targets: BTreeMap::new(),
             published: None,
+            claim: None,
         }
     }
 

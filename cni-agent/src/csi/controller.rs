@@ -197,6 +197,7 @@ impl Controller for Driver {
             parameters: request::parameters(&asked.parameters)?,
             source: source(asked.volume_content_source.as_ref())?,
             range: asked.capacity_range,
+            claim: request::claim(&asked.parameters),
         };
         self.is_meant(asked.accessibility_requirements.as_ref())?;
         let volume = self

@@ -6,7 +6,7 @@ use super::{
     kernel::LoopDevice,
     mounts,
     pool::{Kind, Pool, attached},
-    records::{Phase, Snapshot, Source, Volume},
+    records::{Phase, Snapshot, Source, Target, Volume},
     recover::Recovered,
     request::{Access, Capability, Fs, Mode, Parameters},
     volumes::{Volumes, Wanted, cut, image},
@@ -76,7 +76,7 @@ impl Node {
             .stage(of.id.as_str(), &stage, &capability)
             .unwrap();
         self.volumes()
-            .publish(of.id.as_str(), &stage, &at, &capability, false)
+            .publish(of.id.as_str(), &stage, &at, target(&capability, false))
             .unwrap();
         at
     }
@@ -171,6 +171,15 @@ fn wanted(name: &str, fs: Option<Fs>, source: Option<Source>) -> Wanted {
             thin: false,
         },
         source,
+        claim: None,
+    }
+}
+
+fn target(capability: &Capability, readonly: bool) -> Target {
+    Target {
+        capability: capability.clone(),
+        readonly,
+        pod: None,
     }
 }
 
@@ -403,7 +412,7 @@ fn a_pod_gets_no_folder_in_place_of_a_volume_and_a_reader_changes_nothing() {
     let (handle, writers) = (volume.id.as_str(), capability(volume.fs));
     let publish = |at: &Path, capability: &Capability, readonly| {
         node.volumes()
-            .publish(handle, &stage, at, capability, readonly)
+            .publish(handle, &stage, at, target(capability, readonly))
     };
     assert!(matches!(
         publish(&at, &writers, false),

@@ -4,7 +4,7 @@
 use super::{
     fault::Fault,
     id::VolumeId,
-    records::{Phase, Volume},
+    records::{Phase, Target, Volume},
     request::{self, Access, Capability, Fs, Parameters},
     volumes::{Volumes, failed, now},
 };
@@ -99,8 +99,7 @@ impl Volumes {
         &self,
         inline: &Inline,
         at: &Path,
-        capability: &Capability,
-        readonly: bool,
+        target: Target,
     ) -> Result<(), Fault> {
         let key = format!("the inline volume {:?}", inline.handle);
         {
@@ -121,13 +120,14 @@ impl Volumes {
                     stages: BTreeMap::new(),
                     targets: BTreeMap::new(),
                     published: None,
+                    claim: None,
                 })?;
             }
         }
         // Where it is mounted once: in the pool's own folder, since the kubelet stages no such volume.
         let stage = self.inline_stage(&inline.handle)?;
-        self.stage(&inline.handle, &stage, capability)?;
-        self.publish(&inline.handle, &stage, at, capability, readonly)
+        self.stage(&inline.handle, &stage, &target.capability)?;
+        self.publish(&inline.handle, &stage, at, target)
     }
 
     pub(super) fn inline_stage(&self, handle: &str) -> Result<PathBuf, Fault> {

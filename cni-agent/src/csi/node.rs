@@ -1,6 +1,8 @@
 //! The Node service: what the kubelet asks of this node.
 
-use super::{Driver, fault::Fault, health, request, staging::Use, volumes::Volumes};
+use super::{
+    Driver, fault::Fault, health, records::Target, request, staging::Use, volumes::Volumes,
+};
 use node_api::csi::{
     NodeExpandVolumeRequest, NodeExpandVolumeResponse, NodeGetCapabilitiesRequest,
     NodeGetCapabilitiesResponse, NodeGetInfoRequest, NodeGetInfoResponse,
@@ -75,18 +77,20 @@ impl Node for Driver {
         let asked = asked.into_inner();
         let handle = handle(&asked.volume_id)?;
         let at = request::path("target_path", &asked.target_path)?;
-        let capability = request::capability(asked.volume_capability.as_ref())?;
-        let readonly = asked.readonly;
+        let target = Target {
+            capability: request::capability(asked.volume_capability.as_ref())?,
+            readonly: asked.readonly,
+            pod: request::pod(&asked.volume_context),
+        };
         if asked
             .volume_context
             .get(INLINE)
             .is_some_and(|inline| inline == "true")
         {
-            let inline = super::inline::Inline::read(handle, &asked.volume_context, &capability)?;
-            self.blocking(move |volumes| {
-                volumes.publish_inline(&inline, &at, &capability, readonly)
-            })
-            .await?;
+            let inline =
+                super::inline::Inline::read(handle, &asked.volume_context, &target.capability)?;
+            self.blocking(move |volumes| volumes.publish_inline(&inline, &at, target))
+                .await?;
             return Ok(Response::new(NodePublishVolumeResponse {}));
         }
         let stage = match asked.staging_target_path.as_str() {
@@ -100,7 +104,7 @@ impl Node for Driver {
             }
             path => request::path("staging_target_path", path)?,
         };
-        self.blocking(move |volumes| volumes.publish(&handle, &stage, &at, &capability, readonly))
+        self.blocking(move |volumes| volumes.publish(&handle, &stage, &at, target))
             .await?;
         Ok(Response::new(NodePublishVolumeResponse {}))
     }

@@ -5,7 +5,7 @@ use super::{
     request::{Access, Capability, Fs, Mode, Parameters},
 };
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{collections::BTreeMap, fmt, path::PathBuf};
 
 /// How far something is on its way into or out of the pool. What is written before the disk is touched says what a
 /// start has to finish or to undo.
@@ -57,6 +57,23 @@ pub(super) struct Volume {
     /// Published to this node by the controller service, read-only or not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) published: Option<bool>,
+    /// The claim that it was made for, where the provisioner says so: for people, decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) claim: Option<ObjectName>,
+}
+
+/// An object of Kubernetes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ObjectName {
+    pub(super) namespace: String,
+    pub(super) name: String,
+}
+
+impl fmt::Display for ObjectName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.namespace, self.name)
+    }
 }
 
 /// Where a pod has a volume.
@@ -65,6 +82,16 @@ pub(super) struct Volume {
 pub(super) struct Target {
     pub(super) capability: Capability,
     pub(super) readonly: bool,
+    /// The pod, where the kubelet says so: for people, decides nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) pod: Option<ObjectName>,
+}
+
+impl Target {
+    /// Whether a pod has the volume in the same way.
+    pub(super) fn is_like(&self, other: &Self) -> bool {
+        self.capability == other.capability && self.readonly == other.readonly
+    }
 }
 
 impl Volume {

@@ -1,7 +1,7 @@
 //! PURE: what is asked for, read once into types of our own. Every fault names its field; arguments are checked before
 //! it is looked for what they name (section "Error Scheme" of the specification).
 
-use super::fault::Fault;
+use super::{fault::Fault, records::ObjectName};
 use node_api::csi::{
     CapacityRange, VolumeCapability,
     volume_capability::{AccessType, access_mode::Mode as ApiMode},
@@ -250,6 +250,28 @@ pub(super) struct Parameters {
 /// Keys that the sidecars add for themselves.
 const OF_SIDECARS: &str = "csi.storage.k8s.io/";
 
+/// The claim that a volume is for; none: the provisioner doesn't say, or not in words that fit.
+pub(super) fn claim(parameters: &HashMap<String, String>) -> Option<ObjectName> {
+    let of = |field: &str| parameters.get(&format!("{OF_SIDECARS}pvc/{field}"));
+    object_name(of("namespace")?, of("name")?)
+}
+
+/// The pod that gets a volume, likewise (`podInfoOnMount`).
+pub(super) fn pod(context: &HashMap<String, String>) -> Option<ObjectName> {
+    let of = |field: &str| context.get(&format!("{OF_SIDECARS}pod.{field}"));
+    object_name(of("namespace")?, of("name")?)
+}
+
+fn object_name(namespace: &str, name: &str) -> Option<ObjectName> {
+    // As long as Kubernetes lets names be.
+    let fits =
+        |name: &str| matches!(name.len(), 1..=253) && name.bytes().all(|b| b.is_ascii_graphic());
+    (fits(namespace) && fits(name)).then(|| ObjectName {
+        namespace: namespace.to_owned(),
+        name: name.to_owned(),
+    })
+}
+
 /// Reads the parameters of a StorageClass.
 pub(super) fn parameters(asked: &HashMap<String, String>) -> Result<Parameters, Fault> {
     const FIELD: &str = "parameters";
@@ -412,6 +434,26 @@ mod tests {
         for pairs in [[("thin", "yes")], [("thim", "true")], [("fsType", "zfs")]] {
             assert_eq!(field(class(&pairs).unwrap_err()), "parameters", "{pairs:?}");
         }
+    }
+
+    #[test]
+    fn claims_and_pods_are_known_by_whole_names_alone() {
+        let map = |pairs: &[(&str, &str)]| -> HashMap<String, String> {
+            let pairs = pairs
+                .iter()
+                .map(|(key, value)| (format!("{OF_SIDECARS}{key}"), (*value).to_owned()));
+            pairs.collect()
+        };
+        let parameters = map(&[("pvc/name", "pvc-test"), ("pvc/namespace", "default")]);
+        assert_eq!(claim(&parameters).unwrap().to_string(), "default/pvc-test");
+        let context = map(&[("pod.name", "web-0"), ("pod.namespace", "shop")]);
+        assert_eq!(pod(&context).unwrap().to_string(), "shop/web-0");
+        let long = "n".repeat(254);
+        for name in ["", "a\nb", &long] {
+            let parameters = map(&[("pvc/name", name), ("pvc/namespace", "default")]);
+            assert_eq!(claim(&parameters), None, "{name:?}");
+        }
+        assert_eq!(claim(&map(&[("pvc/name", "pvc-test")])), None);
     }
 
     #[test]

@@ -209,8 +209,7 @@ impl Volumes {
         handle: &str,
         stage: &Path,
         at: &Path,
-        capability: &Capability,
-        readonly: bool,
+        mut target: Target,
     ) -> Result<(), Fault> {
         let (_working, mut volume) = self.begin(handle)?;
         if !volume.stages.contains_key(stage) {
@@ -218,25 +217,23 @@ impl Volumes {
                 "the volume is not staged there; stage it first".into(),
             ));
         }
-        if !volume.suits(capability) {
+        if !volume.suits(&target.capability) {
             return Err(Fault::invalid(
                 "volume_capability",
                 "doesn't suit the volume",
             ));
         }
-        let readonly = readonly || capability.mode == Mode::Readers;
-        let target = Target {
-            capability: capability.clone(),
-            readonly,
-        };
+        let (access, mode) = (target.capability.access.clone(), target.capability.mode);
+        target.readonly |= mode == Mode::Readers;
+        let readonly = target.readonly;
         match volume.targets.get(at) {
-            Some(there) if *there != target => {
+            Some(there) if !there.is_like(&target) => {
                 return Err(Fault::Exists(
                     "the volume is published there in another way".into(),
                 ));
             }
             Some(_) => {}
-            None if !volume.admits(capability.mode) => {
+            None if !volume.admits(mode) => {
                 return Err(Fault::Precondition(
                     "the volume is for one pod at a time, and another pod has it".into(),
                 ));
@@ -246,7 +243,7 @@ impl Volumes {
                 self.book.commit(&[Change::Volume(volume.clone())])?;
             }
         }
-        match capability.access {
+        match access {
             Access::Block => self.show_device(&volume, at),
             Access::Mount { .. } => self.show(&volume, stage, at, readonly),
         }

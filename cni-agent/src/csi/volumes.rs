@@ -7,7 +7,7 @@ use super::{
     id::{SnapshotId, VolumeId},
     in_flight::{InFlight, Working},
     pool::{Image, Kind, Pool},
-    records::{Phase, Snapshot, Source, Volume},
+    records::{ObjectName, Phase, Snapshot, Source, Volume},
     request::{self, Access, Capability, Fs, Parameters},
 };
 use node_api::csi::CapacityRange;
@@ -37,6 +37,7 @@ pub(super) struct Wanted {
     pub(super) capabilities: Vec<Capability>,
     pub(super) parameters: Parameters,
     pub(super) source: Option<Source>,
+    pub(super) claim: Option<ObjectName>,
 }
 
 /// What a source has.
@@ -150,6 +151,7 @@ impl Volumes {
             stages: BTreeMap::new(),
             targets: BTreeMap::new(),
             published: None,
+            claim: wanted.claim.clone(),
         };
         self.make(volume)
     }
@@ -509,6 +511,7 @@ mod tests {
             capabilities: capabilities.to_vec(),
             parameters: Parameters::default(),
             source: None,
+            claim: None,
         }
     }
 
@@ -560,6 +563,7 @@ mod tests {
             stages: BTreeMap::new(),
             targets: BTreeMap::new(),
             published: None,
+            claim: None,
         };
         let range = |required_bytes, limit_bytes| {
             Some(CapacityRange {
