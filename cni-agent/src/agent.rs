@@ -3,7 +3,7 @@
 use crate::{
     cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
-    csi,
+    csi::{self, CsiSlot},
     health::{self, Probed},
     install::{self, InstallProblems},
     log_level::LogLevel,
@@ -40,6 +40,10 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
     } else {
         NetworkSlot::absent()
     };
+    let volumes = match config.parts.contains(&PartName::Csi) {
+        true => CsiSlot::starting(),
+        false => CsiSlot::absent(),
+    };
     let states = PartStates::default();
     let recorder = Recorder::default();
     let mut parts = Vec::new();
@@ -60,10 +64,17 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
         });
     }
     if config.parts.contains(&PartName::Csi) {
-        let csi = config.csi;
+        let (csi, slot, counts) = (config.csi, volumes.clone(), recorder.volumes());
         parts.push(Part {
             name: PartName::Csi,
-            start: Box::new(move |shutdown| Box::pin(csi::run(csi.clone(), shutdown))),
+            start: Box::new(move |shutdown| {
+                Box::pin(csi::run(
+                    csi.clone(),
+                    slot.clone(),
+                    counts.clone(),
+                    shutdown,
+                ))
+            }),
         });
     }
     let installation = InstallProblems::default();
@@ -76,6 +87,7 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
     let agent = Arc::new(Agent {
         config: config.network,
         slot,
+        volumes,
         has_network,
         installation,
         states,
@@ -92,6 +104,7 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
             endpoints: config.metrics_per_endpoint,
             services: config.metrics_per_service,
         },
+        volumes_named: config.metrics_per_volume,
         serving: serving.abort_handle(),
     });
     let mut tasks = vec![serving, running];
@@ -135,6 +148,7 @@ const MOST_PROBLEMS: usize = 100;
 struct Agent {
     config: NetworkConfig,
     slot: NetworkSlot,
+    volumes: CsiSlot,
     has_network: bool,
     installation: InstallProblems,
     states: PartStates,
@@ -168,6 +182,9 @@ impl Handler for Agent {
             Query::Dead => serde_json::to_value(self.dead()),
             Query::Unready => serde_json::to_value(self.unready().await),
             Query::LogLevel { set } => serde_json::to_value(self.log.ask(set.as_deref())?),
+            Query::Volumes | Query::Snapshots | Query::VolumeUsage | Query::VolumeCheck => {
+                return csi::query(&self.volumes, query).await;
+            }
             other => return part::query(&self.slot, other).await,
         };
         value.map_err(|e| CniError::internal(&e.to_string()))
@@ -224,6 +241,8 @@ impl Agent {
 struct Watched {
     agent: Arc<Agent>,
     named: Named,
+    /// Volumes are told one by one.
+    volumes_named: bool,
     /// The socket's server: it ends only with the agent.
     serving: AbortHandle,
 }
@@ -250,6 +269,7 @@ impl Probed for Watched {
         let snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
             parts: self.agent.states.snapshot().await,
+            volumes: csi::snapshot(&self.agent.volumes, self.volumes_named).await,
             // What is counted here is told also while the maps can't be read.
             network: network.unwrap_or_else(|error| {
                 tracing::warn!(%error, "a scrape goes without the network's metrics");

@@ -147,6 +147,10 @@ pub struct AgentArgs {
     #[arg(long, env = "FAIRLEAD_METRICS_PER_SERVICE")]
     pub metrics_per_service: bool,
 
+    /// Add metrics of each volume of this node: its size and use by namespace and claim; of the first thousand.
+    #[arg(long, env = "FAIRLEAD_METRICS_PER_VOLUME")]
+    pub metrics_per_volume: bool,
+
     #[command(flatten)]
     pub install: InstallArgs,
 
@@ -348,6 +352,7 @@ pub struct Config {
     pub health: Option<SocketAddr>,
     pub metrics_per_endpoint: bool,
     pub metrics_per_service: bool,
+    pub metrics_per_volume: bool,
     pub proc_sys: PathBuf,
     /// None when somebody else installs the plugin.
     pub install: Option<InstallConfig>,
@@ -507,6 +512,7 @@ impl Config {
             health: args.health_address.0,
             metrics_per_endpoint: args.metrics_per_endpoint,
             metrics_per_service: args.metrics_per_service,
+            metrics_per_volume: args.metrics_per_volume,
             network,
             csi,
             proc_sys: args.proc_sys,

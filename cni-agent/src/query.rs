@@ -14,6 +14,7 @@ mod flow;
 mod policy;
 mod service;
 mod trace;
+mod volume;
 
 pub use crate::cni::protocol::Query;
 pub use flow::{FlowEnds, FlowRow, FlowVerdict, FlowsAnswer};
@@ -26,6 +27,9 @@ pub use service::{
     ServiceRow,
 };
 pub use trace::{Outcome, Said, TraceAnswer, TraceQuestion, WalkRow, WalkStep};
+pub use volume::{
+    CheckAnswer, Difference, PoolUsage, PublishedRow, SnapshotRow, UsageRow, VolumeRow, VolumeState,
+};
 
 /// How the agent is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

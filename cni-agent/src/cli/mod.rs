@@ -11,6 +11,7 @@ mod rows;
 mod service;
 mod trace;
 mod uninstall;
+mod volume;
 
 use crate::{
     config::{AgentArgs, DEFAULT_SOCKET, Output},
@@ -31,7 +32,7 @@ use std::{
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead trace shop/client service/shop/web 80\n  fairlead drops -o json\n  fairlead debug maps"
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead trace shop/client service/shop/web 80\n  fairlead drops -o json\n  fairlead volume list\n  fairlead debug maps"
 )]
 struct Cli {
     /// Unix socket of the agent, where the CNI plugin and these commands meet it.
@@ -65,6 +66,9 @@ enum Verb {
     /// Policies: what is allowed, and which rule says so.
     #[command(subcommand, visible_alias = "pol")]
     Policy(policy::PolicyVerb),
+    /// Volumes of this node: list, explain, measure and check them.
+    #[command(subcommand, visible_alias = "vol")]
+    Volume(volume::VolumeVerb),
     /// Addresses in use, cooling down and free, by podCIDR.
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
@@ -189,6 +193,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Service(verb) => service::run(&verb, &cli.socket),
         Verb::Policy(verb) => policy::run(verb, &cli.socket),
+        Verb::Volume(verb) => volume::run(verb, &cli.socket),
         Verb::Ipam(p) => {
             ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))
         }

@@ -285,7 +285,7 @@ pub(super) fn join<T: ToString>(list: &[T]) -> String {
 }
 
 /// Seconds as people say them: 59s, 3m, 5h, 2d.
-fn duration(secs: u64) -> String {
+pub(super) fn duration(secs: u64) -> String {
     match secs {
         0..60 => format!("{secs}s"),
         60..3_600 => format!("{}m", secs / 60),

@@ -94,6 +94,14 @@ pub enum Query {
     Trace(TraceQuestion),
     /// What a change of policies would change.
     PolicyPlan(Box<PolicyChange>),
+    /// Every volume of the pool.
+    Volumes,
+    /// Every snapshot.
+    Snapshots,
+    /// How the pool's room is used.
+    VolumeUsage,
+    /// Whether pool, store, mounts and pods' folders agree.
+    VolumeCheck,
     /// What is logged; another filter if one is given.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -35,7 +35,7 @@ impl Illness {
         }
     }
 
-    const fn reason(self) -> &'static str {
+    pub(super) const fn reason(self) -> &'static str {
         match self {
             Self::FileGone => "FileGone",
             Self::FileShort => "FileShort",
@@ -44,7 +44,7 @@ impl Illness {
         }
     }
 
-    const fn message(self) -> &'static str {
+    pub(super) const fn message(self) -> &'static str {
         match self {
             Self::FileGone => {
                 "the volume's file is gone from the node's pool; restore it from a snapshot or a backup"

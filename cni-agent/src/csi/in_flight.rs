@@ -18,6 +18,14 @@ pub(super) struct Working {
 }
 
 impl InFlight {
+    /// What is worked on now.
+    pub(super) fn keys(&self) -> HashSet<String> {
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
     /// Begins to work on these, or on none of them.
     pub(super) fn begin(&self, keys: &[&str]) -> Result<Working, Fault> {
         let mut busy = self.0.lock().unwrap_or_else(PoisonError::into_inner);

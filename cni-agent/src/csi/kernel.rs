@@ -175,6 +175,11 @@ impl LoopDevice {
         Ok(info.is_some_and(|info| info.device == metadata.dev() && info.inode == metadata.ino()))
     }
 
+    /// The file behind it, by its device and inode; none: it has none any more.
+    pub(super) fn backing(self) -> io::Result<Option<(u64, u64)>> {
+        Ok(self.status()?.map(|info| (info.device, info.inode)))
+    }
+
     /// Whether it reads and writes past the page cache.
     pub(super) fn is_direct(self) -> io::Result<bool> {
         Ok(self
@@ -255,6 +260,8 @@ impl Extent {
     pub(super) const VAGUE: u32 = 0x2 | 0x4 | 0x8 | 0x80 | 0x100 | 0x200 | 0x400;
     /// Allocated, and reads as zeros.
     pub(super) const UNWRITTEN: u32 = 0x800;
+    /// Another file has the same blocks.
+    pub(super) const SHARED: u32 = 0x2000;
     const LAST: u32 = 0x1;
 }
 

@@ -5,7 +5,9 @@
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
 mod book;
+mod check;
 mod controller;
+mod counted;
 #[cfg(test)]
 mod disk_tests;
 mod fault;
@@ -18,6 +20,7 @@ mod in_flight;
 mod inline;
 mod kernel;
 mod listen;
+mod look;
 mod metadata;
 mod mounts;
 mod node;
@@ -26,13 +29,16 @@ mod records;
 mod recover;
 mod registration;
 mod request;
+mod rows;
+mod slot;
 mod staging;
 mod superblock;
 mod tools;
 mod volumes;
 
-use crate::{config::CsiConfig, parts::Shutdown};
+use crate::{config::CsiConfig, metrics::VolumeCounts, parts::Shutdown};
 use book::Book;
+use counted::Counted;
 use fault::Fault;
 use node_api::{
     csi::{
@@ -44,9 +50,12 @@ use node_api::{
 };
 use pool::Pool;
 use registration::{Registrar, Taken};
+use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
 use tonic::{Status, transport::Server};
 use volumes::Volumes;
+
+pub use slot::{CsiSlot, query, snapshot};
 
 /// Label of a node by which volumes are found on it.
 const TOPOLOGY: &str = "topology.fairlead.dev/node";
@@ -59,6 +68,8 @@ const LAST_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Clone, Debug)]
 struct Driver {
     name: String,
+    /// Folder of the kubelet.
+    kubelet: PathBuf,
     volumes: Arc<Volumes>,
 }
 
@@ -93,37 +104,59 @@ impl Driver {
 ///
 /// # Errors
 /// What kept it from starting or ended it, worded for people.
-pub async fn run(config: CsiConfig, shutdown: Shutdown) -> Result<(), String> {
+pub async fn run(
+    config: CsiConfig,
+    slot: CsiSlot,
+    counts: VolumeCounts,
+    shutdown: Shutdown,
+) -> Result<(), String> {
     let driver = {
-        let config = config.clone();
-        let opened = tokio::task::spawn_blocking(move || open(&config)).await;
+        let (config, counts) = (config.clone(), counts.clone());
+        let opened = tokio::task::spawn_blocking(move || open(&config, &counts)).await;
         opened.map_err(|error| error.to_string())??
     };
+    let _running = slot.run(driver.clone());
     let socket = config.socket();
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", socket.display());
     let listener = listen::bind(&socket).map_err(|error| fault(&error))?;
     let serving = Server::builder()
-        .add_service(IdentityServer::new(driver.clone()))
-        .add_service(ControllerServer::new(driver.clone()))
-        .add_service(GroupControllerServer::new(driver.clone()))
-        .add_service(SnapshotMetadataServer::new(driver.clone()))
-        .add_service(NodeServer::new(driver))
+        .add_service(Counted::new(
+            IdentityServer::new(driver.clone()),
+            counts.clone(),
+        ))
+        .add_service(Counted::new(
+            ControllerServer::new(driver.clone()),
+            counts.clone(),
+        ))
+        .add_service(Counted::new(
+            GroupControllerServer::new(driver.clone()),
+            counts.clone(),
+        ))
+        .add_service(Counted::new(
+            SnapshotMetadataServer::new(driver.clone()),
+            counts.clone(),
+        ))
+        .add_service(Counted::new(NodeServer::new(driver), counts.clone()))
         .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
     tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
     // The kubelet asks the driver as soon as it has found it: its socket is there before.
-    let registering = register(&config, shutdown);
+    let registering = register(&config, &counts, shutdown);
     let (served, registered) = tokio::join!(serving, registering);
     served.map_err(|error| fault(&error))?;
     registered
 }
 
 /// Has the kubelet find the driver, again and again while it refuses it.
-async fn register(config: &CsiConfig, shutdown: Shutdown) -> Result<(), String> {
+async fn register(
+    config: &CsiConfig,
+    counts: &VolumeCounts,
+    shutdown: Shutdown,
+) -> Result<(), String> {
     let path = config.registry_socket();
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", path.display());
     let mut pause = FIRST_PAUSE;
     loop {
-        let registrar = Registrar::new(&config.driver, &config.socket());
+        let registrar = Registrar::new(&config.driver, &config.socket(), counts.clone());
         let mut taken = registrar.taken();
         let listener = listen::bind(&path).map_err(|error| fault(&error))?;
         let refused = async move {
@@ -153,7 +186,7 @@ async fn requested(mut shutdown: Shutdown) {
 }
 
 /// Opens the pool and puts right what an earlier agent left.
-fn open(config: &CsiConfig) -> Result<Driver, String> {
+fn open(config: &CsiConfig, counts: &VolumeCounts) -> Result<Driver, String> {
     let pool = Pool::open(&config.pool)?;
     let book = Book::open(&pool.store())?;
     let volumes = Volumes::new(pool, book, &config.node_name);
@@ -167,6 +200,17 @@ fn open(config: &CsiConfig) -> Result<Driver, String> {
         orphans = recovered.orphans,
         "the pool of volumes is whole"
     );
+    for (what, count) in [
+        ("undone", recovered.undone),
+        ("finished", recovered.finished),
+        ("swept", recovered.swept),
+        ("thawed", recovered.thawed),
+        ("detached", recovered.detached),
+        ("orphans", recovered.orphans),
+        ("strangers", strangers.len()),
+    ] {
+        counts.recovered(what, count);
+    }
     for name in strangers {
         tracing::warn!(
             name,
@@ -175,6 +219,7 @@ fn open(config: &CsiConfig) -> Result<Driver, String> {
     }
     Ok(Driver {
         name: config.driver.clone(),
+        kubelet: config.kubelet_dir.clone(),
         volumes: Arc::new(volumes),
     })
 }

@@ -27,7 +27,7 @@ const MOUNTED: &str = "pool";
 const LEFT_TO_OTHERS: u64 = 10;
 
 /// Which of both.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     Volume,
     Snapshot,
@@ -220,6 +220,27 @@ impl Pool {
             }
         }
         Ok(removed)
+    }
+
+    /// Names of what [`Self::sweep`] would remove.
+    pub(super) fn leftovers(&self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for folder in [VOLUMES, SNAPSHOTS, TRASH] {
+            let names = self.names(folder)?.into_iter();
+            let left = names.filter(|name| folder == TRASH || name.ends_with(".new"));
+            found.extend(left.map(|name| format!("{folder}/{name}")));
+        }
+        Ok(found)
+    }
+
+    /// The number of the disk that its files are on, as their inodes have it.
+    pub(super) fn disk(&self) -> io::Result<u64> {
+        Ok(rustix::fs::fstat(&self.dir)?.st_dev)
+    }
+
+    /// Where it is, for people.
+    pub(super) fn folder(&self) -> &Path {
+        &self.root
     }
 
     /// Names of the files of a kind.

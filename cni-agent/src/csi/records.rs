@@ -27,6 +27,15 @@ pub(super) enum Source {
     Volume(VolumeId),
 }
 
+impl fmt::Display for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Snapshot(id) => id.fmt(f),
+            Self::Volume(id) => id.fmt(f),
+        }
+    }
+}
+
 /// A volume.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

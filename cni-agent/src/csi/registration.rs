@@ -1,6 +1,7 @@
 //! How the kubelet finds the driver: it watches a folder of sockets, asks each who it is (`GetInfo`, within a second),
 //! and says whether it took it. It looks through the folder at its own start, so that nobody has to watch it.
 
+use crate::metrics::VolumeCounts;
 use node_api::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
     registration_server::Registration,
@@ -29,15 +30,17 @@ pub(super) struct Registrar {
     driver: String,
     endpoint: PathBuf,
     taken: watch::Sender<Taken>,
+    counts: VolumeCounts,
 }
 
 impl Registrar {
     /// Of a driver whose socket is `endpoint`.
-    pub(super) fn new(driver: &str, endpoint: &Path) -> Self {
+    pub(super) fn new(driver: &str, endpoint: &Path, counts: VolumeCounts) -> Self {
         Self {
             driver: driver.to_owned(),
             endpoint: endpoint.to_owned(),
             taken: watch::Sender::new(Taken::NotAsked),
+            counts,
         }
     }
 
@@ -77,6 +80,7 @@ impl Registration for Registrar {
                 Taken::No(said.error)
             }
         };
+        self.counts.registered(taken == Taken::Yes);
         self.taken.send_replace(taken);
         Ok(Response::new(RegistrationStatusResponse {}))
     }

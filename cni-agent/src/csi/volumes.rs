@@ -414,13 +414,18 @@ impl Volumes {
 }
 
 /// PURE: bytes that may still be asked for: of images that share blocks, and of thin ones.
-fn promised(contents: &Contents) -> u64 {
+pub(super) fn promised(contents: &Contents) -> u64 {
     let snapshots = contents.snapshots.values().map(|snapshot| snapshot.bytes);
-    let volumes = contents.volumes.values();
-    let volumes = volumes.filter(|volume| {
-        volume.source.is_some() || volume.parameters.thin || volume.phase == Phase::Making
-    });
-    snapshots.chain(volumes.map(|volume| volume.bytes)).sum()
+    snapshots
+        .chain(contents.volumes.values().map(promise))
+        .sum()
+}
+
+/// PURE: those of one volume.
+pub(super) fn promise(volume: &Volume) -> u64 {
+    let is_counted =
+        volume.source.is_some() || volume.parameters.thin || volume.phase == Phase::Making;
+    if is_counted { volume.bytes } else { 0 }
 }
 
 /// PURE: which file system a volume gets; none: it is raw.

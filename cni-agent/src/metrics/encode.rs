@@ -1,6 +1,6 @@
 //! The text of a scrape.
 
-use super::{NetworkSnapshot, Recorder, Snapshot};
+use super::{NetworkSnapshot, Recorder, Snapshot, volumes};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -81,6 +81,10 @@ pub fn encode(recorder: &Recorder, snapshot: &Snapshot) -> Result<String, fmt::E
         by_pod(&mut registry, network);
         services(&mut registry, network);
         policies(&mut registry, network);
+    }
+    volumes::counted(&mut registry, &recorder.volumes);
+    if let Some(found) = &snapshot.volumes {
+        volumes::found(&mut registry, found);
     }
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
@@ -344,6 +348,7 @@ mod tests {
             version: "1.2.3",
             parts: BTreeMap::new(),
             network: Some(network),
+            volumes: None,
         };
         let text = encode(&Recorder::default(), &snapshot).unwrap();
         let free = format!("{{pool=\"fd00:11::/64\",state=\"free\"}} {}", i64::MAX);
@@ -395,6 +400,7 @@ mod tests {
             version: "1.2.3",
             parts: BTreeMap::from([("network".to_owned(), state)]),
             network: Some(network),
+            volumes: None,
         };
         let text = encode(&recorder, &snapshot).unwrap();
         for line in [

@@ -6,7 +6,9 @@
 mod encode;
 mod recorder;
 mod snapshot;
+mod volumes;
 
 pub use encode::encode;
 pub use recorder::{Passes, Recorder};
 pub use snapshot::{MapFill, NetworkSnapshot, PodDrops, ServiceCounts, ServiceFlows, Snapshot};
+pub use volumes::{VolumeCounts, VolumeUse, VolumesSnapshot};

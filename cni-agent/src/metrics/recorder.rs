@@ -1,5 +1,6 @@
 //! Counters and histograms of what this process did.
 
+use super::VolumeCounts;
 use crate::cni::protocol::Command;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -39,6 +40,7 @@ pub struct Recorder {
     pub(super) requests: Family<CommandCode, Counter>,
     pub(super) seconds: Family<CommandLabel, Histogram, fn() -> Histogram>,
     pub(super) passes: Passes,
+    pub(super) volumes: VolumeCounts,
 }
 
 impl Default for Recorder {
@@ -47,6 +49,7 @@ impl Default for Recorder {
             requests: Family::default(),
             seconds: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
             passes: Passes::default(),
+            volumes: VolumeCounts::default(),
         }
     }
 }
@@ -61,6 +64,11 @@ impl Recorder {
         self.seconds
             .get_or_create(&CommandLabel { command })
             .observe(took.as_secs_f64());
+    }
+
+    /// Where the CSI driver counts.
+    pub fn volumes(&self) -> VolumeCounts {
+        self.volumes.clone()
     }
 
     /// Where the reconciler counts its passes.

@@ -1,5 +1,6 @@
 //! What one scrape found: plain values.
 
+use super::VolumesSnapshot;
 use crate::{
     parts::PartState,
     query::{IpamRow, PathRow, PolicyRow},
@@ -13,6 +14,8 @@ pub struct Snapshot {
     pub parts: BTreeMap<String, PartState>,
     /// None while the network part isn't running, or can't be read.
     pub network: Option<NetworkSnapshot>,
+    /// The same of volumes.
+    pub volumes: Option<VolumesSnapshot>,
 }
 
 /// What kernel and store hold of the network.

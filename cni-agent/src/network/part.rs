@@ -396,8 +396,15 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         Query::Flows { from } => serde_json::to_value(network.flows(from).await.map_err(kernel)?),
         Query::Trace(question) => serde_json::to_value(network.trace(question).await?),
         Query::PolicyPlan(change) => serde_json::to_value(network.plan_policies(*change).await?),
-        Query::Status | Query::Dead | Query::Unready | Query::LogLevel { .. } => {
-            return Err(CniError::internal("this is the agent's to answer"));
+        Query::Status
+        | Query::Dead
+        | Query::Unready
+        | Query::LogLevel { .. }
+        | Query::Volumes
+        | Query::Snapshots
+        | Query::VolumeUsage
+        | Query::VolumeCheck => {
+            return Err(CniError::internal("this is another part's to answer"));
         }
     };
     value.map_err(|e| CniError::internal(&e.to_string()))
