@@ -1,44 +1,45 @@
 //! Generates types, clients and servers from the interfaces in `proto`, by a compiler in Rust: nobody needs
 //! protoc.
 
-use std::error::Error;
+use protox::prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
+use std::{env, error::Error, fs, path::Path};
 
 const FILES: [&str; 2] = ["proto/csi.proto", "proto/plugin_registration.proto"];
-/// Requests with secrets in them: who prints one has to say how.
-const SECRET: [&str; 23] = [
-    "CreateVolumeRequest",
-    "DeleteVolumeRequest",
-    "ControllerPublishVolumeRequest",
-    "ControllerPublishVolumeResponse",
-    "ControllerUnpublishVolumeRequest",
-    "ValidateVolumeCapabilitiesRequest",
-    "ControllerModifyVolumeRequest",
-    "ControllerExpandVolumeRequest",
-    "ControllerListVolumeHealthRequest",
-    "ControllerGetVolumeHealthRequest",
-    "CreateSnapshotRequest",
-    "DeleteSnapshotRequest",
-    "ListSnapshotsRequest",
-    "GetSnapshotRequest",
-    "CreateVolumeGroupSnapshotRequest",
-    "DeleteVolumeGroupSnapshotRequest",
-    "GetVolumeGroupSnapshotRequest",
-    "GetMetadataAllocatedRequest",
-    "GetMetadataDeltaRequest",
-    "NodeStageVolumeRequest",
-    "NodePublishVolumeRequest",
-    "NodeExpandVolumeRequest",
-    "NodeGetStorageHealthRequest",
-];
+const PACKAGE: &str = "csi.v1";
 
 fn main() -> Result<(), Box<dyn Error>> {
     for file in FILES {
         println!("cargo:rerun-if-changed={file}");
     }
-    let files = protox::compile(FILES, ["proto"])?;
-    let secret = SECRET.map(|message| format!("csi.v1.{message}"));
+    let mut compiler = protox::Compiler::new(["proto"])?;
+    compiler.include_imports(true).open_files(FILES)?;
     tonic_prost_build::configure()
-        .skip_debug(secret)
-        .compile_fds(files)?;
+        .skip_debug(unprintable(&compiler.descriptor_pool()))
+        .compile_fds(compiler.file_descriptor_set())?;
+    let out = env::var("OUT_DIR")?;
+    fs::write(
+        Path::new(&out).join("descriptors.bin"),
+        compiler.encode_file_descriptor_set(),
+    )?;
     Ok(())
+}
+
+/// Messages in which somebody's words may be, themselves or in what they hold: secrets, contexts, parameters. Who
+/// prints one has to say how.
+fn unprintable(pool: &DescriptorPool) -> Vec<String> {
+    let of_package = pool
+        .all_messages()
+        .filter(|message| message.package_name() == PACKAGE);
+    let free = of_package.filter(|message| !message.is_map_entry() && has_words(message));
+    free.map(|message| format!(".{}", message.full_name()))
+        .collect()
+}
+
+/// Whether a map of strings is in it. No message holds itself.
+fn has_words(message: &MessageDescriptor) -> bool {
+    message.fields().any(|field| match field.kind() {
+        Kind::Message(_) if field.is_map() => true,
+        Kind::Message(inner) => has_words(&inner),
+        _ => false,
+    })
 }

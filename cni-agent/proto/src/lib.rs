@@ -1,4 +1,4 @@
-//! The gRPC interfaces between a node's plugins and Kubernetes, generated from `proto`. Requests that may have
+//! The gRPC interfaces between a node's plugins and Kubernetes, generated from `proto`. Messages that may have
 //! secrets in them have no `Debug`: nobody prints one by accident.
 #![allow(clippy::all, reason = "generated")]
 
@@ -11,3 +11,6 @@ pub mod csi {
 pub mod registration {
     tonic::include_proto!("pluginregistration.v1");
 }
+
+/// The interfaces themselves, with their options: a `FileDescriptorSet`.
+pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

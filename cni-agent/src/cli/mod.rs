@@ -92,6 +92,9 @@ enum Verb {
     Debug(DebugVerb),
     /// Take Fairlead off this node: plugin, configuration, links, routes, programs, store.
     Uninstall(uninstall::UninstallArgs),
+    /// Holds a volume's file system still for an agent that takes a snapshot; started by the agent.
+    #[command(hide = true)]
+    ThawGuard,
     /// Print a completion script: `fairlead completion bash > /etc/bash_completion.d/fairlead`.
     Completion { shell: clap_complete::Shell },
 }
@@ -157,6 +160,7 @@ pub fn main() -> ExitCode {
     let outcome = match cli.verb {
         Verb::Agent(args) => return agent::run(*args, cli.socket),
         Verb::Uninstall(args) => return uninstall::run(args, &cli.socket),
+        Verb::ThawGuard => return crate::csi::guard(),
         Verb::Completion { shell } => {
             clap_complete::generate(
                 shell,

@@ -1,79 +1,207 @@
 //! Holds a volume's own file system still while its file is cut: what pods have written is in the cut, and its journal is
-//! clean. Never for long: a watcher lets it go on after a deadline, and a start lets go on what a killed agent held.
+//! clean. Never for long, whatever becomes of the agent: a small process of its own, the guard, holds it still, and lets
+//! it go on when it is told to, when the agent is gone, or after a deadline. Where both are killed at once, as with a
+//! container that the agent is the first process of, the next start lets it go on.
 
 use super::kernel;
+use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
+    io::Errno,
+};
 use std::{
     fs::File,
-    io,
-    sync::{Arc, Condvar, Mutex, PoisonError},
-    thread,
+    io::{self, Read as _, Write as _},
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{net::UnixStream, process::CommandExt as _},
+    },
+    process::{Child, Command, ExitCode, Stdio},
     time::Duration,
 };
 
 /// A cut takes milliseconds; what takes longer must not hold the pod.
 const LONGEST: Duration = Duration::from_secs(5);
 
+/// What the guard answers when it has tried: it holds it; somebody else does; the kernel refused.
+const HELD: u8 = b'h';
+const OTHERS: u8 = b'o';
+const REFUSED: u8 = b'r';
+/// How the guard ends when it waited too long, and when it couldn't let go.
+const LATE: u8 = 3;
+const STUCK: u8 = 4;
+
 /// A file system that is held. Its end lets it go on.
 pub(super) struct Held {
-    within: Arc<File>,
-    done: Arc<(Mutex<bool>, Condvar)>,
-    watcher: Option<thread::JoinHandle<bool>>,
-    /// Somebody else holds it: theirs to let go.
-    others: bool,
+    within: File,
+    /// None: it was let go, or somebody else holds it: theirs to let go.
+    guard: Option<(Child, UnixStream)>,
 }
 
 impl Held {
     /// Holds the file system that a folder is in.
     pub(super) fn of(within: File) -> io::Result<Self> {
-        // Most of what is pending is written before anybody has to wait.
-        rustix::fs::syncfs(&within)?;
-        let within = Arc::new(within);
-        let done = Arc::new((Mutex::new(false), Condvar::new()));
-        // Before it is held: what can't be watched is not held.
-        let watcher = {
-            let (within, done) = (within.clone(), done.clone());
-            thread::Builder::new().name("thaw".into()).spawn(move || {
-                let (is_done, news) = &*done;
-                let guard = is_done.lock().unwrap_or_else(PoisonError::into_inner);
-                let waited = news.wait_timeout_while(guard, LONGEST, |is_done| !*is_done);
-                let late = waited.is_ok_and(|(_, waited)| waited.timed_out());
-                late && kernel::thaw(&*within).unwrap_or(false)
-            })?
-        };
-        let others = !kernel::freeze(&*within)?;
-        Ok(Self {
+        let (mut own, guards) = UnixStream::pair()?;
+        // Before it is held: what can't be guarded is not held.
+        let guard = command()
+            .stdin(OwnedFd::from(guards))
+            .stdout(OwnedFd::from(within.try_clone()?))
+            // What ends the agent from its terminal doesn't end the guard.
+            .process_group(0)
+            .spawn()?;
+        let mut held = Self {
             within,
-            done,
-            watcher: Some(watcher),
-            others,
-        })
+            guard: None,
+        };
+        // Most of what is pending is written before anybody has to wait, and while the guard starts.
+        let synced = rustix::fs::syncfs(&held.within);
+        own.write_all(&[HELD])?;
+        let mut answer = [0; 5];
+        let answered = own.read(&mut answer);
+        held.guard = Some((guard, own));
+        synced?;
+        match (answered?, answer) {
+            (1, [HELD, ..]) => Ok(held),
+            (1, [OTHERS, ..]) => {
+                held.end_guard()?;
+                Ok(held)
+            }
+            (5, [REFUSED, code @ ..]) => {
+                Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
+            }
+            _ => Err(io::Error::other("the guard ended before it held anything")),
+        }
     }
 
     /// Lets it go on. `false`: it had to go on before, so that what was cut meanwhile is not of one moment.
     pub(super) fn release(mut self) -> io::Result<bool> {
-        self.let_go()
+        self.end_guard()
     }
 
-    fn let_go(&mut self) -> io::Result<bool> {
-        let Some(watcher) = self.watcher.take() else {
+    #[cfg(test)]
+    pub(super) fn kill_guard(&self) {
+        let guard = self.guard.as_ref().expect("it holds it");
+        let pid = rustix::process::Pid::from_child(&guard.0);
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    }
+
+    fn end_guard(&mut self) -> io::Result<bool> {
+        let Some((mut guard, own)) = self.guard.take() else {
             return Ok(true);
         };
-        let thawed = match self.others {
-            true => Ok(true),
-            false => kernel::thaw(&*self.within),
-        };
-        let (is_done, news) = &*self.done;
-        *is_done.lock().unwrap_or_else(PoisonError::into_inner) = true;
-        news.notify_all();
-        let was_late = watcher.join().unwrap_or(true);
-        Ok(thawed? && !was_late)
+        // The end of what we say is the word to let go.
+        drop(own);
+        let status = guard.wait();
+        match status.as_ref().map(|status| status.code()) {
+            Ok(Some(0)) => Ok(true),
+            Ok(Some(code)) if code == i32::from(LATE) => Ok(false),
+            // It was killed, or couldn't: if it is still held, it was until now.
+            _ => kernel::thaw(&self.within),
+        }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Err(error) = self.let_go() {
-            tracing::error!(%error, "a volume's file system can't be let go on; its deadline does it");
+        if let Err(error) = self.end_guard() {
+            tracing::error!(%error, "a volume's file system can't be let go on; a start of the agent does it");
         }
+    }
+}
+
+/// This very program, also when its file was replaced meanwhile.
+fn command() -> Command {
+    let mut command = Command::new("/proc/self/exe");
+    #[cfg(not(test))]
+    command.arg("thaw-guard");
+    #[cfg(test)]
+    command
+        .args(["--exact", "csi::freeze::tests::the_guard_itself"])
+        .env(tests::AS_GUARD, "1");
+    command.stderr(Stdio::null());
+    command
+}
+
+/// The guard: what it is told comes in at standard input, which is a socket; the file system is the one that standard
+/// output is in.
+#[must_use]
+pub fn guard() -> ExitCode {
+    let (input, within) = (io::stdin(), io::stdout());
+    let done = input
+        .as_fd()
+        .try_clone_to_owned()
+        .and_then(|socket| watch(UnixStream::from(socket), within.as_fd()));
+    done.unwrap_or(STUCK).into()
+}
+
+fn watch(mut agent: UnixStream, within: impl AsFd) -> io::Result<u8> {
+    let mut begin = [0];
+    if agent.read(&mut begin)? == 0 {
+        return Ok(0);
+    }
+    match kernel::freeze(&within) {
+        Ok(true) => {}
+        Ok(false) => {
+            agent.write_all(&[OTHERS])?;
+            return Ok(0);
+        }
+        Err(error) => {
+            let code = error.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+            agent.write_all(&[&[REFUSED][..], &code].concat())?;
+            return Ok(0);
+        }
+    }
+    // From here on there is one way out. An agent that is gone hears no answer, and is noticed below.
+    let told = agent.write_all(&[HELD]);
+    let in_time = told.is_err() || hears(&agent, LONGEST);
+    kernel::thaw(&within)?;
+    Ok(if in_time { 0 } else { LATE })
+}
+
+/// Whether the agent says something, or is gone, in time.
+fn hears(agent: &UnixStream, within: Duration) -> bool {
+    let end = std::time::Instant::now() + within;
+    loop {
+        let left = end.saturating_duration_since(std::time::Instant::now());
+        let left = Timespec::try_from(left).unwrap_or_default();
+        match poll(&mut [PollFd::new(agent, PollFlags::IN)], Some(&left)) {
+            Ok(0) => return false,
+            Err(Errno::INTR) => {}
+            _ => return true,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// Set in the environment of a guard that is this test program.
+    pub(super) const AS_GUARD: &str = "FAIRLEAD_TEST_AS_GUARD";
+
+    /// Not a test when it is started as a guard: then it is one.
+    #[test]
+    fn the_guard_itself() {
+        if std::env::var_os(AS_GUARD).is_some() {
+            let code = watch_as_test();
+            std::process::exit(code.into());
+        }
+        // A file system that can't be held still says why, and nothing stays.
+        let Err(error) = Held::of(File::open("/proc").unwrap()) else {
+            panic!("/proc was held");
+        };
+        assert!(error.raw_os_error().is_some(), "{error}");
+    }
+
+    fn watch_as_test() -> u8 {
+        let socket = io::stdin().as_fd().try_clone_to_owned().unwrap();
+        watch(UnixStream::from(socket), io::stdout().as_fd()).unwrap_or(STUCK)
+    }
+
+    #[test]
+    fn who_says_nothing_is_not_waited_for() {
+        let (agent, guard) = UnixStream::pair().unwrap();
+        assert!(!hears(&guard, Duration::from_millis(1)));
+        drop(agent);
+        assert!(hears(&guard, Duration::from_secs(3600)));
     }
 }

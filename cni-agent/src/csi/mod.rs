@@ -5,6 +5,7 @@
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
 mod book;
+mod call_log;
 mod check;
 mod controller;
 mod counted;
@@ -33,6 +34,7 @@ mod rows;
 mod slot;
 mod staging;
 mod superblock;
+mod told;
 mod tools;
 mod volumes;
 
@@ -52,9 +54,10 @@ use pool::Pool;
 use registration::{Registrar, Taken};
 use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
-use tonic::{Status, transport::Server};
+use tonic::{Status, service::Routes, transport::Server};
 use volumes::Volumes;
 
+pub use freeze::guard;
 pub use slot::{CsiSlot, query, snapshot};
 
 /// Label of a node by which volumes are found on it.
@@ -119,24 +122,27 @@ pub async fn run(
     let socket = config.socket();
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", socket.display());
     let listener = listen::bind(&socket).map_err(|error| fault(&error))?;
+    let services = Routes::new(Counted::new(
+        IdentityServer::new(driver.clone()),
+        counts.clone(),
+    ))
+    .add_service(Counted::new(
+        ControllerServer::new(driver.clone()),
+        counts.clone(),
+    ))
+    .add_service(Counted::new(
+        GroupControllerServer::new(driver.clone()),
+        counts.clone(),
+    ))
+    .add_service(Counted::new(
+        SnapshotMetadataServer::new(driver.clone()),
+        counts.clone(),
+    ))
+    .add_service(Counted::new(NodeServer::new(driver), counts.clone()))
+    .into_axum_router()
+    .layer(axum::middleware::from_fn(call_log::log));
     let serving = Server::builder()
-        .add_service(Counted::new(
-            IdentityServer::new(driver.clone()),
-            counts.clone(),
-        ))
-        .add_service(Counted::new(
-            ControllerServer::new(driver.clone()),
-            counts.clone(),
-        ))
-        .add_service(Counted::new(
-            GroupControllerServer::new(driver.clone()),
-            counts.clone(),
-        ))
-        .add_service(Counted::new(
-            SnapshotMetadataServer::new(driver.clone()),
-            counts.clone(),
-        ))
-        .add_service(Counted::new(NodeServer::new(driver), counts.clone()))
+        .add_routes(services.into())
         .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
     tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
     // The kubelet asks the driver as soon as it has found it: its socket is there before.

@@ -50,7 +50,12 @@ impl Volumes {
 
     /// The loop device that the volume is behind.
     pub(super) fn device(&self, volume: &Volume) -> Result<Option<LoopDevice>, Fault> {
-        attached(&self.file(volume)?).map_err(failed("loop devices"))
+        let file = match self.pool.image(image(&volume.id), true) {
+            // Lost, or another thing in its place: pods must be able to leave all the same.
+            Err(error) if is_no_file(&error) => return Ok(None),
+            file => file.map_err(failed("opening the volume"))?,
+        };
+        attached(&file).map_err(failed("loop devices"))
     }
 
     fn attach(&self, volume: &Volume) -> Result<LoopDevice, Fault> {
@@ -485,7 +490,22 @@ fn grow_unmounted(device: LoopDevice) -> Result<(), Fault> {
     tools::run("resize2fs", &[&path]).map_err(problem)
 }
 
+fn is_no_file(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP))
+}
+
+/// A link leads to a place that the kubelet didn't name.
+fn is_no_link(at: &Path) -> Result<(), Fault> {
+    match fs::symlink_metadata(at) {
+        Ok(metadata) if metadata.is_symlink() => Err(Fault::Precondition(
+            "the place of the volume is a link; remove it".into(),
+        )),
+        _ => Ok(()),
+    }
+}
+
 fn make_folder(at: &Path) -> Result<(), Fault> {
+    is_no_link(at)?;
     DirBuilder::new()
         .recursive(true)
         .mode(0o750)
@@ -494,6 +514,7 @@ fn make_folder(at: &Path) -> Result<(), Fault> {
 }
 
 fn make_file(at: &Path) -> Result<(), Fault> {
+    is_no_link(at)?;
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let made = || -> io::Result<()> {
         if let Some(folder) = at.parent() {
