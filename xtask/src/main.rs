@@ -23,6 +23,7 @@ mod storage;
 mod table;
 mod test;
 mod tidy;
+mod vm;
 mod workspace;
 
 use anyhow::Context;
@@ -47,6 +48,7 @@ enum Verb {
     Tidy(tidy::Args),
     Deny(deny::Args),
     Cluster(cluster::Args),
+    Vm(vm::Args),
     #[command(hide = true)]
     LabProbe(bench::worker::Args),
     #[command(hide = true)]
@@ -68,6 +70,7 @@ impl Verb {
             Self::Tidy(args) => tidy::run(&args),
             Self::Deny(args) => deny::run(&args),
             Self::Cluster(args) => cluster::run(args),
+            Self::Vm(args) => vm::run(&args),
             Self::LabProbe(args) => bench::worker::run(args),
             Self::Sctp(args) => sctp::run(&args),
             Self::Attack(args) => attack::run(&args),

@@ -8,11 +8,13 @@
 mod cross;
 mod go_programs;
 mod go_tools;
+mod guest_kernel;
 mod programs;
 mod rust;
 mod rust_src;
 mod shim_target;
 
+pub(crate) use guest_kernel::{DEFAULT as DEFAULT_KERNEL, GuestKernel};
 pub(crate) use shim_target::shim_target;
 
 use crate::{ebpf_object, lab};
@@ -65,7 +67,7 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 10] = [
+const EXTRAS: [(Extra, Step); 11] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
@@ -75,6 +77,7 @@ const EXTRAS: [(Extra, Step); 10] = [
     (Extra::Multus, Step { group: Group::Cluster, name: "Multus", ready: |cache| go_programs::MULTUS.ready(cache), make: |cache| go_programs::MULTUS.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
+    (Extra::Guest, Step { group: Group::Lab, name: "guests", ready: programs::guest, make: programs::add_guest }),
     (Extra::NetworkPolicy, Step { group: Group::Cluster, name: "network-policy-api", ready: |cache| go_programs::NETWORK_POLICY.ready(cache), make: |cache| go_programs::NETWORK_POLICY.make(cache) }),
 ];
 
@@ -91,6 +94,8 @@ pub(crate) enum Extra {
     Multus,
     /// Kubernetes' end-to-end tests.
     EndToEnd,
+    /// Guests: machines within this one.
+    Guest,
     /// The conformance tests of cluster-wide policies.
     NetworkPolicy,
     /// An API server, and kube-proxy in each of its modes.
@@ -206,6 +211,14 @@ pub(crate) fn multus() -> Result<PathBuf> {
 #[cfg(test)]
 pub(crate) fn csi_sanity() -> Result<PathBuf> {
     Ok(go_programs::CSI.folder(&cache()?)?.join("csi-sanity"))
+}
+
+/// The kernel of a guest, of a Debian package; got when it isn't there.
+///
+/// # Errors
+/// When it can't be had, with what to do.
+pub(crate) fn guest_kernel(package: &str) -> Result<GuestKernel> {
+    guest_kernel::guest_kernel(&cache()?, package)
 }
 
 /// The conformance tests of cluster-wide policies, there after [`Extra::NetworkPolicy`].

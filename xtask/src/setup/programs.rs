@@ -52,6 +52,12 @@ const PROXY: [Program; 3] = [
     Program { name: "iptables", package: "iptables", purpose: "bench: what Services are compared with" },
 ];
 
+#[rustfmt::skip] // one program, one line
+const GUEST: [Program; 2] = [
+    Program { name: "qemu-system-x86_64", package: "qemu-system-x86", purpose: "vm: the guest's machine" },
+    Program { name: "busybox", package: "busybox-static", purpose: "vm: what runs first in it" },
+];
+
 pub(super) fn lab(_: &Path) -> Result<Option<String>> {
     Ok(present(&LAB))
 }
@@ -82,6 +88,14 @@ pub(super) fn proxy(_: &Path) -> Result<Option<String>> {
 
 pub(super) fn add_proxy(_: &Path) -> Result<()> {
     add(&PROXY)
+}
+
+pub(super) fn guest(_: &Path) -> Result<Option<String>> {
+    Ok(present(&GUEST))
+}
+
+pub(super) fn add_guest(_: &Path) -> Result<()> {
+    add(&GUEST)
 }
 
 fn present(programs: &[Program]) -> Option<String> {

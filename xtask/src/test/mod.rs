@@ -7,7 +7,7 @@ mod outcome;
 
 use crate::{
     build, lab,
-    setup::{self, Group},
+    setup::{self, Extra, Group},
     table::Table,
     workspace,
 };
@@ -45,7 +45,7 @@ enum Work {
 }
 
 #[rustfmt::skip] // one ring, one line
-const RINGS: [Ring; 12] = [
+const RINGS: [Ring; 13] = [
     Ring { name: "fmt", what: "formatting", prepare: checkers, work: Work::Check(&["fmt", "--all", "--check"]) },
     Ring { name: "tidy", what: "rules of the house", prepare: checkers, work: Work::Verb(&["tidy"]) },
     Ring { name: "clippy", what: "lints", prepare: clippy, work: Work::Check(&["clippy", "--locked", "--all-targets", "--", "-D", "warnings"]) },
@@ -56,6 +56,7 @@ const RINGS: [Ring; 12] = [
     Ring { name: "scenario", what: "plugin and agents on whole nodes", prepare: binaries, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "scenarios::"]]) },
     Ring { name: "runtime", what: "containerd with runc, cnitool", prepare: runtime, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "containerd::", "runtime::"]]) },
     Ring { name: "storage", what: "volumes on a real disk, csi-sanity", prepare: runtime, work: Work::Tests(&[&["--lib", "--", "--ignored", "--test-threads=1", "csi::disk_tests::"], &["--bin", "xtask", "--", "--ignored", "--test-threads=1", "storage::"]]) },
+    Ring { name: "guest", what: "another kernel, in a guest of QEMU's", prepare: guest, work: Work::Tests(&[&["--bin", "xtask", "--", "--ignored", "--test-threads=1", "vm::"]]) },
     Ring { name: "cluster", what: "a real Kubernetes of two nodes", prepare: cluster, work: Work::Verb(&["cluster", "--name", "check", "check"]) },
     Ring { name: "demo", what: "the demo, all pairs", prepare: kernel, work: Work::Verb(&["demo", "--seconds", "1"]) },
     Ring { name: "bench", what: "the bench runs; nothing is judged", prepare: kernel, work: Work::Verb(&["bench", "--quick"]) },
@@ -97,6 +98,11 @@ fn binaries() -> Result<()> {
 fn runtime() -> Result<()> {
     setup::ensure(Group::Test)?;
     binaries()
+}
+
+fn guest() -> Result<()> {
+    setup::ensure_extra(Extra::Guest)?;
+    runtime()
 }
 
 fn cluster() -> Result<()> {
