@@ -402,6 +402,8 @@ pub struct CsiConfig {
     pub driver: String,
     pub pool: PathBuf,
     pub kubelet_dir: PathBuf,
+    /// The API server that gets Events; none: the log has them.
+    pub api: Option<ApiOptions>,
 }
 
 impl CsiConfig {
@@ -486,6 +488,7 @@ impl Config {
             driver: args.csi.csi_driver,
             pool: args.csi.csi_pool,
             kubelet_dir: args.csi.kubelet_dir,
+            api: api.clone(),
         };
         let network = NetworkConfig {
             node_name: args.node_name,

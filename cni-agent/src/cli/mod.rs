@@ -12,6 +12,7 @@ mod service;
 mod trace;
 mod uninstall;
 mod volume;
+mod volume_demo;
 
 use crate::{
     config::{AgentArgs, DEFAULT_SOCKET, Output},
@@ -197,6 +198,7 @@ pub fn main() -> ExitCode {
         }
         Verb::Service(verb) => service::run(&verb, &cli.socket),
         Verb::Policy(verb) => policy::run(verb, &cli.socket),
+        Verb::Volume(volume::VolumeVerb::Demo(args)) => return volume_demo::run(args),
         Verb::Volume(verb) => volume::run(verb, &cli.socket),
         Verb::Ipam(p) => {
             ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))

@@ -4,6 +4,7 @@ use super::{
     client::ask,
     print::{Columns, render},
     rows::{Answer, NONE, duration, join},
+    volume_demo::DemoArgs,
 };
 use crate::{
     config::Output,
@@ -66,6 +67,9 @@ pub(super) enum VolumeVerb {
         after_help = "Examples:\n  fairlead volume check\n  fairlead volume check -o json | jq -r '.differences[].what'"
     )]
     Check(Print),
+    /// Show the whole life of the specification's example claim without Kubernetes: each call of the driver with its
+    /// request and its answer, on a pool of its own that goes at the end. Needs root. Exits with 0 if each step held.
+    Demo(DemoArgs),
 }
 
 #[derive(Args, Clone, Copy)]
@@ -97,6 +101,7 @@ pub(super) fn run(verb: VolumeVerb, socket: &Path) -> Result<Answer, String> {
             }
             snapshots(&rows, print.output)
         }
+        VolumeVerb::Demo(_) => Err("needs no agent".into()),
         VolumeVerb::Check(print) => check(&ask(socket, Query::VolumeCheck)?, print.output),
     }
 }

@@ -197,7 +197,7 @@ impl Controller for Driver {
             parameters: request::parameters(&asked.parameters)?,
             source: source(asked.volume_content_source.as_ref())?,
             range: asked.capacity_range,
-            claim: request::claim(&asked.parameters),
+            claim: request::claim(&asked.name, &asked.parameters),
         };
         self.is_meant(asked.accessibility_requirements.as_ref())?;
         let volume = self
@@ -432,9 +432,9 @@ impl Controller for Driver {
             .capacity_range
             .ok_or_else(|| Fault::missing("capacity_range"))?;
         request::size(Some(&range), None)?;
-        let volume = self
-            .blocking(move |volumes| volumes.expand(&handle, &range))
-            .await?;
+        let of = handle.clone();
+        let expanded = self.blocking(move |volumes| volumes.expand(&handle, &range));
+        let volume = expanded.await.inspect_err(|why| self.refused(&of, why))?;
         Ok(Response::new(ControllerExpandVolumeResponse {
             capacity_bytes: i64::try_from(volume.bytes).unwrap_or(i64::MAX),
             // Its device, and its file system.

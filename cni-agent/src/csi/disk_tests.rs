@@ -1,5 +1,7 @@
 //! On a real disk: a pool of its own, real loop devices, real file systems. Needs root.
 
+mod shown;
+
 use super::{
     book::{Book, Change},
     fault::Fault,

@@ -4,6 +4,7 @@
 //! container that the agent is the first process of, the next start lets it go on.
 
 use super::kernel;
+use crate::metrics::VolumeCounts;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     io::Errno,
@@ -16,7 +17,7 @@ use std::{
         unix::{net::UnixStream, process::CommandExt as _},
     },
     process::{Child, Command, ExitCode, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A cut takes milliseconds; what takes longer must not hold the pod.
@@ -35,6 +36,8 @@ pub(super) struct Held {
     within: File,
     /// None: it was let go, or somebody else holds it: theirs to let go.
     guard: Option<(Child, UnixStream)>,
+    /// Since when it is held, and where that is counted.
+    counted: Option<(Instant, VolumeCounts)>,
 }
 
 impl Held {
@@ -51,6 +54,7 @@ impl Held {
         let mut held = Self {
             within,
             guard: None,
+            counted: None,
         };
         // Most of what is pending is written before anybody has to wait, and while the guard starts.
         let synced = rustix::fs::syncfs(&held.within);
@@ -72,6 +76,12 @@ impl Held {
         }
     }
 
+    /// Has it counted how long it is held, from now on.
+    pub(super) fn counted(mut self, counts: &VolumeCounts) -> Self {
+        self.counted = Some((Instant::now(), counts.clone()));
+        self
+    }
+
     /// Lets it go on. `false`: it had to go on before, so that what was cut meanwhile is not of one moment.
     pub(super) fn release(mut self) -> io::Result<bool> {
         self.end_guard()
@@ -91,6 +101,9 @@ impl Held {
         // The end of what we say is the word to let go.
         drop(own);
         let status = guard.wait();
+        if let Some((since, counts)) = self.counted.take() {
+            counts.held(since.elapsed());
+        }
         match status.as_ref().map(|status| status.code()) {
             Ok(Some(0)) => Ok(true),
             Ok(Some(code)) if code == i32::from(LATE) => Ok(false),
@@ -159,9 +172,9 @@ fn watch(mut agent: UnixStream, within: impl AsFd) -> io::Result<u8> {
 
 /// Whether the agent says something, or is gone, in time.
 fn hears(agent: &UnixStream, within: Duration) -> bool {
-    let end = std::time::Instant::now() + within;
+    let end = Instant::now() + within;
     loop {
-        let left = end.saturating_duration_since(std::time::Instant::now());
+        let left = end.saturating_duration_since(Instant::now());
         let left = Timespec::try_from(left).unwrap_or_default();
         match poll(&mut [PollFd::new(agent, PollFlags::IN)], Some(&left)) {
             Ok(0) => return false,

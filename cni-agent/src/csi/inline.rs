@@ -71,7 +71,7 @@ impl Inline {
 }
 
 /// PURE: a number with the suffixes of Kubernetes' quantities that are whole bytes.
-fn quantity(text: &str) -> Option<u64> {
+pub(super) fn quantity(text: &str) -> Option<u64> {
     const UNITS: [(&str, u64); 10] = [
         ("Ki", 1 << 10),
         ("Mi", 1 << 20),

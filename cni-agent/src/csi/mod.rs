@@ -9,6 +9,7 @@ mod call_log;
 mod check;
 mod controller;
 mod counted;
+pub mod demo;
 #[cfg(test)]
 mod disk_tests;
 mod fault;
@@ -34,8 +35,10 @@ mod rows;
 mod slot;
 mod staging;
 mod superblock;
+mod tell;
 mod told;
 mod tools;
+mod trouble;
 mod volumes;
 
 use crate::{config::CsiConfig, metrics::VolumeCounts, parts::Shutdown};
@@ -54,7 +57,9 @@ use pool::Pool;
 use registration::{Registrar, Taken};
 use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
-use tonic::{Status, service::Routes, transport::Server};
+use tell::Troubles;
+use tokio::sync::mpsc;
+use tonic::{Code, Status, service::Routes, transport::Server};
 use volumes::Volumes;
 
 pub use freeze::guard;
@@ -74,6 +79,7 @@ struct Driver {
     /// Folder of the kubelet.
     kubelet: PathBuf,
     volumes: Arc<Volumes>,
+    troubles: Troubles,
 }
 
 impl Driver {
@@ -82,6 +88,20 @@ impl Driver {
         let node = self.volumes.node.clone();
         Topology {
             segments: [(TOPOLOGY.to_owned(), node)].into(),
+        }
+    }
+
+    /// Has it told that a volume could not be made larger, and why.
+    fn refused(&self, handle: &str, why: &Status) {
+        let is_for_people = matches!(
+            why.code(),
+            Code::ResourceExhausted | Code::OutOfRange | Code::Internal
+        );
+        if let (true, Ok(volume)) = (is_for_people, self.volumes.found(handle)) {
+            let trouble = trouble::refused(&volume, why.message());
+            if self.troubles.try_send(trouble).is_err() {
+                tracing::warn!(volume = %volume.id, why = why.message(), "a volume can't be expanded");
+            }
         }
     }
 
@@ -113,12 +133,14 @@ pub async fn run(
     counts: VolumeCounts,
     shutdown: Shutdown,
 ) -> Result<(), String> {
+    let (troubles, told) = mpsc::channel(tell::MOST_WAITING);
     let driver = {
         let (config, counts) = (config.clone(), counts.clone());
-        let opened = tokio::task::spawn_blocking(move || open(&config, &counts)).await;
+        let opened = tokio::task::spawn_blocking(move || open(&config, &counts, troubles)).await;
         opened.map_err(|error| error.to_string())??
     };
     let _running = slot.run(driver.clone());
+    let teller = driver.clone();
     let socket = config.socket();
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", socket.display());
     let listener = listen::bind(&socket).map_err(|error| fault(&error))?;
@@ -146,8 +168,9 @@ pub async fn run(
         .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
     tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
     // The kubelet asks the driver as soon as it has found it: its socket is there before.
-    let registering = register(&config, &counts, shutdown);
-    let (served, registered) = tokio::join!(serving, registering);
+    let registering = register(&config, &counts, shutdown.clone());
+    let telling = tell::run(teller, config.api.clone(), told, shutdown);
+    let (served, registered, ()) = tokio::join!(serving, registering, telling);
     served.map_err(|error| fault(&error))?;
     registered
 }
@@ -192,10 +215,10 @@ async fn requested(mut shutdown: Shutdown) {
 }
 
 /// Opens the pool and puts right what an earlier agent left.
-fn open(config: &CsiConfig, counts: &VolumeCounts) -> Result<Driver, String> {
+fn open(config: &CsiConfig, counts: &VolumeCounts, troubles: Troubles) -> Result<Driver, String> {
     let pool = Pool::open(&config.pool)?;
     let book = Book::open(&pool.store())?;
-    let volumes = Volumes::new(pool, book, &config.node_name);
+    let volumes = Volumes::new(pool, book, &config.node_name).counted(counts);
     let (recovered, strangers) = volumes.recover().map_err(|fault| fault.to_string())?;
     tracing::info!(
         undone = recovered.undone,
@@ -217,6 +240,11 @@ fn open(config: &CsiConfig, counts: &VolumeCounts) -> Result<Driver, String> {
     ] {
         counts.recovered(what, count);
     }
+    if let Some(trouble) = trouble::strangers(&strangers)
+        && let Err(error) = troubles.try_send(trouble)
+    {
+        tracing::warn!(%error, "not told");
+    }
     for name in strangers {
         tracing::warn!(
             name,
@@ -227,5 +255,6 @@ fn open(config: &CsiConfig, counts: &VolumeCounts) -> Result<Driver, String> {
         name: config.driver.clone(),
         kubelet: config.kubelet_dir.clone(),
         volumes: Arc::new(volumes),
+        troubles,
     })
 }

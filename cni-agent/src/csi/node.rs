@@ -160,9 +160,9 @@ impl Node for Driver {
         let at = PathBuf::from(asked.volume_path);
         // The node that has the disk decides: no resizer reaches each node.
         let range = asked.capacity_range;
-        let bytes = self
-            .blocking(move |volumes| volumes.grow(&handle, &at, range.as_ref()))
-            .await?;
+        let of = handle.clone();
+        let grown = self.blocking(move |volumes| volumes.grow(&handle, &at, range.as_ref()));
+        let bytes = grown.await.inspect_err(|why| self.refused(&of, why))?;
         Ok(Response::new(NodeExpandVolumeResponse {
             capacity_bytes: i64::try_from(bytes).unwrap_or(i64::MAX),
         }))

@@ -279,7 +279,7 @@ impl Pool {
 }
 
 /// Whether two files of a folder can share blocks.
-fn shares_blocks(folder: &Path) -> io::Result<bool> {
+pub(super) fn shares_blocks(folder: &Path) -> io::Result<bool> {
     let scratch = || tempfile_in(folder);
     let (from, to) = (scratch()?, scratch()?);
     rustix::io::write(&from, &[7; 4096])?;

@@ -77,6 +77,8 @@ pub(super) struct Volume {
 pub(super) struct ObjectName {
     pub(super) namespace: String,
     pub(super) name: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) uid: Option<String>,
 }
 
 impl fmt::Display for ObjectName {

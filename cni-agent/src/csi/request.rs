@@ -250,25 +250,26 @@ pub(super) struct Parameters {
 /// Keys that the sidecars add for themselves.
 const OF_SIDECARS: &str = "csi.storage.k8s.io/";
 
-/// The claim that a volume is for; none: the provisioner doesn't say, or not in words that fit.
-pub(super) fn claim(parameters: &HashMap<String, String>) -> Option<ObjectName> {
+/// The claim that a volume of a name is for; none: the provisioner doesn't say, or not in words that fit.
+pub(super) fn claim(name: &str, parameters: &HashMap<String, String>) -> Option<ObjectName> {
     let of = |field: &str| parameters.get(&format!("{OF_SIDECARS}pvc/{field}"));
-    object_name(of("namespace")?, of("name")?)
+    object_name(of("namespace")?, of("name")?, name.strip_prefix("pvc-"))
 }
 
 /// The pod that gets a volume, likewise (`podInfoOnMount`).
 pub(super) fn pod(context: &HashMap<String, String>) -> Option<ObjectName> {
     let of = |field: &str| context.get(&format!("{OF_SIDECARS}pod.{field}"));
-    object_name(of("namespace")?, of("name")?)
+    object_name(of("namespace")?, of("name")?, of("uid").map(String::as_str))
 }
 
-fn object_name(namespace: &str, name: &str) -> Option<ObjectName> {
+fn object_name(namespace: &str, name: &str, uid: Option<&str>) -> Option<ObjectName> {
     // As long as Kubernetes lets names be.
     let fits =
         |name: &str| matches!(name.len(), 1..=253) && name.bytes().all(|b| b.is_ascii_graphic());
     (fits(namespace) && fits(name)).then(|| ObjectName {
         namespace: namespace.to_owned(),
         name: name.to_owned(),
+        uid: uid.filter(|uid| fits(uid)).map(str::to_owned),
     })
 }
 
@@ -445,15 +446,23 @@ mod tests {
             pairs.collect()
         };
         let parameters = map(&[("pvc/name", "pvc-test"), ("pvc/namespace", "default")]);
-        assert_eq!(claim(&parameters).unwrap().to_string(), "default/pvc-test");
-        let context = map(&[("pod.name", "web-0"), ("pod.namespace", "shop")]);
-        assert_eq!(pod(&context).unwrap().to_string(), "shop/web-0");
+        let known = claim("pvc-1-2-3", &parameters).unwrap();
+        assert_eq!(known.to_string(), "default/pvc-test");
+        assert_eq!(known.uid.as_deref(), Some("1-2-3"));
+        let context = map(&[
+            ("pod.name", "web-0"),
+            ("pod.namespace", "shop"),
+            ("pod.uid", "4-5"),
+        ]);
+        let known = pod(&context).unwrap();
+        assert_eq!(known.to_string(), "shop/web-0");
+        assert_eq!(known.uid.as_deref(), Some("4-5"));
         let long = "n".repeat(254);
         for name in ["", "a\nb", &long] {
             let parameters = map(&[("pvc/name", name), ("pvc/namespace", "default")]);
-            assert_eq!(claim(&parameters), None, "{name:?}");
+            assert_eq!(claim("v", &parameters), None, "{name:?}");
         }
-        assert_eq!(claim(&map(&[("pvc/name", "pvc-test")])), None);
+        assert_eq!(claim("v", &map(&[("pvc/name", "pvc-test")])), None);
     }
 
     #[test]

@@ -102,3 +102,19 @@ pub async fn snapshot(slot: &CsiSlot, by_volume: bool) -> Option<VolumesSnapshot
     let found = driver.blocking(move |volumes| volumes.scraped(by_volume));
     found.await.ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn an_agent_without_volumes_says_how_to_have_them() {
+        let slot = CsiSlot::absent();
+        let error = query(&slot, Query::Volumes).await.unwrap_err().to_string();
+        assert!(error.contains("--parts network,csi"), "{error}");
+        assert_eq!(snapshot(&slot, true).await, None);
+        let starting = query(&CsiSlot::starting(), Query::VolumeCheck).await;
+        let error = starting.unwrap_err().to_string();
+        assert!(error.contains("ask again"), "{error}");
+    }
+}

@@ -393,6 +393,7 @@ impl Volumes {
             if mounts::at(&at).map_err(failed("mounts"))?.is_some() {
                 let within = File::open(&at).map_err(failed("the volume's mount"))?;
                 let held = Held::of(within).map_err(failed("holding the volume still"))?;
+                let held = held.counted(&self.counts);
                 return Ok(Some(held));
             }
         }

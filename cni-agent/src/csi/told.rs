@@ -88,6 +88,11 @@ impl Told {
         let Some(message) = message else {
             return Self(format!("<the first {} bytes of a message>", bytes.len()));
         };
+        Self::read(description, message)
+    }
+
+    /// Of a message alone.
+    pub(super) fn read(description: prost_reflect::MessageDescriptor, message: &[u8]) -> Self {
         match DynamicMessage::decode(description, message) {
             Ok(message) => Self::of(&message),
             // What the decoder says might quote it.

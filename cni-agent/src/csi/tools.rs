@@ -12,6 +12,12 @@ const LIMIT: Duration = Duration::from_secs(120);
 /// What is kept of what a program says.
 const MOST_SAID: u64 = 4096;
 
+/// Whether a program is where programs are looked for.
+pub(super) fn is_there(program: &str) -> bool {
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| folder.join(program).is_file())
+}
+
 /// Runs a program to its end.
 ///
 /// # Errors

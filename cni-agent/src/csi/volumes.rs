@@ -10,6 +10,7 @@ use super::{
     records::{ObjectName, Phase, Snapshot, Source, Volume},
     request::{self, Access, Capability, Fs, Parameters},
 };
+use crate::metrics::VolumeCounts;
 use node_api::csi::CapacityRange;
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,8 @@ pub(super) struct Volumes {
     pub(super) book: Book,
     pub(super) busy: InFlight,
     pub(super) node: String,
+    /// Where it is counted how long volumes are held still.
+    pub(super) counts: VolumeCounts,
     /// Room is promised by one at a time.
     promising: Mutex<()>,
 }
@@ -84,7 +87,16 @@ impl Volumes {
             book,
             busy: InFlight::default(),
             node: node.to_owned(),
+            counts: VolumeCounts::default(),
             promising: Mutex::new(()),
+        }
+    }
+
+    /// Counts there.
+    pub(super) fn counted(self, counts: &VolumeCounts) -> Self {
+        Self {
+            counts: counts.clone(),
+            ..self
         }
     }
 

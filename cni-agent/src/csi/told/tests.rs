@@ -1,3 +1,5 @@
+//! No secret in any message, and what a call is told as.
+
 use super::*;
 use node_api::csi::{
     CapacityRange, CreateVolumeRequest, NodePublishVolumeRequest, VolumeCapability,
