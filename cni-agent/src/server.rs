@@ -98,7 +98,9 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
 /// # Errors
 /// When the folder can't be written.
 pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
-    let fresh = path.with_extension(format!("new-{}", std::process::id()));
+    // With a dot in front: the kubelet takes everything else in its folder of plugins for one.
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let fresh = path.with_file_name(format!(".{name}.new-{}", std::process::id()));
     remove_if_there(&fresh)?;
     let listener = UnixListener::bind(&fresh)?;
     fs::set_permissions(&fresh, fs::Permissions::from_mode(0o600))?;

@@ -9,7 +9,7 @@ pub mod csi {
 
 /// How the kubelet takes plugins.
 pub mod registration {
-    tonic::include_proto!("pluginregistration.v1");
+    tonic::include_proto!("pluginregistration");
 }
 
 /// The interfaces themselves, with their options: a `FileDescriptorSet`.

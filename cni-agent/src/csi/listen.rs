@@ -1,7 +1,11 @@
 //! gRPC over Unix sockets.
 
+use super::authority::Lenient;
 use crate::server;
-use futures_util::stream::{self, Stream};
+use futures_util::{
+    TryStreamExt,
+    stream::{self, Stream},
+};
 use std::{fs::DirBuilder, io, os::unix::fs::DirBuilderExt as _, path::Path};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -25,4 +29,9 @@ pub(super) fn connections(listener: UnixListener) -> impl Stream<Item = io::Resu
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((accepted, listener))
     })
+}
+
+/// The same, from clients that may call the socket what they like.
+pub(super) fn lenient(listener: UnixListener) -> impl Stream<Item = io::Result<Lenient>> {
+    connections(listener).map_ok(Lenient::new)
 }

@@ -4,6 +4,7 @@
 //! A call is read into types of our own ([`request`], PURE), carried out on the pool ([`volumes`], [`staging`],
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
+mod authority;
 mod book;
 mod call_log;
 mod check;
@@ -194,10 +195,7 @@ async fn register(
         };
         let serving = Server::builder()
             .add_service(RegistrationServer::new(registrar))
-            .serve_with_incoming_shutdown(
-                listen::connections(listener),
-                requested(shutdown.clone()),
-            );
+            .serve_with_incoming_shutdown(listen::lenient(listener), requested(shutdown.clone()));
         tokio::select! {
             served = serving => return served.map_err(|error| fault(&error)),
             _ = refused => {}
