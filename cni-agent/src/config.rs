@@ -175,6 +175,11 @@ pub struct CsiArgs {
     )]
     pub csi_pool: PathBuf,
 
+    /// In a cluster, whether this agent makes, deletes, grows and snapshots the volumes of its node's claims: `on`, or
+    /// `off` where external-provisioner, -attacher, -snapshotter and -resizer do.
+    #[arg(long, env = "FAIRLEAD_CSI_CLUSTER", value_enum, default_value_t = Switch::On)]
+    pub csi_cluster: Switch,
+
     /// Folder of the kubelet: the driver's socket and its registration are in there.
     #[arg(long, env = "FAIRLEAD_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     pub kubelet_dir: PathBuf,
@@ -194,6 +199,13 @@ fn driver_name(text: &str) -> Result<String, String> {
             "write a domain of at most 63 letters, digits, dots and dashes that begins and ends with a letter".into(),
         ),
     }
+}
+
+/// Whether something is done.
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Switch {
+    Off,
+    On,
 }
 
 /// Form of the log.
@@ -402,8 +414,10 @@ pub struct CsiConfig {
     pub driver: String,
     pub pool: PathBuf,
     pub kubelet_dir: PathBuf,
-    /// The API server that gets Events; none: the log has them.
+    /// The API server that gets Events, and whose claims may be answered; none: the log has them.
     pub api: Option<ApiOptions>,
+    /// The claims of the cluster are answered.
+    pub claims: bool,
 }
 
 impl CsiConfig {
@@ -488,6 +502,7 @@ impl Config {
             driver: args.csi.csi_driver,
             pool: args.csi.csi_pool,
             kubelet_dir: args.csi.kubelet_dir,
+            claims: args.csi.csi_cluster == Switch::On && api.is_some(),
             api: api.clone(),
         };
         let network = NetworkConfig {
@@ -613,6 +628,14 @@ mod tests {
             let api = api(&Cli::parse_from(args).args, in_cluster);
             assert_eq!(api.is_some(), kubernetes, "{options:?} {in_cluster}");
         }
+    }
+
+    #[test]
+    fn claims_are_answered_in_a_cluster_unless_it_is_switched_off() {
+        let answers = |options: &[&str]| config(options).unwrap().csi.claims;
+        assert!(answers(&["--kubeconfig", "/k"]));
+        assert!(!answers(&["--kubeconfig", "/k", "--csi-cluster", "off"]));
+        assert!(!answers(&["--source", "manifests"]));
     }
 
     #[test]

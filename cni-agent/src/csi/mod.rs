@@ -8,6 +8,7 @@ mod authority;
 mod book;
 mod call_log;
 mod check;
+mod cluster;
 mod controller;
 mod counted;
 pub mod demo;
@@ -42,7 +43,9 @@ mod tools;
 mod trouble;
 mod volumes;
 
-use crate::{config::CsiConfig, metrics::VolumeCounts, parts::Shutdown};
+use crate::{
+    config::CsiConfig, metrics::VolumeCounts, parts::Shutdown, source::kubernetes::client,
+};
 use book::Book;
 use counted::Counted;
 use fault::Fault;
@@ -142,6 +145,7 @@ pub async fn run(
     };
     let _running = slot.run(driver.clone());
     let teller = driver.clone();
+    let topology = driver.topology();
     let socket = config.socket();
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", socket.display());
     let listener = listen::bind(&socket).map_err(|error| fault(&error))?;
@@ -165,15 +169,39 @@ pub async fn run(
     .into_axum_router()
     .layer(axum::middleware::from_fn(call_log::log));
     let serving = Server::builder()
-        .add_routes(services.into())
+        .add_routes(services.clone().into())
         .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
     tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
     // The kubelet asks the driver as soon as it has found it: its socket is there before.
     let registering = register(&config, &counts, shutdown.clone());
+    let answering = answer(&config, topology, services, shutdown.clone());
     let telling = tell::run(teller, config.api.clone(), told, shutdown);
-    let (served, registered, ()) = tokio::join!(serving, registering, telling);
+    let (served, registered, answered, ()) = tokio::join!(serving, registering, answering, telling);
     served.map_err(|error| fault(&error))?;
-    registered
+    registered.and(answered)
+}
+
+/// Answers the claims of this node, where that is this agent's.
+async fn answer(
+    config: &CsiConfig,
+    topology: Topology,
+    services: axum::Router,
+    shutdown: Shutdown,
+) -> Result<(), String> {
+    let Some(api) = config.api.as_ref().filter(|_| config.claims) else {
+        return Ok(());
+    };
+    let client = client::connect(api)
+        .await
+        .map_err(|error| error.to_string())?;
+    let options = cluster::Options {
+        node: config.node_name.clone(),
+        driver: config.driver.clone(),
+        topology: topology.segments.into_iter().collect(),
+        namespace: client.default_namespace().to_owned(),
+    };
+    cluster::run(client, services, options, shutdown).await;
+    Ok(())
 }
 
 /// Has the kubelet find the driver, again and again while it refuses it.

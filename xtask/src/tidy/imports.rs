@@ -4,10 +4,22 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 12] = [
+const PURE: [&str; 24] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
+    "cni-agent/src/csi/cluster/attachment.rs",
+    "cni-agent/src/csi/cluster/capacity.rs",
+    "cni-agent/src/csi/cluster/claim.rs",
+    "cni-agent/src/csi/cluster/content.rs",
+    "cni-agent/src/csi/cluster/growth.rs",
+    "cni-agent/src/csi/cluster/modification.rs",
+    "cni-agent/src/csi/cluster/plan.rs",
+    "cni-agent/src/csi/cluster/quantity.rs",
+    "cni-agent/src/csi/cluster/reclaim.rs",
+    "cni-agent/src/csi/cluster/source.rs",
+    "cni-agent/src/csi/cluster/words.rs",
+    "cni-agent/src/csi/cluster/work.rs",
     "cni-agent/src/csi/records.rs",
     "cni-agent/src/csi/request.rs",
     "cni-agent/src/csi/trouble.rs",

@@ -48,6 +48,7 @@ impl Place {
             pool: self.pool(),
             kubelet_dir: self.folder.join("kubelet"),
             api: None,
+            claims: false,
         }
     }
 

@@ -1,0 +1,136 @@
+//! Attachments of this node's volumes are made and undone, where pods wait for them.
+
+use super::{
+    Site,
+    attachment::{NODE_ID, Step, finalizer},
+    expansion::access,
+    failure::Failure,
+    words::{annotation, is_held, text, without},
+};
+use crate::node::within;
+use k8s_openapi::{
+    api::{core::v1::PersistentVolume, storage::v1::VolumeAttachment},
+    jiff::Timestamp,
+};
+use kube::{
+    Api,
+    api::{Patch, PatchParams},
+};
+use node_api::csi::{ControllerPublishVolumeRequest, ControllerUnpublishVolumeRequest};
+use serde_json::{Value, json};
+use tonic::Request;
+
+const FAILED: &str = "VolumeAttachmentFailed";
+
+impl Site {
+    fn attachments(&self) -> Api<VolumeAttachment> {
+        Api::all(self.client.clone())
+    }
+
+    async fn attachment_status(&self, of: &VolumeAttachment, status: Value) -> Result<(), Failure> {
+        let (name, params) = (text(of.metadata.name.as_ref()), PatchParams::default());
+        let patch = json!({"status": status});
+        within(
+            self.attachments()
+                .patch_status(name, &params, &Patch::Merge(&patch)),
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Does what there is to do for a VolumeAttachment.
+    pub(super) async fn attachment(
+        &self,
+        step: Step,
+        of: &VolumeAttachment,
+        volume: &PersistentVolume,
+    ) -> Result<(), Failure> {
+        let (done, field) = match step {
+            Step::Attach => (self.attach(of, volume).await, "attachError"),
+            Step::Detach => (self.detach(of, volume).await, "detachError"),
+        };
+        if let Err(failure) = &done
+            && failure.reason.is_some()
+        {
+            let error = json!({"message": failure.text, "time": Timestamp::now().to_string()});
+            self.attachment_status(of, json!({"attached": step == Step::Detach, field: error}))
+                .await?;
+        }
+        done
+    }
+
+    async fn attach(
+        &self,
+        of: &VolumeAttachment,
+        volume: &PersistentVolume,
+    ) -> Result<(), Failure> {
+        let csi = volume
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.csi.clone())
+            .unwrap_or_default();
+        let capability = access(volume).map_err(|text| Failure::told(FAILED, text))?;
+        let (meta, own) = (&of.metadata, &self.own);
+        let finalizer = finalizer(&own.driver);
+        let known = annotation(meta, NODE_ID) == Some(&own.node);
+        if !is_held(meta, &finalizer) || !known {
+            let mut finalizers = without(meta, &finalizer);
+            finalizers.push(finalizer);
+            let patch = json!({"metadata": {
+                "resourceVersion": meta.resource_version,
+                "annotations": {NODE_ID: own.node},
+                "finalizers": finalizers
+            }});
+            self.patch(&self.attachments(), of, &patch).await?;
+        }
+        let asked = ControllerPublishVolumeRequest {
+            volume_id: csi.volume_handle,
+            node_id: own.node.clone(),
+            volume_capability: Some(capability),
+            readonly: csi.read_only.unwrap_or(false),
+            volume_context: csi
+                .volume_attributes
+                .unwrap_or_default()
+                .into_iter()
+                .collect(),
+            ..ControllerPublishVolumeRequest::default()
+        };
+        let done = self
+            .driver()
+            .controller_publish_volume(Request::new(asked))
+            .await;
+        let done = done.map_err(|status| Failure::driver(FAILED, &status))?;
+        let context = done.into_inner().publish_context;
+        let status = json!({"attached": true, "attachmentMetadata": context, "attachError": null});
+        self.attachment_status(of, status).await
+    }
+
+    async fn detach(
+        &self,
+        of: &VolumeAttachment,
+        volume: &PersistentVolume,
+    ) -> Result<(), Failure> {
+        let csi = volume
+            .spec
+            .as_ref()
+            .and_then(|spec| spec.csi.clone())
+            .unwrap_or_default();
+        let asked = ControllerUnpublishVolumeRequest {
+            volume_id: csi.volume_handle,
+            node_id: self.own.node.clone(),
+            ..ControllerUnpublishVolumeRequest::default()
+        };
+        let done = self
+            .driver()
+            .controller_unpublish_volume(Request::new(asked))
+            .await;
+        done.map_err(|status| Failure::driver(FAILED, &status))?;
+        // What goes and is held by nobody counts as detached, whatever its status says.
+        let patch = json!({"metadata": {
+            "resourceVersion": of.metadata.resource_version,
+            "finalizers": without(&of.metadata, &finalizer(&self.own.driver))
+        }});
+        self.patch(&self.attachments(), of, &patch).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,277 @@
+//! What a cluster asks of the driver, answered by the agent itself for its own node: it makes volumes for claims, deletes
+//! and grows them, takes snapshots, attaches, and tells the scheduler how much room there is. It does what
+//! external-provisioner, -attacher, -snapshotter and -resizer do, and is off where they run (`--csi-cluster off`).
+//!
+//! What concerns this node is [`watch`]ed; [`plan`] says what there is to do (PURE), [`work`] when (PURE); each task is
+//! carried out by calls of the driver in this process and by small writes, and does no harm when it is done twice.
+
+mod attaching;
+mod attachment;
+mod capacities;
+mod capacity;
+mod claim;
+mod content;
+mod deletion;
+mod expansion;
+mod failure;
+mod growth;
+mod modification;
+mod plan;
+mod provisioning;
+mod quantity;
+mod reclaim;
+mod snapshot_api;
+mod snapshotting;
+mod source;
+#[cfg(test)]
+mod tests;
+mod watch;
+mod watched;
+mod words;
+mod work;
+
+use crate::{node::fitting, parts::Shutdown};
+use axum::Router;
+use failure::Failure;
+use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use kube::{
+    Api, Client, Resource,
+    runtime::events::{Event, EventType, Recorder, Reporter},
+};
+use node_api::csi::{
+    ControllerGetCapabilitiesRequest,
+    controller_client::ControllerClient,
+    controller_service_capability::{Type, rpc::Type as RpcType},
+};
+use plan::Task;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tonic::Request;
+use work::{Outcome, Work};
+
+/// Pause before something is asked again that has to be known first.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// Who does it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Own {
+    pub(super) node: String,
+    pub(super) driver: String,
+    /// Where volumes of this node can be had: what the driver tells the kubelet.
+    pub(super) topology: BTreeMap<String, String>,
+    /// Labels of the node.
+    pub(super) labels: BTreeMap<String, String>,
+    /// The node's object, with which what tells of its room goes.
+    pub(super) node_uid: Option<String>,
+}
+
+/// What every task works with.
+pub(super) struct Site {
+    own: Own,
+    client: Client,
+    /// The driver's services, called as over its socket.
+    driver: Router,
+    events: Recorder,
+    /// Where what tells of the room is.
+    namespace: String,
+    /// Something was done that changes the room.
+    room: Notify,
+    /// Claims whose last growth failed so that nothing goes on in the background.
+    ended: Mutex<BTreeSet<String>>,
+}
+
+/// What the agent tells this part.
+pub(super) struct Options {
+    pub(super) node: String,
+    pub(super) driver: String,
+    pub(super) topology: BTreeMap<String, String>,
+    pub(super) namespace: String,
+}
+
+/// Does all of it until `shutdown`.
+pub(super) async fn run(client: Client, driver: Router, options: Options, mut shutdown: Shutdown) {
+    let done = async {
+        let node = own_node(&client, &options.node).await;
+        let site = Arc::new(Site {
+            own: Own {
+                node: options.node,
+                driver: options.driver,
+                topology: options.topology,
+                labels: node.metadata.labels.unwrap_or_default(),
+                node_uid: node.metadata.uid,
+            },
+            events: Recorder::new(client.clone(), Reporter::from("fairlead-csi".to_owned())),
+            client,
+            driver,
+            namespace: options.namespace,
+            room: Notify::new(),
+            ended: Mutex::default(),
+        });
+        tracing::info!(
+            driver = site.own.driver,
+            "claims of this node are answered by the agent itself"
+        );
+        loop {
+            // What is begun anew takes nothing from who is served: the cluster knows all that this one does.
+            if let Err(error) = tokio::spawn(keep(site.clone())).await {
+                tracing::error!(%error, "claims are answered anew after a failure");
+            }
+            sleep(PAUSE).await;
+        }
+    };
+    tokio::select! {
+        () = done => {}
+        () = shutdown.requested() => {}
+    }
+}
+
+/// The node's object, once it is there.
+async fn own_node(client: &Client, name: &str) -> Node {
+    let nodes: Api<Node> = Api::all(client.clone());
+    loop {
+        match nodes.get_opt(name).await {
+            Ok(Some(node)) => return node,
+            Ok(None) => tracing::info!(
+                node = name,
+                "waiting for the node's object, to answer claims"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "claims wait: the node's object can't be read for now");
+            }
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Watches, plans and works for ever.
+async fn keep(site: Arc<Site>) {
+    let changed = Arc::new(Notify::new());
+    let (watched, mut watching) = watched::begin(&site, &changed).await;
+    watching.spawn(capacities::keep(site.clone(), watched.classes.clone()));
+    watching.spawn(deletion::adopt(site.clone()));
+    let mut work = Work::default();
+    let mut running = JoinSet::new();
+    let mut keys = BTreeMap::new();
+    let mut classes = None;
+    loop {
+        if let Some(seen) = watched.seen() {
+            if classes.as_ref() != Some(&seen.classes) {
+                classes = Some(seen.classes.clone());
+                site.room.notify_one();
+            }
+            for task in work.plan(plan::plan(&seen, &site.own), Instant::now()) {
+                let key = task.key();
+                let id = running.spawn(carry_out(site.clone(), task)).id();
+                keys.insert(id, key);
+            }
+        }
+        let until = work.next().map(tokio::time::Instant::from_std);
+        tokio::select! {
+            () = changed.notified() => {}
+            Some(Err(error)) = watching.join_next() => {
+                tracing::error!(%error, "a watch of the cluster ended badly");
+                return;
+            }
+            Some(ended) = running.join_next_with_id() => {
+                let (id, outcome) = match ended {
+                    Ok((id, outcome)) => (id, outcome),
+                    Err(error) => {
+                        tracing::error!(%error, "a task for the cluster ended badly");
+                        (error.id(), Outcome::Failed)
+                    }
+                };
+                if let Some(key) = keys.remove(&id) {
+                    work.ended(&key, outcome, Instant::now());
+                }
+            }
+            () = tokio::time::sleep_until(until.unwrap_or_else(tokio::time::Instant::now)), if until.is_some() => {}
+        }
+    }
+}
+
+/// Whether the driver can change volumes.
+async fn modifies(site: &Site) -> bool {
+    let asked = Request::new(ControllerGetCapabilitiesRequest::default());
+    let answer = site.driver().controller_get_capabilities(asked).await;
+    let all = answer
+        .map(|answer| answer.into_inner().capabilities)
+        .unwrap_or_default();
+    all.iter().any(|one| {
+        let modify = RpcType::ModifyVolume;
+        matches!(&one.r#type, Some(Type::Rpc(rpc)) if rpc.r#type() == modify)
+    })
+}
+
+/// Carries one task out, and tells what went wrong.
+async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
+    let done = match &task {
+        Task::Take(claim, class, _) => site.take(claim, class).await,
+        Task::Provision(claim, class) => site.provision(claim, class).await,
+        Task::Unprotect(claim) => site.unprotect(claim).await,
+        Task::Reclaim(step, volume) => site.reclaim(*step, volume).await,
+        Task::Forget(volume) => site.forget(volume).await,
+        Task::Grow(claim, volume) => site.grow(claim, volume).await,
+        Task::Modify(claim, volume) => site.modify(claim, volume).await,
+        Task::Content(step, content) => site.content(*step, content).await,
+        Task::Attachment(step, one, volume) => site.attachment(*step, one, volume).await,
+    };
+    let Err(Failure {
+        text,
+        reason,
+        outcome,
+    }) = done
+    else {
+        return Outcome::Done;
+    };
+    let (what, name) = (task.key().0, task.meta().name.clone().unwrap_or_default());
+    match outcome {
+        Outcome::Done => tracing::debug!(what, name, reason = text, "overtaken"),
+        _ => tracing::warn!(what, name, reason = text, "to be tried again"),
+    }
+    if let Some(reason) = reason {
+        site.tell(&task.about(), EventType::Warning, reason, text)
+            .await;
+    }
+    outcome
+}
+
+impl Site {
+    fn driver(&self) -> ControllerClient<Router> {
+        ControllerClient::new(self.driver.clone())
+    }
+
+    /// Tells people about an object.
+    async fn tell(&self, about: &ObjectReference, kind: EventType, reason: &str, note: String) {
+        let event = Event {
+            type_: kind,
+            reason: reason.to_owned(),
+            note: Some(fitting(note)),
+            action: "Volume".to_owned(),
+            secondary: None,
+        };
+        let told = crate::node::within(self.events.publish(&event, about)).await;
+        if let Err(error) = told {
+            tracing::warn!(%error, reason, "the Event could not be written");
+        }
+    }
+}
+
+impl Task {
+    /// The object that the task is for.
+    fn about(&self) -> ObjectReference {
+        match self {
+            Self::Take(claim, ..)
+            | Self::Provision(claim, _)
+            | Self::Unprotect(claim)
+            | Self::Grow(claim, _)
+            | Self::Modify(claim, _) => claim.object_ref(&()),
+            Self::Reclaim(_, volume) | Self::Forget(volume) => volume.object_ref(&()),
+            Self::Content(_, content) => content.object_ref(&()),
+            Self::Attachment(_, one, _) => one.object_ref(&()),
+        }
+    }
+}
