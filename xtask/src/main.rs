@@ -18,7 +18,6 @@ mod runtime;
 mod scenarios;
 mod sctp;
 mod setup;
-#[cfg(test)]
 mod storage;
 mod table;
 mod test;
@@ -49,6 +48,7 @@ enum Verb {
     Deny(deny::Args),
     Cluster(cluster::Args),
     Vm(vm::Args),
+    Storage(storage::Args),
     #[command(hide = true)]
     LabProbe(bench::worker::Args),
     #[command(hide = true)]
@@ -71,6 +71,7 @@ impl Verb {
             Self::Deny(args) => deny::run(&args),
             Self::Cluster(args) => cluster::run(args),
             Self::Vm(args) => vm::run(&args),
+            Self::Storage(args) => storage::run(&args),
             Self::LabProbe(args) => bench::worker::run(args),
             Self::Sctp(args) => sctp::run(&args),
             Self::Attack(args) => attack::run(&args),

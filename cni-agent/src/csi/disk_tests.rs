@@ -18,11 +18,11 @@ use node_api::csi::CapacityRange;
 use std::{
     fs::{self, File},
     io::{self, Read as _, Write as _},
-    os::unix::fs::FileExt as _,
+    os::unix::fs::{FileExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 const MIB: u64 = 1 << 20;
@@ -108,7 +108,7 @@ impl Node {
             let path = format!("/sys/block/loop{}/loop/backing_file", device.0);
             let backing = fs::read_to_string(path).unwrap_or_default();
             // The pool's own file system names its files from its root.
-            backing.starts_with("/volumes/") || backing.contains("/pool/volumes/")
+            backing.starts_with("/volumes/") || Path::new(&backing).starts_with(self.folder.path())
         });
         (loops.count(), below.count(), files.iter().sum())
     }
@@ -576,6 +576,12 @@ fn a_volume_goes_on_when_its_agent_is_killed_while_it_is_held() {
     agent.kill().unwrap();
     agent.wait().unwrap();
     goes_on(&at);
+    // The guard has the place open until it ends, which is soon.
+    let end = Instant::now() + Duration::from_secs(60);
+    while let Err(fault) = node.volumes().unpublish(volume.id.as_str(), &at) {
+        assert!(Instant::now() < end, "{fault}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
     node.unpublish(&volume, "pod");
 }
 
@@ -594,4 +600,33 @@ fn a_volume_goes_on_when_its_guard_is_killed_or_its_agent_forgets_it() {
     goes_on(&at);
     assert!(!held.release().unwrap());
     node.unpublish(&volume, "pod");
+}
+
+#[test]
+#[ignore = "needs root, loop devices and mkfs"]
+fn a_volume_is_staged_once_the_program_of_a_killed_agent_is_done_with_its_device() {
+    let node = Node::new();
+    let volume = node.make("v", Some(Fs::Ext4), None);
+    let file = node.volumes().pool.image(image(&volume.id), true).unwrap();
+    let device = LoopDevice::attach(&file, false).unwrap();
+    assert!(!device.is_claimed().unwrap());
+    // As mkfs has it.
+    let claim = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_EXCL)
+        .open(device.path())
+        .unwrap();
+    assert!(device.is_claimed().unwrap());
+    let stage = node.place("stage");
+    std::thread::scope(|scope| {
+        let staging = scope.spawn(|| {
+            node.volumes()
+                .stage(volume.id.as_str(), &stage, &capability(volume.fs))
+        });
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(!staging.is_finished(), "it doesn't wait");
+        drop(claim);
+        staging.join().unwrap().unwrap();
+    });
+    node.volumes().unstage(volume.id.as_str(), &stage).unwrap();
 }

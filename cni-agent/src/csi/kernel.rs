@@ -142,6 +142,18 @@ impl LoopDevice {
         ))
     }
 
+    /// Whether somebody has it for themselves: a mount, or a program that makes or checks a file system.
+    pub(super) fn is_claimed(self) -> io::Result<bool> {
+        let alone = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_CLOEXEC | libc::O_EXCL)
+            .open(self.path());
+        match alone {
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => Ok(true),
+            opened => opened.map(|_| false),
+        }
+    }
+
     /// Takes its file away; at once, or when who has it open closes it.
     pub(super) fn detach(self) -> io::Result<()> {
         let opened = self.open(false)?;

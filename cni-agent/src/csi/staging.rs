@@ -23,6 +23,8 @@ use std::{
     io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 /// Bytes and inodes.
@@ -135,6 +137,7 @@ impl Volumes {
         if self.is_mounted(volume, at)? {
             return Ok(());
         }
+        settle(device)?;
         if !volume.formatted {
             format(device, fs)?;
             volume.formatted = true;
@@ -424,6 +427,25 @@ pub(super) fn release(held: Option<Held>) -> Result<bool, Fault> {
 
 pub(super) fn too_late() -> Fault {
     Fault::Busy("the cut took too long, so that the volume had to go on; ask again".into())
+}
+
+/// Waits for a program that a killed agent left at work on a device, and which has it for itself.
+fn settle(device: LoopDevice) -> Result<(), Fault> {
+    const LONGEST: Duration = Duration::from_secs(5);
+    let mounted = mounts::all().map_err(failed("mounts"))?;
+    let is_mounted = mounted
+        .iter()
+        .any(|mount| mount.loop_device() == Some(device));
+    let end = Instant::now() + LONGEST;
+    while !is_mounted && device.is_claimed().map_err(failed("the loop device"))? {
+        if Instant::now() >= end {
+            return Err(Fault::Busy(
+                "a program is still at work on the volume's device; ask again".into(),
+            ));
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    Ok(())
 }
 
 fn format(device: LoopDevice, fs: Fs) -> Result<(), Fault> {

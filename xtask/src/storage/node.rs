@@ -1,8 +1,10 @@
 //! A node for trials of volumes: an agent with its volumes alone, and what it has on the machine.
 
+use super::sweep::{below, detach, folder, loop_devices, run, thaw};
 use crate::workspace;
 use std::{
     fs,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::{Duration, Instant},
@@ -13,17 +15,39 @@ const DRIVER: &str = "csi.fairlead.dev";
 /// An agent with its volumes alone, in a folder of its own. Its end leaves nothing of it.
 pub(super) struct Node {
     folder: tempfile::TempDir,
+    pool: PathBuf,
+    /// What the agent logs.
+    level: &'static str,
     agent: Option<Child>,
 }
 
 impl Node {
     pub(super) fn new() -> Self {
-        let mut node = Self {
-            folder: tempfile::tempdir().unwrap(),
+        Self::that_logs("info,cni_agent=debug")
+    }
+
+    pub(super) fn that_logs(level: &'static str) -> Self {
+        let folder = folder().unwrap();
+        let pool = folder.path().join("pool");
+        let mut node = Self::off(folder, pool);
+        node.level = level;
+        node.start();
+        node
+    }
+
+    /// One whose pool is somewhere else. Its agent is not started yet.
+    pub(super) fn with_pool(pool: PathBuf) -> Self {
+        Self::off(folder().unwrap(), pool)
+    }
+
+    fn off(folder: tempfile::TempDir, pool: PathBuf) -> Self {
+        let node = Self {
+            folder,
+            pool,
+            level: "info",
             agent: None,
         };
         fs::create_dir(node.place("manifests")).unwrap();
-        node.start();
         node
     }
 
@@ -35,6 +59,7 @@ impl Node {
         self.place("kubelet/plugins").join(DRIVER).join("csi.sock")
     }
 
+    /// Starts an agent and waits until it serves.
     pub(super) fn start(&mut self) {
         let log = fs::OpenOptions::new()
             .create(true)
@@ -49,6 +74,7 @@ impl Node {
         let agent = Command::new(workspace::binaries().join("fairlead"))
             .args(["agent", "--parts", "csi", "--node-name", "n1"])
             .args(["--source", "manifests", "--health-address", "off"])
+            .args(["--log-level", self.level])
             .arg("--manifests")
             .arg(self.place("manifests"))
             .arg("--state-dir")
@@ -56,7 +82,7 @@ impl Node {
             .arg("--socket")
             .arg(self.place("agent.sock"))
             .arg("--csi-pool")
-            .arg(self.place("pool"))
+            .arg(&self.pool)
             .arg("--kubelet-dir")
             .arg(self.place("kubelet"))
             .stdin(Stdio::null())
@@ -68,7 +94,7 @@ impl Node {
         let deadline = Instant::now() + Duration::from_secs(30);
         while !registered.exists() {
             assert!(Instant::now() < deadline, "{}", self.log());
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(2));
         }
     }
 
@@ -76,42 +102,44 @@ impl Node {
         fs::read_to_string(self.place("log")).unwrap_or_default()
     }
 
-    pub(super) fn stop(&mut self) {
+    /// Kills the agent: it has no moment for anything.
+    pub(super) fn kill(&mut self) {
         if let Some(mut agent) = self.agent.take() {
             agent.kill().unwrap();
             agent.wait().unwrap();
         }
     }
 
-    /// Mounts below the node's folder, but for the pool itself: the last one first.
+    /// Mounts of volumes: the last one first.
     pub(super) fn mounts(&self) -> Vec<PathBuf> {
-        let pool = self.place("pool/pool");
-        let mut mounts = below(self.folder.path());
+        let pool = self.pool.join("pool");
+        let mut mounted = below(self.folder.path());
+        if !self.pool.starts_with(self.folder.path()) {
+            mounted.extend(below(&self.pool));
+        }
+        let mut mounts: Vec<_> = mounted.into_iter().map(|mount| mount.at).collect();
         mounts.retain(|at| *at != pool);
         mounts
     }
 
-    /// Loop devices of files below the node's folder, but for the pool's own.
+    /// Loop devices of volumes: those of a file that the pool names, which is told from its own root.
     pub(super) fn devices(&self) -> Vec<String> {
-        let pool = self.place("pool/pool.img");
-        let mut devices = Vec::new();
-        for entry in fs::read_dir("/sys/block").unwrap() {
-            let entry = entry.unwrap();
-            let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
-            let backing = PathBuf::from(backing.unwrap_or_default().trim_end());
-            if backing.starts_with(self.folder.path()) && backing != pool {
-                devices.push(format!("/dev/{}", entry.file_name().to_string_lossy()));
-            }
-        }
-        devices
+        let names = self.files();
+        let all = loop_devices().into_iter();
+        let ours = all.filter(|(_, backing)| {
+            let name = backing.file_name().unwrap_or_default().to_string_lossy();
+            backing.starts_with(&self.pool) && backing.parent() != Some(&self.pool)
+                || names.iter().any(|file| *file == name)
+        });
+        ours.map(|(device, _)| device).collect()
     }
 
     /// Files of volumes and snapshots.
     pub(super) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
-        let roots = ["pool", "pool/pool"].map(|root| self.place(root));
+        let roots = [self.pool.clone(), self.pool.join("pool")];
         for root in roots {
-            for folder in ["volumes", "snapshots", "trash"] {
+            for folder in ["volumes", "snapshots", "trash", "mounts"] {
                 let entries = fs::read_dir(root.join(folder)).into_iter().flatten();
                 files
                     .extend(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()));
@@ -119,52 +147,100 @@ impl Node {
         }
         files
     }
-}
 
-/// Mounts at a folder and below it, the last one first.
-fn below(folder: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap();
-    let places = text.lines().filter_map(|line| line.split(' ').nth(4));
-    let mut below: Vec<PathBuf> = places
-        .map(PathBuf::from)
-        .filter(|at| at.starts_with(folder))
-        .collect();
-    below.reverse();
-    below
+    /// What the node has of volumes: mounts, loop devices, files. A device that was let go is there until nobody has it
+    /// open any more; others on this machine may look at it, too.
+    pub(super) fn left(&self) -> (Vec<PathBuf>, Vec<String>, Vec<String>) {
+        self.settle();
+        (self.mounts(), self.devices(), self.files())
+    }
+
+    /// Waits for devices that go.
+    fn settle(&self) {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while !self.devices().is_empty() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Ends all of it at once but for what is on its disk: the agent, mounts, devices. The pool's own as well.
+    pub(super) fn power_off(&mut self) {
+        self.kill();
+        let devices = self.devices();
+        for at in self.mounts() {
+            run("umount", &[&at.to_string_lossy()]);
+        }
+        for device in devices {
+            // One that goes with its mount is gone.
+            detach(&device);
+        }
+        self.settle();
+        let pool = self.pool.join("pool");
+        if below(&pool).iter().any(|mount| mount.at == pool) {
+            run("umount", &[&pool.to_string_lossy()]);
+        }
+        let image = self.pool.join("pool.img");
+        for (device, _) in loop_devices().into_iter().filter(|(_, of)| *of == image) {
+            detach(&device);
+        }
+    }
 }
 
 impl Drop for Node {
     fn drop(&mut self) {
-        self.stop();
-        let run = |program: &str, word: &Path| {
-            let done = Command::new(program).arg(word).output();
-            if !done.is_ok_and(|done| done.status.success()) {
-                eprintln!("{program} {}: it stays", word.display());
-            }
-        };
-        let devices = self.devices();
-        let pool = self.place("pool/pool");
-        let all = below(self.folder.path());
-        for at in all.iter().filter(|at| **at != pool) {
-            run("umount", at);
+        // What a failed trial found held still could not be unmounted.
+        for at in self.mounts() {
+            thaw(&at);
         }
-        for device in devices {
-            let done = Command::new("losetup").arg("-d").arg(&device).output();
-            drop(done);
-        }
-        if all.contains(&pool) {
-            run("umount", &pool);
-        }
-        let image = self.place("pool/pool.img");
-        let text = Command::new("losetup").arg("-j").arg(&image).output();
-        let text = text.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        for device in text
-            .unwrap_or_default()
-            .lines()
-            .filter_map(|line| line.split(':').next())
-        {
-            let done = Command::new("losetup").arg("-d").arg(device).output();
-            drop(done);
-        }
+        self.power_off();
     }
+}
+
+/// A disk of its own, with a file system whose files can share blocks. Its end leaves nothing of it.
+pub(super) struct Disk {
+    folder: tempfile::TempDir,
+    device: String,
+}
+
+impl Disk {
+    pub(super) fn new(bytes: u64) -> Self {
+        let folder = folder().unwrap();
+        let image = folder.path().join("disk.img");
+        fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        must(
+            "mkfs.xfs",
+            &["-q", "-m", "reflink=1", &image.to_string_lossy()],
+        );
+        let device = must("losetup", &["-f", "--show", &image.to_string_lossy()]);
+        let disk = Self {
+            folder,
+            device: device.trim_end().to_owned(),
+        };
+        fs::create_dir(disk.root()).unwrap();
+        must("mount", &[&disk.device, &disk.root().to_string_lossy()]);
+        disk
+    }
+
+    /// Where it is mounted.
+    pub(super) fn root(&self) -> PathBuf {
+        self.folder.path().join("root")
+    }
+}
+
+impl Drop for Disk {
+    fn drop(&mut self) {
+        run("umount", &[&self.root().to_string_lossy()]);
+        detach(&self.device);
+    }
+}
+
+/// Runs a program that has to succeed; what it says.
+pub(super) fn must(program: &str, words: &[&str]) -> String {
+    workspace::output(Command::new(program).args(words)).unwrap()
+}
+
+/// Has a file share the blocks of another one, all at one moment.
+pub(super) fn clone(from: &Path, to: &Path) {
+    let (from, to) = (fs::File::open(from).unwrap(), fs::File::create(to).unwrap());
+    rustix::fs::ioctl_ficlone(to.as_fd(), from.as_fd()).unwrap();
 }

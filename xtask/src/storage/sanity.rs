@@ -1,26 +1,67 @@
-//! csi-sanity in each configuration of volumes.
+//! csi-sanity in each configuration of volumes, also while the driver is killed.
 
-use super::node::Node;
+use super::{
+    chance::{self, Chance},
+    node::Node,
+    proxy::Proxy,
+};
 use crate::setup;
 use std::{
     fs,
+    path::Path,
     process::{Command, Output},
 };
 
-fn run(node: &Node, options: &[&str]) -> Output {
+/// Runs it against a socket.
+fn run(socket: &Path, folder: &Path, options: &[String]) -> Output {
     Command::new(setup::csi_sanity().unwrap())
         .arg("--csi.endpoint")
-        .arg(format!("unix://{}", node.socket().display()))
+        .arg(format!("unix://{}", socket.display()))
         .arg("--csi.mountdir")
-        .arg(node.place("mount"))
+        .arg(folder.join("mount"))
         .arg("--csi.stagingdir")
-        .arg(node.place("stage"))
+        .arg(folder.join("stage"))
         .args(["--csi.testvolumesize", "1073741824"])
         .args(["--csi.testvolumeexpandsize", "2147483648"])
         .arg("--ginkgo.no-color")
         .args(options)
         .output()
         .unwrap()
+}
+
+/// Names and options of the configurations.
+fn configurations(node: &Node) -> [(&'static str, Vec<String>); 3] {
+    let parameters = |name: &str, text: &str| {
+        let file = node.place(name);
+        fs::write(&file, text).unwrap();
+        [
+            "--csi.testvolumeparameters".to_owned(),
+            file.display().to_string(),
+        ]
+        .into()
+    };
+    let block = ["--csi.testvolumeaccesstype", "block"].map(str::to_owned);
+    [
+        ("ext4", Vec::new()),
+        ("xfs", parameters("xfs.yaml", "fsType: xfs\n")),
+        ("block", block.into()),
+    ]
+}
+
+/// Has every spec pass, and nothing of it left.
+fn passes(name: &str, output: &Output, node: &Node) {
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let [passed, failed, skipped] = counts(&text).unwrap_or_else(|| panic!("{name}: {text}"));
+    println!("{name}: {passed} passed, {failed} failed, {skipped} skipped");
+    let log = || node.log();
+    assert!(
+        output.status.success() && failed == 0,
+        "{name}: {text}\n{}",
+        log()
+    );
+    // Of ControllerModifyVolume (8), and of a limit of attached volumes (1): there are none.
+    assert!(passed >= 93 && skipped <= 9, "{name}: {text}");
+    assert_eq!(node.left(), Default::default(), "{name}");
 }
 
 /// How many specs passed, failed and were skipped, as ginkgo sums them up.
@@ -37,27 +78,34 @@ fn counts(text: &str) -> Option<[u32; 3]> {
 #[ignore = "needs root, loop devices and the built binaries"]
 fn every_spec_of_csi_sanity_passes_and_nothing_is_left() {
     let node = Node::new();
-    let xfs = node.place("xfs.yaml");
-    fs::write(&xfs, "fsType: xfs\n").unwrap();
-    let xfs = xfs.display().to_string();
-    for (name, options) in [
-        ("ext4", &[][..]),
-        ("xfs", &["--csi.testvolumeparameters", &xfs]),
-        ("block", &["--csi.testvolumeaccesstype", "block"]),
-    ] {
-        let output = run(&node, options);
-        let text = String::from_utf8_lossy(&output.stdout).into_owned();
-        let [passed, failed, skipped] = counts(&text).unwrap_or_else(|| panic!("{name}: {text}"));
-        println!("{name}: {passed} passed, {failed} failed, {skipped} skipped");
-        assert!(
-            output.status.success() && failed == 0,
-            "{name}: {text}\n{}",
-            node.log()
+    for (name, options) in configurations(&node) {
+        let output = run(&node.socket(), &node.place(""), &options);
+        passes(name, &output, &node);
+    }
+}
+
+/// One configuration; `FAIRLEAD_CONFIGURATIONS` has more of them.
+#[test]
+#[ignore = "needs root, loop devices and the built binaries"]
+fn every_spec_passes_while_the_driver_is_killed_in_a_fifth_of_the_calls() {
+    let wanted = usize::try_from(chance::number("FAIRLEAD_CONFIGURATIONS", 1)).unwrap();
+    let node = Node::new();
+    let (configurations, folder) = (configurations(&node), node.place(""));
+    let proxy = Proxy::new(node, Chance::new("csi-sanity under kills"));
+    for (name, options) in configurations.into_iter().take(wanted) {
+        let before = proxy.tally();
+        let output = run(proxy.socket(), &folder, &options);
+        proxy.with_node(|node| passes(name, &output, node));
+        let tally = proxy.tally();
+        let (calls, kills) = (
+            tally.calls - before.calls,
+            tally.during + tally.after - before.during - before.after,
         );
-        // Of ControllerModifyVolume (8), and of a limit of attached volumes (1): there are none.
-        assert!(passed >= 93 && skipped <= 9, "{name}: {text}");
-        let left = (node.mounts(), node.devices(), node.files());
-        assert_eq!(left, Default::default(), "{name}");
+        println!(
+            "{name}: {kills} kills in {calls} calls; of all, {} before the answer and {} after it",
+            tally.during, tally.after
+        );
+        assert!(kills * 10 > calls, "{name}: {kills} kills in {calls} calls");
     }
 }
 
