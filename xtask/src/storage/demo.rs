@@ -9,6 +9,7 @@ use std::{
     os::unix::fs::PermissionsExt as _,
     path::Path,
     process::{Command, Output, Stdio},
+    time::{Duration, Instant},
 };
 
 fn demo(folder: &Path, options: &[&str]) -> Command {
@@ -22,8 +23,21 @@ fn demo(folder: &Path, options: &[&str]) -> Command {
     command
 }
 
-/// What is left of a demonstration: files, mounts and the files behind loop devices.
+/// What is left of a demonstration. Whoever looks through the machine's loop devices has one open for a moment, and it
+/// goes when that is closed.
 fn left(folder: &Path) -> Vec<String> {
+    let end = Instant::now() + Duration::from_secs(10);
+    loop {
+        let left = left_now(folder);
+        if left.is_empty() || Instant::now() >= end {
+            return left;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Files, mounts and the files behind loop devices.
+fn left_now(folder: &Path) -> Vec<String> {
     let mut left: Vec<String> = fs::read_dir(folder)
         .unwrap()
         .map(|entry| entry.unwrap().path().display().to_string())
