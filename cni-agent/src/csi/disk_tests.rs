@@ -458,6 +458,40 @@ fn a_pod_gets_no_folder_in_place_of_a_volume_and_a_reader_changes_nothing() {
     ));
 }
 
+#[test]
+#[ignore = "needs root, loop devices and mkfs"]
+fn a_source_that_is_deleted_while_it_is_copied_is_busy_or_gone_and_never_half_there() {
+    let node = Node::new();
+    let volumes = node.volumes();
+    let well = |outcome: Result<(), Fault>| match outcome {
+        Ok(()) | Err(Fault::Busy(_) | Fault::NotFound(_)) => {}
+        Err(fault) => panic!("{fault:?}"),
+    };
+    for n in 0..100 {
+        let volume = node.make(&format!("v{n}"), None, None);
+        let snapshot = volumes
+            .snapshot(&format!("s{n}"), volume.id.as_str())
+            .unwrap();
+        std::thread::scope(|scope| {
+            let made = |name: String, source| {
+                well(volumes.create(&wanted(&name, None, Some(source))).map(drop));
+            };
+            let (of, volume) = (&snapshot.id, &volume.id);
+            scope.spawn(move || made(format!("r{n}"), Source::Snapshot(of.clone())));
+            scope.spawn(move || made(format!("c{n}"), Source::Volume(volume.clone())));
+            scope.spawn(move || {
+                well(volumes.snapshot(&format!("t{n}"), volume.as_str()).map(drop));
+            });
+            scope.spawn(move || {
+                let of = [volume.to_string()];
+                well(volumes.group(&format!("g{n}"), &of).map(drop));
+            });
+            scope.spawn(move || well(volumes.delete_snapshot(of.as_str())));
+            scope.spawn(move || well(volumes.delete(volume.as_str())));
+        });
+    }
+}
+
 /// Each way in which an agent may have ended, and what the next one makes of it.
 #[test]
 #[ignore = "needs root, loop devices and mkfs"]

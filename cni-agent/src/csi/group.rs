@@ -50,6 +50,8 @@ impl Volumes {
                 )),
             };
         }
+        let sources: Vec<&str> = sources.into_iter().collect();
+        let _sources = self.busy.begin(&sources)?;
         let volumes: Result<Vec<Volume>, Fault> = sources.iter().map(|of| self.found(of)).collect();
         let volumes = volumes?;
         let raw = volumes

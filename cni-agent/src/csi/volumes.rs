@@ -142,6 +142,7 @@ impl Volumes {
     pub(super) fn create(&self, wanted: &Wanted) -> Result<Volume, Fault> {
         let name = format!("the volume of {:?}", wanted.name);
         let _working = self.busy.begin(&[&name])?;
+        let _reading = self.hold_source(wanted.source.as_ref())?;
         let original = self.original(wanted.source.as_ref())?;
         let fs = file_system(wanted, original.as_ref())?;
         let least = original.as_ref().map(|original| original.bytes);
@@ -201,6 +202,16 @@ impl Volumes {
         self.book.commit(&[Change::Volume(volume.clone())])?;
         tracing::info!(volume = %volume.id, name = volume.name, bytes = volume.bytes, "volume made");
         Ok(volume)
+    }
+
+    /// Keeps a source from being removed, and from being changed, while something is made from it. A volume is had alone:
+    /// its file system can be held still by one at a time.
+    fn hold_source(&self, source: Option<&Source>) -> Result<Option<Working>, Fault> {
+        match source {
+            None => Ok(None),
+            Some(Source::Snapshot(of)) => self.busy.read(of.as_str()).map(Some),
+            Some(Source::Volume(of)) => self.busy.begin(&[of.as_str()]).map(Some),
+        }
     }
 
     fn original(&self, source: Option<&Source>) -> Result<Option<Original>, Fault> {
@@ -363,7 +374,7 @@ impl Volumes {
                 )),
             };
         }
-        let volume = self.found(of)?;
+        let (_source, volume) = self.begin(of)?;
         let mut snapshot = Snapshot {
             id: SnapshotId::random().map_err(failed("a name for the snapshot"))?,
             name: name.to_owned(),
