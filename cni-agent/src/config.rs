@@ -418,6 +418,8 @@ pub struct CsiConfig {
     pub api: Option<ApiOptions>,
     /// The claims of the cluster are answered.
     pub claims: bool,
+    /// Of pods, which what they read and write is bounded by.
+    pub cgroup: CgroupChoice,
 }
 
 impl CsiConfig {
@@ -504,6 +506,7 @@ impl Config {
             kubelet_dir: args.csi.kubelet_dir,
             claims: args.csi.csi_cluster == Switch::On && api.is_some(),
             api: api.clone(),
+            cgroup: args.cgroup.clone(),
         };
         let network = NetworkConfig {
             node_name: args.node_name,

@@ -232,7 +232,11 @@ fn rows<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csi::{records::Phase, request::Parameters};
+    use crate::csi::limits::Limits;
+    use crate::csi::{
+        records::Phase,
+        request::{Backing, Parameters},
+    };
 
     fn volume(name: &str) -> Volume {
         Volume {
@@ -240,6 +244,9 @@ mod tests {
             name: name.into(),
             phase: Phase::Ready,
             bytes: 1 << 30,
+            backing: Backing::Image,
+            project: None,
+            limits: Limits::default(),
             fs: None,
             formatted: false,
             parameters: Parameters::default(),

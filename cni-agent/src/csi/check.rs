@@ -10,6 +10,7 @@ use super::{
     look::{Look, PodFolder, pod_folders},
     pool::Kind,
     records::{Phase, Volume},
+    request::Backing,
     volumes::{Volumes, failed},
 };
 use crate::query::{CheckAnswer, Difference};
@@ -151,10 +152,14 @@ impl Found {
             } = told(id, illness.message());
             differ(problem, &remedy);
         }
-        let Some(file) = self.look.files.get(&(Kind::Volume, id.to_owned())) else {
+        let file = self.look.files.get(&(Kind::Volume, id.to_owned()));
+        if file.is_none() && volume.backing == Backing::Image {
             return;
-        };
-        let devices: Vec<_> = self.look.devices_of(*file).collect();
+        }
+        let devices: Vec<_> = file
+            .into_iter()
+            .flat_map(|file| self.look.devices_of(*file))
+            .collect();
         if devices.len() > 1 {
             differ(
                 format!("is behind {} loop devices at a time", devices.len()),
@@ -181,7 +186,7 @@ impl Found {
         }
         if volume.fs.is_some() {
             for at in volume.stages.keys() {
-                if !self.is_mounted(device, at) {
+                if !self.is_mounted(volume, device, at) {
                     differ(
                         format!("is not mounted at {}, where it was staged", at.display()),
                         "delete its pods: the kubelet stages it anew",
@@ -210,7 +215,7 @@ impl Found {
                 "restart the kubelet: it unpublishes what its pods have left; an inline volume goes when the agent is restarted",
             );
         }
-        if volume.fs.is_some() && !self.is_mounted(device, at) {
+        if volume.fs.is_some() && !self.is_mounted(volume, device, at) {
             differ(
                 format!("is not mounted at {place}, where a pod should have it"),
                 "delete the pod: the kubelet publishes it anew",
@@ -218,10 +223,13 @@ impl Found {
         }
     }
 
-    fn is_mounted(&self, device: Option<LoopDevice>, at: &Path) -> bool {
+    fn is_mounted(&self, volume: &Volume, device: Option<LoopDevice>, at: &Path) -> bool {
         let real = self.places.get(at).and_then(Option::as_ref);
         let mount = real.and_then(|at| self.look.mounted(at));
-        device.is_some() && mount.is_some_and(|mount| mount.loop_device() == device)
+        mount.is_some_and(|mount| match volume.backing {
+            Backing::Image => device.is_some() && mount.loop_device() == device,
+            Backing::Btrfs | Backing::Directory => mount.root.ends_with(volume.id.as_str()),
+        })
     }
 
     fn snapshots(&self, differences: &mut Vec<Difference>) {
@@ -230,7 +238,11 @@ impl Found {
             if self.is_busy(id, &snapshot.name) {
                 continue;
             }
-            let file = self.look.files.get(&(Kind::Snapshot, id.to_owned()));
+            let key = (Kind::Snapshot, id.to_owned());
+            let file = self.look.files.get(&key);
+            if snapshot.phase == Phase::Ready && self.look.folders.contains(&key) {
+                continue;
+            }
             let (problem, remedy) = match (snapshot.phase, file) {
                 (Phase::Making, _) => ("was never finished", RESTART),
                 (Phase::Deleting, _) => ("is only half deleted", RESTART),
@@ -249,7 +261,7 @@ impl Found {
     }
 
     fn files(&self, differences: &mut Vec<Difference>) {
-        for (kind, name) in self.look.files.keys() {
+        for (kind, name) in self.look.files.keys().chain(&self.look.folders) {
             let is_known = match kind {
                 Kind::Volume => {
                     VolumeId::parse(name).is_some_and(|id| self.contents.volumes.contains_key(&id))
@@ -319,12 +331,16 @@ impl Found {
                 .filter_map(|at| self.places.get(at)?.as_ref())
                 .collect();
             for mount in &self.look.mounts {
-                let is_its = devices
-                    .iter()
-                    .any(|device| mount.loop_device() == Some(device.device));
+                let is_file = volume.backing == Backing::Image;
+                let is_its = match is_file {
+                    true => devices
+                        .iter()
+                        .any(|device| mount.loop_device() == Some(device.device)),
+                    false => mount.root.ends_with(volume.id.as_str()),
+                };
                 // A part of a volume is what the kubelet makes of `subPath`.
-                let is_part =
-                    mount.root != Path::new("/") || mount.at.iter().any(|part| part == SUBPATHS);
+                let is_part = is_file && mount.root != Path::new("/")
+                    || mount.at.iter().any(|part| part == SUBPATHS);
                 if is_its && !is_part && !places.contains(&mount.at) {
                     let at = mount.at.display();
                     differences.push(new(

@@ -3,11 +3,13 @@
 use super::*;
 use crate::csi::{
     id::SnapshotId,
+    limits::Limits,
     look::{Device, ImageFile},
     mounts::Mount,
     records::{Snapshot, Target},
-    request::{Access, Capability, Fs, Mode, Parameters},
+    request::{Access, Backing, Capability, Fs, Mode, Parameters, Ratio},
 };
+use std::collections::BTreeSet;
 
 const STAGE: &str = "/kubelet/stage";
 const TARGET: &str = "/kubelet/pods/1/mount";
@@ -34,6 +36,9 @@ fn volume() -> Volume {
         name: "pvc-1".into(),
         phase: Phase::Ready,
         bytes: 1 << 30,
+        backing: Backing::Image,
+        project: None,
+        limits: Limits::default(),
         fs: Some(Fs::Ext4),
         formatted: true,
         parameters: Parameters::default(),
@@ -74,11 +79,13 @@ fn whole() -> (Found, Volume, Snapshot) {
         name: "snapshot-1".into(),
         phase: Phase::Ready,
         of: volume.id.clone(),
+        backing: Backing::Image,
         bytes: 1 << 30,
         fs: Some(Fs::Ext4),
         formatted: true,
         made_at_ns: 0,
         group: None,
+        overcommit: Ratio::default(),
     };
     let mut found = Found {
         pods: vec![PodFolder {
@@ -105,6 +112,7 @@ fn whole() -> (Found, Volume, Snapshot) {
             ((Kind::Snapshot, snapshot.id.to_string()), file(2)),
         ]
         .into(),
+        folders: BTreeSet::new(),
         leftovers: Vec::new(),
         // Another program's, whose file is on another disk.
         devices: vec![
@@ -278,4 +286,53 @@ fn a_part_of_a_volume_is_mounted_where_the_kubelet_wants_it() {
     part.root = "/sub".into();
     found.look.mounts.push(part);
     assert_eq!(problems(&found), [""; 0]);
+}
+
+#[test]
+fn a_subvolume_is_known_by_what_its_mounts_show() {
+    let (mut found, volume, snapshot) = whole();
+    let (volume, snapshot) = (
+        Volume {
+            backing: Backing::Btrfs,
+            ..volume
+        },
+        Snapshot {
+            backing: Backing::Btrfs,
+            ..snapshot
+        },
+    );
+    let root = PathBuf::from(format!("/subvolumes/{}", volume.id));
+    let shown = |at: &str| Mount {
+        device: (0, 40),
+        root: root.clone(),
+        ..mount(at, 0)
+    };
+    found.look.files.clear();
+    found.look.devices.clear();
+    found.look.folders = [
+        (Kind::Volume, volume.id.to_string()),
+        (Kind::Snapshot, snapshot.id.to_string()),
+    ]
+    .into();
+    found.look.mounts = vec![shown(STAGE), shown(TARGET)];
+    let contents = &mut found.contents;
+    contents.volumes.insert(volume.id.clone(), volume.clone());
+    contents.snapshots.insert(snapshot.id.clone(), snapshot);
+    assert_eq!(problems(&found), [""; 0]);
+    found.look.mounts = vec![shown(STAGE), mount(TARGET, 3), shown("/elsewhere")];
+    found.look.folders.pop_last();
+    let problems = problems(&found);
+    assert!(
+        problems.len() == 3
+            && problems
+                .iter()
+                .any(|of| of.contains("not mounted at /kubelet/pods/1/mount"))
+            && problems
+                .iter()
+                .any(|of| of.contains("mounted at /elsewhere"))
+            && problems
+                .iter()
+                .any(|of| of.contains("gone from the node's pool")),
+        "{problems:?}"
+    );
 }

@@ -5,8 +5,9 @@ use super::{
     fault::Fault,
     health,
     id::{SnapshotId, VolumeId},
+    limits::Limits,
     records::{Phase, Snapshot, Source, Volume},
-    request::{self, Capability},
+    request::{self, Backing, Capability},
     volumes::{Volumes, Wanted},
 };
 use node_api::csi::{
@@ -34,7 +35,7 @@ use tonic::{Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
 
-const CAN: [RpcType; 15] = [
+const CAN: [RpcType; 16] = [
     RpcType::CreateDeleteVolume,
     RpcType::PublishUnpublishVolume,
     RpcType::ListVolumes,
@@ -50,6 +51,7 @@ const CAN: [RpcType; 15] = [
     RpcType::GetSnapshot,
     RpcType::GetVolumeHealth,
     RpcType::ListVolumeHealth,
+    RpcType::ModifyVolume,
 ];
 
 fn source(asked: Option<&VolumeContentSource>) -> Result<Option<Source>, Fault> {
@@ -184,19 +186,13 @@ impl Controller for Driver {
         asked: Request<CreateVolumeRequest>,
     ) -> Answer<CreateVolumeResponse> {
         let asked = asked.into_inner();
-        if let Some(key) = asked.mutable_parameters.keys().next() {
-            return Err(Fault::invalid(
-                "mutable_parameters",
-                format!("{key:?} can't be changed here"),
-            )
-            .into());
-        }
         let wanted = Wanted {
             name: request::name("name", &asked.name)?,
             capabilities: request::capabilities(&asked.volume_capabilities)?,
             parameters: request::parameters(&asked.parameters)?,
             source: source(asked.volume_content_source.as_ref())?,
             range: asked.capacity_range,
+            limits: Limits::read(&asked.mutable_parameters)?,
             claim: request::claim(&asked.name, &asked.parameters),
         };
         self.is_meant(asked.accessibility_requirements.as_ref())?;
@@ -267,14 +263,17 @@ impl Controller for Driver {
         };
         let parameters = request::parameters(&asked.parameters);
         let problem = problem.or(parameters.err().map(|fault| fault.to_string()));
+        let limits = Limits::read(&asked.mutable_parameters)
+            .and_then(|limits| limits.fit(volume.backing, volume.project.is_some()));
+        let problem = problem.or(limits.err().map(|fault| fault.to_string()));
         let confirmed =
             problem
                 .is_none()
-                .then(|| validate_volume_capabilities_response::Confirmed {
+                .then_some(validate_volume_capabilities_response::Confirmed {
                     volume_context: asked.volume_context,
                     volume_capabilities: asked.volume_capabilities,
                     parameters: asked.parameters,
-                    mutable_parameters: [].into(),
+                    mutable_parameters: asked.mutable_parameters,
                 });
         Ok(Response::new(ValidateVolumeCapabilitiesResponse {
             confirmed,
@@ -320,15 +319,20 @@ impl Controller for Driver {
                 .iter()
                 .any(|(key, value)| own.segments.get(key) != Some(value))
         });
-        let unknown = request::parameters(&asked.parameters).is_err()
-            || asked
-                .volume_capabilities
-                .iter()
-                .any(|asked| request::capability(Some(asked)).is_err());
-        if elsewhere || unknown {
+        let capabilities = asked.volume_capabilities.iter();
+        let capabilities: Result<Vec<Capability>, Fault> = capabilities
+            .map(|asked| request::capability(Some(asked)))
+            .collect();
+        let (Ok(parameters), Ok(capabilities), false) = (
+            request::parameters(&asked.parameters),
+            capabilities,
+            elsewhere,
+        ) else {
             return Ok(Response::new(GetCapacityResponse::default()));
-        }
-        let available = self.blocking(Volumes::capacity).await?;
+        };
+        let available = self
+            .blocking(move |volumes| volumes.capacity_for(&parameters, &capabilities))
+            .await?;
         let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
         Ok(Response::new(GetCapacityResponse {
             available_capacity: bytes(available),
@@ -438,7 +442,7 @@ impl Controller for Driver {
         Ok(Response::new(ControllerExpandVolumeResponse {
             capacity_bytes: i64::try_from(volume.bytes).unwrap_or(i64::MAX),
             // Its device, and its file system.
-            node_expansion_required: true,
+            node_expansion_required: volume.backing == Backing::Image,
         }))
     }
 
@@ -458,11 +462,14 @@ impl Controller for Driver {
 
     async fn controller_modify_volume(
         &self,
-        _: Request<ControllerModifyVolumeRequest>,
+        asked: Request<ControllerModifyVolumeRequest>,
     ) -> Answer<ControllerModifyVolumeResponse> {
-        Err(Status::unimplemented(
-            "nothing of a volume can be changed but its size",
-        ))
+        let asked = asked.into_inner();
+        let handle = id("volume_id", &asked.volume_id)?.to_owned();
+        let limits = Limits::read(&asked.mutable_parameters)?;
+        self.blocking(move |volumes| volumes.modify(&handle, limits))
+            .await?;
+        Ok(Response::new(ControllerModifyVolumeResponse {}))
     }
 
     async fn controller_get_volume_health(

@@ -1,17 +1,20 @@
 //! On a real disk: a pool of its own, real loop devices, real file systems. Needs root.
 
 mod shown;
+mod sources;
 
 use super::{
     book::{Book, Change},
     fault::Fault,
     freeze::Held,
     kernel::LoopDevice,
+    limits::Limits,
     mounts,
     pool::{Kind, Pool, attached},
     records::{Phase, Snapshot, Source, Target, Volume},
     recover::Recovered,
     request::{Access, Capability, Fs, Mode, Parameters},
+    tools,
     volumes::{Volumes, Wanted, cut, image},
 };
 use node_api::csi::CapacityRange;
@@ -25,32 +28,71 @@ use std::{
     time::{Duration, Instant},
 };
 
-const MIB: u64 = 1 << 20;
+pub(super) const MIB: u64 = 1 << 20;
 /// XFS has at least 300 MiB.
-const SIZE: u64 = 320 * MIB;
+pub(super) const SIZE: u64 = 320 * MIB;
 
 /// A pool in a folder of its own, and places for pods. Its end leaves nothing of it.
-struct Node {
+pub(super) struct Node {
     folder: tempfile::TempDir,
     volumes: Option<Volumes>,
+    /// Of a file system that the pool has for itself.
+    disk: Option<LoopDevice>,
 }
 
 impl Node {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
+        Self::within(tempfile::tempdir().unwrap(), None)
+    }
+
+    fn within(folder: tempfile::TempDir, disk: Option<LoopDevice>) -> Self {
         let mut node = Self {
-            folder: tempfile::tempdir().unwrap(),
+            folder,
             volumes: None,
+            disk,
         };
         node.restart();
         node
     }
 
-    fn pool(&self) -> PathBuf {
+    /// With its pool on a file system that is there.
+    pub(super) fn beneath(place: &Path) -> Self {
+        Self::within(tempfile::tempdir_in(place).unwrap(), None)
+    }
+
+    /// With its pool on a btrfs of its own.
+    pub(super) fn on_btrfs(bytes: u64, quotas: bool) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let (disk, pool) = (folder.path().join("disk.img"), folder.path().join("pool"));
+        let file = fs::OpenOptions::new()
+            .create_new(true)
+            .read(true)
+            .write(true)
+            .open(&disk)
+            .unwrap();
+        file.set_len(bytes).unwrap();
+        tools::run("mkfs.btrfs", &["-q", disk.to_str().unwrap()]).unwrap();
+        let device = LoopDevice::attach(&file, false).unwrap();
+        fs::create_dir(&pool).unwrap();
+        mounts::device(device, &pool, "btrfs", &[]).unwrap();
+        if quotas {
+            tools::run("btrfs", &["quota", "enable", pool.to_str().unwrap()]).unwrap();
+        }
+        Self::within(folder, Some(device))
+    }
+
+    /// Pods of it are in these control groups.
+    pub(super) fn bound_by(&mut self, cgroups: &Path) {
+        let volumes = self.volumes.take().unwrap();
+        self.volumes = Some(volumes.bounding_by(Some(cgroups.to_owned())));
+    }
+
+    pub(super) fn pool(&self) -> PathBuf {
         self.folder.path().join("pool")
     }
 
     /// Another agent takes the pool over.
-    fn restart(&mut self) -> Recovered {
+    pub(super) fn restart(&mut self) -> Recovered {
         self.volumes = None;
         let pool = Pool::open(&self.pool()).unwrap();
         let book = Book::open(&pool.store()).unwrap();
@@ -61,20 +103,20 @@ impl Node {
         recovered
     }
 
-    fn volumes(&self) -> &Volumes {
+    pub(super) fn volumes(&self) -> &Volumes {
         self.volumes.as_ref().unwrap()
     }
 
-    fn place(&self, name: &str) -> PathBuf {
+    pub(super) fn place(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    fn make(&self, name: &str, fs: Option<Fs>, source: Option<Source>) -> Volume {
+    pub(super) fn make(&self, name: &str, fs: Option<Fs>, source: Option<Source>) -> Volume {
         self.volumes().create(&wanted(name, fs, source)).unwrap()
     }
 
     /// Shows a volume to a pod of that name.
-    fn publish(&self, of: &Volume, pod: &str) -> PathBuf {
+    pub(super) fn publish(&self, of: &Volume, pod: &str) -> PathBuf {
         let (stage, at) = (self.place(&format!("stage-{}", of.id)), self.place(pod));
         let capability = capability(of.fs);
         self.volumes()
@@ -86,7 +128,7 @@ impl Node {
         at
     }
 
-    fn unpublish(&self, of: &Volume, pod: &str) {
+    pub(super) fn unpublish(&self, of: &Volume, pod: &str) {
         let stage = self.place(&format!("stage-{}", of.id));
         self.volumes()
             .unpublish(of.id.as_str(), &self.place(pod))
@@ -96,20 +138,18 @@ impl Node {
     }
 
     /// Loop devices and mounts of the pool's volumes, and files in it.
-    fn left(&self) -> (usize, usize, usize) {
+    pub(super) fn left(&self) -> (usize, usize, usize) {
         let mounted = mounts::all().unwrap();
         let below = mounted
             .iter()
             .filter(|mount| mount.at.starts_with(self.folder.path()));
-        let below = below.filter(|mount| mount.at != self.pool().join("pool"));
+        let pools = [self.pool(), self.pool().join("pool")];
+        let below = below.filter(|mount| !pools.contains(&mount.at));
         let pool = &self.volumes().pool;
         let files = [Kind::Volume, Kind::Snapshot].map(|kind| pool.images(kind).unwrap().len());
-        let loops = LoopDevice::all().unwrap().into_iter().filter(|device| {
-            let path = format!("/sys/block/loop{}/loop/backing_file", device.0);
-            let backing = fs::read_to_string(path).unwrap_or_default();
-            // The pool's own file system names its files from its root.
-            backing.starts_with("/volumes/") || Path::new(&backing).starts_with(self.folder.path())
-        });
+        // Others have pools on this machine, too.
+        let look = self.volumes().look().unwrap();
+        let loops = look.devices.iter().filter(|of| of.of.0 == look.disk);
         (loops.count(), below.count(), files.iter().sum())
     }
 }
@@ -140,13 +180,13 @@ impl Drop for Node {
         for at in places.iter().rev() {
             let _gone = mounts::clear(at);
         }
-        for device in devices {
+        for device in devices.into_iter().chain(self.disk) {
             let _gone = device.detach();
         }
     }
 }
 
-fn capability(fs: Option<Fs>) -> Capability {
+pub(super) fn capability(fs: Option<Fs>) -> Capability {
     Capability {
         access: match fs {
             None => Access::Block,
@@ -159,28 +199,29 @@ fn capability(fs: Option<Fs>) -> Capability {
     }
 }
 
-fn range(bytes: u64) -> CapacityRange {
+pub(super) fn range(bytes: u64) -> CapacityRange {
     CapacityRange {
         required_bytes: i64::try_from(bytes).unwrap(),
         limit_bytes: 0,
     }
 }
 
-fn wanted(name: &str, fs: Option<Fs>, source: Option<Source>) -> Wanted {
+pub(super) fn wanted(name: &str, fs: Option<Fs>, source: Option<Source>) -> Wanted {
     Wanted {
         name: name.into(),
         range: source.is_none().then(|| range(SIZE)),
         capabilities: vec![capability(fs)],
         parameters: Parameters {
             fs: fs.filter(|_| source.is_none()),
-            thin: false,
+            ..Parameters::default()
         },
         source,
+        limits: Limits::default(),
         claim: None,
     }
 }
 
-fn target(capability: &Capability, readonly: bool) -> Target {
+pub(super) fn target(capability: &Capability, readonly: bool) -> Target {
     Target {
         capability: capability.clone(),
         readonly,
@@ -188,11 +229,11 @@ fn target(capability: &Capability, readonly: bool) -> Target {
     }
 }
 
-fn write(at: &Path, text: &str) {
+pub(super) fn write(at: &Path, text: &str) {
     fs::write(at.join("data"), text).unwrap();
 }
 
-fn read(at: &Path) -> String {
+pub(super) fn read(at: &Path) -> String {
     fs::read_to_string(at.join("data")).unwrap()
 }
 
@@ -347,6 +388,7 @@ fn a_group_is_of_one_moment_whoever_writes() {
             // Cut between the file's creation and its writing it is empty.
             numbers.push(text.parse::<u64>().ok());
             node.unpublish(&restored, &name);
+            node.volumes().delete(restored.id.as_str()).unwrap();
         }
         if let [Some(first), Some(second)] = numbers[..] {
             assert!(
@@ -456,40 +498,6 @@ fn a_pod_gets_no_folder_in_place_of_a_volume_and_a_reader_changes_nothing() {
         node.volumes().delete(handle),
         Err(Fault::Precondition(_))
     ));
-}
-
-#[test]
-#[ignore = "needs root, loop devices and mkfs"]
-fn a_source_that_is_deleted_while_it_is_copied_is_busy_or_gone_and_never_half_there() {
-    let node = Node::new();
-    let volumes = node.volumes();
-    let well = |outcome: Result<(), Fault>| match outcome {
-        Ok(()) | Err(Fault::Busy(_) | Fault::NotFound(_)) => {}
-        Err(fault) => panic!("{fault:?}"),
-    };
-    for n in 0..100 {
-        let volume = node.make(&format!("v{n}"), None, None);
-        let snapshot = volumes
-            .snapshot(&format!("s{n}"), volume.id.as_str())
-            .unwrap();
-        std::thread::scope(|scope| {
-            let made = |name: String, source| {
-                well(volumes.create(&wanted(&name, None, Some(source))).map(drop));
-            };
-            let (of, volume) = (&snapshot.id, &volume.id);
-            scope.spawn(move || made(format!("r{n}"), Source::Snapshot(of.clone())));
-            scope.spawn(move || made(format!("c{n}"), Source::Volume(volume.clone())));
-            scope.spawn(move || {
-                well(volumes.snapshot(&format!("t{n}"), volume.as_str()).map(drop));
-            });
-            scope.spawn(move || {
-                let of = [volume.to_string()];
-                well(volumes.group(&format!("g{n}"), &of).map(drop));
-            });
-            scope.spawn(move || well(volumes.delete_snapshot(of.as_str())));
-            scope.spawn(move || well(volumes.delete(volume.as_str())));
-        });
-    }
 }
 
 /// Each way in which an agent may have ended, and what the next one makes of it.

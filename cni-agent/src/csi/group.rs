@@ -3,15 +3,16 @@
 
 use super::{
     Driver,
+    backend::Item,
     book::Change,
     controller::{id, snapshot, timestamp},
     fault::Fault,
     freeze::Held,
     id::{GroupId, SnapshotId, VolumeId},
     records::{Group, Phase, Snapshot, Volume},
-    request,
+    request::{self, Backing, Ratio},
     staging::{release, too_late},
-    volumes::{Volumes, cut, failed, image, now},
+    volumes::{Volumes, can_be_cut, failed, now},
 };
 use node_api::csi::{
     CreateVolumeGroupSnapshotRequest, CreateVolumeGroupSnapshotResponse,
@@ -54,12 +55,15 @@ impl Volumes {
         let _sources = self.busy.begin(&sources)?;
         let volumes: Result<Vec<Volume>, Fault> = sources.iter().map(|of| self.found(of)).collect();
         let volumes = volumes?;
-        let raw = volumes
-            .iter()
-            .filter(|volume| volume.fs.is_none() && !volume.targets.is_empty());
-        if volumes.len() > 1 && raw.count() > 0 {
+        volumes.iter().try_for_each(can_be_cut)?;
+        // Only a file system of a volume's own can be held still.
+        let restless = volumes.iter().filter(|volume| {
+            let has_own = volume.fs.is_some() && volume.backing == Backing::Image;
+            !has_own && !volume.targets.is_empty()
+        });
+        if volumes.len() > 1 && restless.count() > 0 {
             return Err(Fault::Precondition(
-                "a raw block volume that pods write to can't be cut at one moment with others; stop its pods first".into(),
+                "a raw block volume, or a subvolume, that pods write to can't be cut at one moment with others; stop its pods first".into(),
             ));
         }
         let id = GroupId::random().map_err(failed("a name for the group"))?;
@@ -70,11 +74,13 @@ impl Volumes {
                 name: format!("{name}/{}", volume.id),
                 phase: Phase::Making,
                 of: volume.id.clone(),
+                backing: volume.backing,
                 bytes: volume.bytes,
                 fs: volume.fs,
                 formatted: volume.formatted,
                 made_at_ns: 0,
                 group: Some(id.clone()),
+                overcommit: volume.parameters.overcommit,
             });
         }
         let pairs = members
@@ -93,7 +99,9 @@ impl Volumes {
         };
         {
             let _promising = self.promising();
-            self.reserve(members.iter().map(|member| member.bytes).sum())?;
+            let kept = members.iter().map(|of| of.overcommit.kept(of.bytes));
+            // All of them are kept by one pool.
+            self.reserve(Backing::Image, kept.sum(), Ratio::default())?;
             self.book.commit(&all(&group, &members))?;
         }
         let at = self.cut_all(&volumes, &members);
@@ -101,8 +109,8 @@ impl Volumes {
             Ok(at) => at,
             Err(fault) => {
                 for member in &members {
-                    self.pool
-                        .remove(cut(&member.id))
+                    self.backend(member.backing)?
+                        .remove(Item::Snapshot(member))
                         .map_err(failed("removing a snapshot"))?;
                 }
                 let gone = members
@@ -132,13 +140,10 @@ impl Volumes {
             held.push(self.hold(&volume.id)?);
         }
         let at = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
-        let done = volumes
-            .iter()
-            .zip(members)
-            .try_for_each(|(volume, member)| {
-                let from = Some(image(&volume.id));
-                self.pool.make(cut(&member.id), from, member.bytes, true)
-            });
+        let done = members.iter().try_for_each(|member| {
+            let backend = self.backend(member.backing)?;
+            backend.cut(member).map_err(failed("cutting the volumes"))
+        });
         let mut in_time = true;
         let mut failure = None;
         for held in held.into_iter().rev() {
@@ -147,7 +152,7 @@ impl Volumes {
                 Err(fault) => failure = Some(fault),
             }
         }
-        done.map_err(failed("cutting the volumes"))?;
+        done?;
         match failure {
             Some(fault) => Err(fault),
             None if !in_time => Err(too_late()),
@@ -181,7 +186,7 @@ impl Volumes {
         }
     }
 
-    fn delete_group(&self, handle: &str, members: &[String]) -> Result<(), Fault> {
+    pub(super) fn delete_group(&self, handle: &str, members: &[String]) -> Result<(), Fault> {
         let Some(mut group) = self.found_group(handle, members)? else {
             return Ok(());
         };
@@ -195,8 +200,8 @@ impl Volumes {
         let leaving: Vec<Change> = leaving.chain([Change::Group(group.clone())]).collect();
         self.book.commit(&leaving)?;
         for snapshot in &snapshots {
-            self.pool
-                .remove(cut(&snapshot.id))
+            self.backend(snapshot.backing)?
+                .remove(Item::Snapshot(snapshot))
                 .map_err(failed("removing a snapshot"))?;
         }
         let gone = snapshots.iter().map(|of| Change::NoSnapshot(of.id.clone()));

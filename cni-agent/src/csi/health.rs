@@ -1,10 +1,11 @@
 //! How volumes are: found out by looking, not by remembering.
 
 use super::{
+    backend::Unbounded,
     fault::Fault,
     mounts,
     records::{Phase, Volume},
-    request::Access,
+    request::{Access, Backing},
     volumes::{Volumes, failed, image},
 };
 use node_api::csi::{
@@ -24,6 +25,14 @@ pub(super) enum Illness {
     DeviceGone,
     /// Its file system has stopped to take changes.
     ReadOnly,
+    /// Nothing keeps it to its size.
+    NoLimit,
+    /// It has more than was promised.
+    TooLarge,
+    /// A pod has made subvolumes in it, which have no limit.
+    Subvolumes,
+    /// What its pods read and write isn't bounded as it should be.
+    Unthrottled,
 }
 
 impl Illness {
@@ -31,7 +40,11 @@ impl Illness {
         match self {
             Self::FileGone | Self::FileShort => Kind::DataLoss,
             Self::DeviceGone => Kind::Inaccessible,
-            Self::ReadOnly => Kind::Degraded,
+            Self::ReadOnly
+            | Self::NoLimit
+            | Self::TooLarge
+            | Self::Subvolumes
+            | Self::Unthrottled => Kind::Degraded,
         }
     }
 
@@ -41,6 +54,10 @@ impl Illness {
             Self::FileShort => "FileShort",
             Self::DeviceGone => "DeviceGone",
             Self::ReadOnly => "ReadOnly",
+            Self::NoLimit => "NoLimit",
+            Self::TooLarge => "TooLarge",
+            Self::Subvolumes => "Subvolumes",
+            Self::Unthrottled => "Unthrottled",
         }
     }
 
@@ -57,6 +74,18 @@ impl Illness {
             }
             Self::ReadOnly => {
                 "the volume's file system has become read-only after an error, which the kernel's log names; delete the pod, so that it is checked"
+            }
+            Self::NoLimit => {
+                "nothing keeps the volume to its size: the quotas of the pool's file system are off; turn them on and start the agent anew"
+            }
+            Self::TooLarge => {
+                "the volume has more than was promised, which others may lack; remove data, or expand it"
+            }
+            Self::Subvolumes => {
+                "a pod has made subvolumes in the volume, which its limit doesn't bound; remove them"
+            }
+            Self::Unthrottled => {
+                "the limits of what pods read and write don't hold: the node bounds no io of pods' control groups; have the kubelet's groups delegate `io`, and delete the pod"
             }
         }
     }
@@ -78,20 +107,10 @@ pub(super) fn told(id: &str, ill: &[Illness]) -> VolumeHealth {
 impl Volumes {
     /// What is wrong with a volume.
     pub(super) fn illnesses(&self, volume: &Volume) -> Result<Vec<Illness>, Fault> {
-        let file = match self.pool.image(image(&volume.id), false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Ok(vec![Illness::FileGone]);
-            }
-            file => file.map_err(failed("opening the volume"))?,
+        let mut ill = match volume.backing {
+            Backing::Image => self.illnesses_of_file(volume)?,
+            Backing::Btrfs | Backing::Directory => self.illnesses_of_folder(volume)?,
         };
-        let mut ill = Vec::new();
-        let length = file.metadata().map_err(failed("the volume's file"))?.len();
-        if length < volume.bytes {
-            ill.push(Illness::FileShort);
-        }
-        if !volume.targets.is_empty() && self.device(volume)?.is_none() {
-            ill.push(Illness::DeviceGone);
-        }
         for (at, capability) in &volume.stages {
             let Access::Mount { flags, .. } = &capability.access else {
                 continue;
@@ -107,6 +126,42 @@ impl Volumes {
             }
         }
         Ok(ill)
+    }
+
+    fn illnesses_of_file(&self, volume: &Volume) -> Result<Vec<Illness>, Fault> {
+        let file = match self.pool.image(image(&volume.id), false) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(vec![Illness::FileGone]);
+            }
+            file => file.map_err(failed("opening the volume"))?,
+        };
+        let mut ill = Vec::new();
+        let length = file.metadata().map_err(failed("the volume's file"))?.len();
+        if length < volume.bytes {
+            ill.push(Illness::FileShort);
+        }
+        if !volume.targets.is_empty() && self.device(volume)?.is_none() {
+            ill.push(Illness::DeviceGone);
+        }
+        if !self.is_throttled(volume)? {
+            ill.push(Illness::Unthrottled);
+        }
+        Ok(ill)
+    }
+
+    fn illnesses_of_folder(&self, volume: &Volume) -> Result<Vec<Illness>, Fault> {
+        match self.backend(volume.backing)?.unbounded(volume) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![Illness::FileGone]),
+            unbounded => {
+                let unbounded = unbounded.map_err(failed("the volume's limit"))?;
+                let illness = unbounded.map(|why| match why {
+                    Unbounded::NoLimit => Illness::NoLimit,
+                    Unbounded::Over => Illness::TooLarge,
+                    Unbounded::Subvolumes => Illness::Subvolumes,
+                });
+                Ok(illness.into_iter().collect())
+            }
+        }
     }
 
     /// Of every volume that is not well, in the order of their ids.

@@ -3,7 +3,7 @@
 
 use super::fault::Fault;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, PoisonError},
 };
 
@@ -32,7 +32,9 @@ impl InFlight {
         self.0
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+            .keys()
+            .cloned()
+            .collect()
     }
 
     /// Begins to work on these, or on none of them.

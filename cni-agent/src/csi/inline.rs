@@ -2,10 +2,12 @@
 //! takes them back.
 
 use super::{
+    backend::{Asked, choose},
     fault::Fault,
     id::VolumeId,
+    limits::Limits,
     records::{Phase, Target, Volume},
-    request::{self, Access, Capability, Fs, Parameters},
+    request::{self, Access, Backing, Capability, Fs, Parameters},
     volumes::{Volumes, failed, now},
 };
 use std::{
@@ -18,7 +20,8 @@ use std::{
 pub(super) struct Inline {
     handle: String,
     bytes: u64,
-    fs: Fs,
+    /// None: the class of volumes that suits this node.
+    fs: Option<Fs>,
 }
 
 const SIZE: &str = "size";
@@ -65,7 +68,7 @@ impl Inline {
         Ok(Self {
             handle,
             bytes,
-            fs: fs.unwrap_or(Fs::Ext4),
+            fs: *fs,
         })
     }
 }
@@ -106,14 +109,27 @@ impl Volumes {
             let _working = self.busy.begin(&[&key])?;
             let there = self.book.read().inline(&inline.handle).cloned();
             if there.is_none() {
+                let parameters = Parameters::default();
+                let asked = Asked {
+                    parameters: &parameters,
+                    capabilities: std::slice::from_ref(&target.capability),
+                    inline: true,
+                };
+                let backing = choose(&asked, self.pool.found())?;
                 self.make(Volume {
                     id: VolumeId::random().map_err(failed("a name for the volume"))?,
                     name: inline.handle.clone(),
                     phase: Phase::Making,
                     bytes: inline.bytes,
-                    fs: Some(inline.fs),
+                    backing,
+                    project: None,
+                    limits: Limits::default(),
+                    fs: Some(match backing {
+                        Backing::Image => inline.fs.unwrap_or(Fs::Ext4),
+                        Backing::Btrfs | Backing::Directory => Fs::Folder,
+                    }),
                     formatted: false,
-                    parameters: Parameters::default(),
+                    parameters,
                     source: None,
                     inline: true,
                     made_at: now().as_secs(),

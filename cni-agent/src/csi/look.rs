@@ -9,7 +9,7 @@ use super::{
 };
 use serde::Deserialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
@@ -51,6 +51,8 @@ pub(super) struct Look {
     /// Of the disk that the pool's files are on.
     pub(super) disk: u64,
     pub(super) files: BTreeMap<(Kind, String), ImageFile>,
+    /// Subvolumes and directories.
+    pub(super) folders: BTreeSet<(Kind, String)>,
     /// Of operations that ended early, or go on.
     pub(super) leftovers: Vec<String>,
     pub(super) devices: Vec<Device>,
@@ -98,9 +100,17 @@ impl Volumes {
                 }
             }
         }
+        let mut folders = BTreeSet::new();
+        for backend in self.backends().skip(1) {
+            for kind in [Kind::Volume, Kind::Snapshot] {
+                let names = backend.names(kind).map_err(failed("the pool"))?;
+                folders.extend(names.into_iter().map(|name| (kind, name)));
+            }
+        }
         Ok(Look {
             disk: self.pool.disk().map_err(failed("the pool"))?,
             files,
+            folders,
             leftovers: self.pool.leftovers().map_err(failed("the pool"))?,
             devices,
             mounts: mounts::all().map_err(failed("mounts"))?,

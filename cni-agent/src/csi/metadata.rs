@@ -8,6 +8,7 @@ use super::{
     id::SnapshotId,
     kernel::{self, Extent},
     records::{Phase, Snapshot},
+    request::Backing,
     volumes::{Volumes, cut, failed},
 };
 use futures_util::stream::{self, Stream, StreamExt as _};
@@ -116,6 +117,12 @@ impl Volumes {
     }
 
     fn extents(&self, of: &Snapshot, from: u64) -> Result<Vec<Extent>, Fault> {
+        if of.backing != Backing::Image {
+            return Err(Fault::Precondition(format!(
+                "the snapshot is a {}, which has files and no blocks; use a class of backend: image for changed blocks",
+                of.backing.as_str()
+            )));
+        }
         let file = self
             .pool
             .image(cut(&of.id), false)

@@ -5,6 +5,7 @@
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
 mod authority;
+mod backend;
 mod book;
 mod call_log;
 mod check;
@@ -15,6 +16,7 @@ pub mod demo;
 #[cfg(test)]
 mod disk_tests;
 mod fault;
+mod folder;
 mod freeze;
 mod group;
 mod health;
@@ -23,6 +25,7 @@ mod identity;
 mod in_flight;
 mod inline;
 mod kernel;
+mod limits;
 mod listen;
 mod look;
 mod metadata;
@@ -33,18 +36,24 @@ mod records;
 mod recover;
 mod registration;
 mod request;
+mod room;
 mod rows;
 mod slot;
 mod staging;
 mod superblock;
 mod tell;
+mod throttle;
 mod told;
 mod tools;
 mod trouble;
 mod volumes;
 
 use crate::{
-    config::CsiConfig, metrics::VolumeCounts, parts::Shutdown, source::kubernetes::client,
+    config::{CgroupChoice, CsiConfig},
+    datapath::unified_cgroup,
+    metrics::VolumeCounts,
+    parts::Shutdown,
+    source::kubernetes::client,
 };
 use book::Book;
 use counted::Counted;
@@ -244,7 +253,14 @@ async fn requested(mut shutdown: Shutdown) {
 fn open(config: &CsiConfig, counts: &VolumeCounts, troubles: Troubles) -> Result<Driver, String> {
     let pool = Pool::open(&config.pool)?;
     let book = Book::open(&pool.store())?;
-    let volumes = Volumes::new(pool, book, &config.node_name).counted(counts);
+    let cgroups = match &config.cgroup {
+        CgroupChoice::Auto => unified_cgroup(None),
+        CgroupChoice::Folder(folder) => unified_cgroup(Some(folder)),
+        CgroupChoice::Off => None,
+    };
+    let volumes = Volumes::new(pool, book, &config.node_name)
+        .counted(counts)
+        .bounding_by(cgroups);
     let (recovered, strangers) = volumes.recover().map_err(|fault| fault.to_string())?;
     tracing::info!(
         undone = recovered.undone,

@@ -1,6 +1,6 @@
 //! What is mounted where, and mounting: with words that are read here, and never over a link.
 
-use super::kernel::LoopDevice;
+use super::{folder::Folder, kernel::LoopDevice};
 use rustix::{
     fs::CWD,
     io::Errno,
@@ -9,7 +9,10 @@ use rustix::{
 use std::{
     ffi::CString,
     fs, io,
-    os::unix::ffi::OsStringExt as _,
+    os::{
+        fd::{AsFd as _, AsRawFd as _},
+        unix::ffi::OsStringExt as _,
+    },
     path::{Path, PathBuf},
 };
 
@@ -148,6 +151,27 @@ pub(super) fn device(device: LoopDevice, at: &Path, fs: &str, words: &[String]) 
     let others = CString::new(others).map_err(io::Error::other)?;
     let data = (!others.is_empty()).then_some(others.as_c_str());
     Ok(mount(device.path(), at, fs, flags, data)?)
+}
+
+/// Shows a folder at a place, with words of a mount; [`Errno::INVAL`]: one of them is a file system's own.
+pub(super) fn folder(folder: &Folder, at: &Path, words: &[String]) -> io::Result<()> {
+    let (flags, others) = flags(words);
+    if !others.is_empty() {
+        return Err(Errno::INVAL.into());
+    }
+    let path = format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd());
+    mount_bind(path, at)?;
+    if let Err(error) = mount_remount(at, MountFlags::BIND | flags, "") {
+        unmount(at, UnmountFlags::empty())?;
+        return Err(error.into());
+    }
+    Ok(())
+}
+
+/// Whether a place is this very folder.
+pub(super) fn is_folder(folder: &Folder, at: &Path) -> io::Result<bool> {
+    let (own, found) = (rustix::fs::fstat(folder)?, rustix::fs::stat(at)?);
+    Ok((own.st_dev, own.st_ino) == (found.st_dev, found.st_ino))
 }
 
 /// Shows what is at one place at another, too.

@@ -1,19 +1,27 @@
 //! The folder of volumes on the node's disk: a file for each volume and each snapshot, on a file system that lets two
 //! files share their blocks (reflink). Where the folder's own can't, one file in it holds an XFS that can. Found out by
-//! trying, not by the file system's name. Everything is reached beneath the folder's descriptor, through no link.
+//! trying, not by the file system's name. Volumes that are no files are its, too: [`super::backend`].
 
-use super::{kernel::LoopDevice, mounts, tools};
+use super::{
+    backend::{Found, btrfs::Subvolumes, directory::Directories},
+    folder::Folder,
+    kernel::LoopDevice,
+    mounts, tools,
+};
 use rustix::{
     fs::{
-        AtFlags, FallocateFlags, Mode, OFlags, ResolveFlags, fallocate, fstatvfs, fsync, ftruncate,
-        ioctl_ficlone, mkdirat, openat2, renameat, unlinkat,
+        FallocateFlags, IFlags, Mode, OFlags, fallocate, fstatvfs, fsync, ftruncate, ioctl_ficlone,
+        ioctl_getflags, ioctl_setflags,
     },
     io::Errno,
 };
 use std::{
     fs::{self, DirBuilder, File},
     io,
-    os::{fd::OwnedFd, unix::fs::DirBuilderExt as _},
+    os::{
+        fd::OwnedFd,
+        unix::fs::{DirBuilderExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -66,7 +74,12 @@ pub(super) struct Room {
 #[derive(Debug)]
 pub(super) struct Pool {
     root: PathBuf,
-    dir: OwnedFd,
+    dir: Folder,
+    /// The node's own folder, where the pool is in a file of it.
+    host: Option<Folder>,
+    /// None: they can't be made here.
+    pub(super) subvolumes: Option<Subvolumes>,
+    pub(super) directories: Directories,
 }
 
 impl Pool {
@@ -85,16 +98,38 @@ impl Pool {
             false => folder.to_owned(),
             true => mount_image(folder)?,
         };
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let dir = rustix::fs::open(&root, flags, Mode::empty()).map_err(|e| fault(e.into()))?;
+        let dir = Folder::open(&root).map_err(fault)?;
         for name in [VOLUMES, SNAPSHOTS, TRASH] {
-            match mkdirat(&dir, name, Mode::RWXU) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(fault(error.into())),
-            }
+            dir.made(name).map_err(fault)?;
         }
+        let host = match root == folder {
+            true => None,
+            false => Some(Folder::open(folder).map_err(fault)?),
+        };
+        let subvolumes = Subvolumes::open(&dir).map_err(fault)?;
+        let places = [host.as_ref(), Some(&dir)].into_iter().flatten();
+        let directories = Directories::open(places).map_err(fault)?;
         fsync(&dir).map_err(|e| fault(e.into()))?;
-        Ok(Self { root, dir })
+        Ok(Self {
+            root,
+            dir,
+            host,
+            subvolumes,
+            directories,
+        })
+    }
+
+    /// What was found out about the back ends of this node.
+    pub(super) fn found(&self) -> Found<'_> {
+        let btrfs = match &self.subvolumes {
+            None => Err("the pool is not on a btrfs"),
+            Some(subvolumes) => subvolumes.limits.as_ref().copied().map_err(String::as_str),
+        };
+        let quota = self.directories.quota.as_ref();
+        Found {
+            btrfs,
+            quota: quota.copied().map_err(String::as_str),
+        }
     }
 
     /// Where the store of the pool is.
@@ -109,35 +144,57 @@ impl Pool {
 
     /// Room that nobody's blocks take.
     pub(super) fn room(&self) -> io::Result<Room> {
-        let stat = fstatvfs(&self.dir)?;
+        let (inner, backed) = self.rooms()?;
         Ok(Room {
-            free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            free: backed.map_or(inner.free, |backed| backed.free.min(inner.free)),
+            ..inner
         })
     }
 
-    fn beneath(&self, path: &str, flags: OFlags) -> io::Result<OwnedFd> {
-        let resolve = ResolveFlags::BENEATH
-            | ResolveFlags::NO_SYMLINKS
-            | ResolveFlags::NO_MAGICLINKS
-            | ResolveFlags::NO_XDEV;
-        let mode = match flags.contains(OFlags::CREATE) {
-            true => Mode::RUSR | Mode::WUSR,
-            false => Mode::empty(),
+    /// The same for folders of volumes, which may be beside the pool's file.
+    pub(super) fn room_for_directories(&self) -> io::Result<Room> {
+        let (inner, backed) = self.rooms()?;
+        Ok(match backed {
+            Some(backed) if self.directories.on_host => backed,
+            Some(backed) => Room {
+                free: backed.free.min(inner.free),
+                ..inner
+            },
+            None => inner,
+        })
+    }
+
+    /// Room in the pool; and that of the disk below, where the pool is in a file whose blocks are taken when they are
+    /// written: less what the pool holds and the disk doesn't have for it yet.
+    fn rooms(&self) -> io::Result<(Room, Option<Room>)> {
+        let stat = fstatvfs(&self.dir)?;
+        let inner = Room {
+            free: stat.f_bavail.saturating_mul(stat.f_frsize),
+            total: stat.f_blocks.saturating_mul(stat.f_frsize),
         };
-        Ok(openat2(
-            &self.dir,
-            path,
-            flags | OFlags::CLOEXEC,
-            mode,
-            resolve,
-        )?)
+        let Some(host) = &self.host else {
+            return Ok((inner, None));
+        };
+        let held = stat.f_blocks.saturating_sub(stat.f_bfree) * stat.f_frsize;
+        let file = File::from(host.beneath(IMAGE, OFlags::RDONLY)?);
+        let lacking = held.saturating_sub(file.metadata()?.blocks() * 512);
+        let stat = fstatvfs(host)?;
+        let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+        Ok((
+            inner,
+            Some(Room {
+                free: free.saturating_sub(lacking),
+                total: stat.f_blocks.saturating_mul(stat.f_frsize),
+            }),
+        ))
     }
 
     /// Opens a file that is there.
     pub(super) fn image(&self, image: Image<'_>, write: bool) -> io::Result<File> {
         let flags = if write { OFlags::RDWR } else { OFlags::RDONLY };
-        self.beneath(&image.path(), flags).map(File::from)
+        self.dir
+            .beneath(image.path().as_str(), flags)
+            .map(File::from)
     }
 
     pub(super) fn has(&self, image: Image<'_>) -> io::Result<bool> {
@@ -159,21 +216,28 @@ impl Pool {
     ) -> io::Result<()> {
         let fresh = format!("{}/.{}.new", image.kind.folder(), image.name);
         // Of an attempt that ended early.
-        self.unlink(&fresh)?;
+        self.dir.remove(&fresh)?;
         let made = self.fill(&fresh, from, bytes, thin);
         if made.is_err() {
-            self.unlink(&fresh)?;
+            self.dir.remove(&fresh)?;
         }
         made?;
-        renameat(&self.dir, &fresh, &self.dir, image.path())?;
-        self.sync(image.kind.folder())
+        self.dir.rename(&fresh, &image.path())?;
+        self.dir.sync(image.kind.folder())
     }
 
     fn fill(&self, fresh: &str, from: Option<Image<'_>>, bytes: u64, thin: bool) -> io::Result<()> {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = self.beneath(fresh, flags)?;
-        if let Some(from) = from {
-            ioctl_ficlone(&file, self.image(from, false)?)?;
+        let file = self.dir.beneath(fresh, flags)?;
+        match from {
+            None => write_in_place(&file)?,
+            Some(from) => {
+                let from = self.image(from, false)?;
+                if is_written_in_place(&from)? {
+                    write_in_place(&file)?;
+                }
+                ioctl_ficlone(&file, from)?;
+            }
         }
         ftruncate(&file, bytes)?;
         if !thin {
@@ -200,21 +264,24 @@ impl Pool {
     /// Removes a file: first out of reach, then its blocks. Does nothing when there is none.
     pub(super) fn remove(&self, image: Image<'_>) -> io::Result<()> {
         let trash = format!("{TRASH}/{}", image.name);
-        match renameat(&self.dir, image.path(), &self.dir, &trash) {
-            Ok(()) => self.sync(image.kind.folder())?,
-            Err(Errno::NOENT) => {}
-            Err(error) => return Err(error.into()),
+        match self.dir.rename(&image.path(), &trash) {
+            Ok(()) => self.dir.sync(image.kind.folder())?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
-        self.unlink(&trash)
+        self.dir.remove(&trash)
     }
 
     /// Removes what operations left that ended early; how many files.
     pub(super) fn sweep(&self) -> io::Result<usize> {
-        let mut removed = 0;
+        let mut removed = self.directories.sweep()?;
+        if let Some(subvolumes) = &self.subvolumes {
+            removed += subvolumes.sweep()?;
+        }
         for folder in [VOLUMES, SNAPSHOTS, TRASH] {
-            for name in self.names(folder)? {
+            for name in self.dir.names(folder)? {
                 if folder == TRASH || name.ends_with(".new") {
-                    self.unlink(&format!("{folder}/{name}"))?;
+                    self.dir.remove(&format!("{folder}/{name}"))?;
                     removed += 1;
                 }
             }
@@ -226,9 +293,13 @@ impl Pool {
     pub(super) fn leftovers(&self) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
         for folder in [VOLUMES, SNAPSHOTS, TRASH] {
-            let names = self.names(folder)?.into_iter();
+            let names = self.dir.names(folder)?.into_iter();
             let left = names.filter(|name| folder == TRASH || name.ends_with(".new"));
             found.extend(left.map(|name| format!("{folder}/{name}")));
+        }
+        found.extend(self.directories.leftovers()?);
+        if let Some(subvolumes) = &self.subvolumes {
+            found.extend(subvolumes.leftovers()?);
         }
         Ok(found)
     }
@@ -245,36 +316,28 @@ impl Pool {
 
     /// Names of the files of a kind.
     pub(super) fn images(&self, kind: Kind) -> io::Result<Vec<String>> {
-        let names = self.names(kind.folder())?.into_iter();
+        let names = self.dir.names(kind.folder())?.into_iter();
         Ok(names
             .filter_map(|name| name.strip_suffix(".img").map(str::to_owned))
             .collect())
     }
+}
 
-    fn names(&self, folder: &str) -> io::Result<Vec<String>> {
-        let folder = self.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        let mut names = Vec::new();
-        for entry in rustix::fs::Dir::read_from(&folder)? {
-            let entry = entry?;
-            if let Ok(name) = entry.file_name().to_str()
-                && !matches!(name, "." | "..")
-            {
-                names.push(name.to_owned());
-            }
-        }
-        Ok(names)
+/// Has a file's blocks be written where they are, on a file system that would write them elsewhere (btrfs): blocks that
+/// were taken for a volume stay its own, and direct I/O stays direct, since nobody sums them up. What shares blocks with
+/// it is safe all the same: the first write of each goes elsewhere. Other file systems know no such word, and do so anyway.
+fn write_in_place(file: &OwnedFd) -> io::Result<()> {
+    match ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::NOCOW)) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => Ok(()),
+        Err(error) => Err(error.into()),
     }
+}
 
-    fn unlink(&self, path: &str) -> io::Result<()> {
-        match unlinkat(&self.dir, path, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn sync(&self, folder: &str) -> io::Result<()> {
-        let folder = self.beneath(folder, OFlags::RDONLY | OFlags::DIRECTORY)?;
-        Ok(fsync(folder)?)
+fn is_written_in_place(file: &File) -> io::Result<bool> {
+    match ioctl_getflags(file) {
+        Ok(flags) => Ok(flags.contains(IFlags::NOCOW)),
+        Err(Errno::OPNOTSUPP | Errno::NOTTY) => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
@@ -324,7 +387,15 @@ fn mount_image(folder: &Path) -> Result<PathBuf, String> {
         Some(device) => device,
         None => LoopDevice::attach(&backing, false).map_err(|e| fault("a loop device", e))?,
     };
-    mounts::device(device, &at, "xfs", &["noatime".to_owned()])
+    let words = |words: &[&str]| {
+        words
+            .iter()
+            .map(|word| (*word).to_owned())
+            .collect::<Vec<_>>()
+    };
+    // With quotas of projects, where the kernel has them for XFS.
+    mounts::device(device, &at, "xfs", &words(&["noatime", "prjquota"]))
+        .or_else(|_| mounts::device(device, &at, "xfs", &words(&["noatime"])))
         .map_err(|e| fault("mounting it", e))?;
     Ok(at)
 }

@@ -2,7 +2,8 @@
 
 use super::{
     id::{GroupId, SnapshotId, VolumeId},
-    request::{Access, Capability, Fs, Mode, Parameters},
+    limits::Limits,
+    request::{Access, Backing, Capability, Fs, Mode, Parameters, Ratio},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt, path::PathBuf};
@@ -45,6 +46,13 @@ pub(super) struct Volume {
     pub(super) name: String,
     pub(super) phase: Phase,
     pub(super) bytes: u64,
+    #[serde(default)]
+    pub(super) backing: Backing,
+    /// Whose quota bounds a folder; none: nothing does, or something else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) project: Option<u32>,
+    #[serde(default)]
+    pub(super) limits: Limits,
     /// None: raw block.
     pub(super) fs: Option<Fs>,
     /// The file system has been made: it is never made again.
@@ -106,6 +114,15 @@ impl Target {
 }
 
 impl Volume {
+    /// What it is, in a word for people: its file system, its back end, or `block`.
+    pub(super) const fn word(&self) -> &'static str {
+        match (self.backing, self.fs) {
+            (Backing::Image, Some(fs)) => fs.as_str(),
+            (Backing::Image, None) => "block",
+            (backing, _) => backing.as_str(),
+        }
+    }
+
     /// Whether it can be used in a way.
     pub(super) fn suits(&self, capability: &Capability) -> bool {
         match &capability.access {
@@ -133,6 +150,8 @@ pub(super) struct Snapshot {
     pub(super) name: String,
     pub(super) phase: Phase,
     pub(super) of: VolumeId,
+    #[serde(default)]
+    pub(super) backing: Backing,
     pub(super) bytes: u64,
     pub(super) fs: Option<Fs>,
     pub(super) formatted: bool,
@@ -140,6 +159,9 @@ pub(super) struct Snapshot {
     pub(super) made_at_ns: i64,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) group: Option<GroupId>,
+    /// As its volume's class says.
+    #[serde(default)]
+    pub(super) overcommit: Ratio,
 }
 
 /// Snapshots at one moment.

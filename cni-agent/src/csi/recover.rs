@@ -1,13 +1,15 @@
 //! What a start finds: the disk is the truth, and what is remembered says how far everything was.
 
 use super::{
+    backend::Item,
     book::Change,
     fault::Fault,
     kernel::{self, LoopDevice},
     mounts,
     pool::Kind,
     records::Phase,
-    volumes::{Volumes, cut, failed, image},
+    request::Backing,
+    volumes::{Volumes, failed, image},
 };
 use std::{collections::BTreeSet, fs::File};
 
@@ -42,8 +44,8 @@ impl Volumes {
                 Phase::Making => recovered.undone += 1,
                 Phase::Deleting => recovered.finished += 1,
             }
-            self.pool
-                .remove(cut(&snapshot.id))
+            self.backend(snapshot.backing)?
+                .remove(Item::Snapshot(snapshot))
                 .map_err(failed("removing a snapshot"))?;
             self.book
                 .commit(&[Change::NoSnapshot(snapshot.id.clone())])?;
@@ -64,15 +66,17 @@ impl Volumes {
                         Phase::Making => recovered.undone += 1,
                         _ => recovered.finished += 1,
                     }
-                    if self
-                        .pool
-                        .has(image(&volume.id))
-                        .map_err(failed("the pool"))?
+                    let is_file = volume.backing == Backing::Image;
+                    if is_file
+                        && self
+                            .pool
+                            .has(image(&volume.id))
+                            .map_err(failed("the pool"))?
                     {
                         self.detach(volume)?;
                     }
-                    self.pool
-                        .remove(image(&volume.id))
+                    self.backend(volume.backing)?
+                        .remove(Item::Volume(volume))
                         .map_err(failed("removing a volume"))?;
                     self.book.commit(&[Change::NoVolume(volume.id.clone())])?;
                     continue;
@@ -87,6 +91,7 @@ impl Volumes {
         }
         recovered.swept = self.pool.sweep().map_err(failed("the pool"))?;
         recovered.detached = self.detach_unused()?;
+        self.bound_again()?;
         Ok((recovered, self.strangers()?))
     }
 
@@ -97,7 +102,7 @@ impl Volumes {
             let mounted = contents
                 .volumes
                 .values()
-                .filter(|volume| volume.fs.is_some());
+                .filter(|volume| volume.fs.is_some() && volume.backing == Backing::Image);
             let places = mounted.flat_map(|volume| {
                 let places = volume.stages.keys().chain(volume.targets.keys());
                 places.map(|at| (volume.clone(), at.clone()))
@@ -130,6 +135,7 @@ impl Volumes {
         let unused = contents
             .volumes
             .values()
+            .filter(|volume| volume.backing == Backing::Image)
             .filter(|volume| volume.stages.is_empty() && volume.targets.is_empty());
         for volume in unused {
             let file = self
@@ -150,17 +156,40 @@ impl Volumes {
     fn strangers(&self) -> Result<Vec<String>, Fault> {
         let contents = self.book.read();
         let mut strangers = Vec::new();
-        for kind in [Kind::Volume, Kind::Snapshot] {
-            for name in self.pool.images(kind).map_err(failed("the pool"))? {
-                let is_known = match kind {
-                    Kind::Volume => contents.volumes.keys().any(|id| id.as_str() == name),
-                    Kind::Snapshot => contents.snapshots.keys().any(|id| id.as_str() == name),
-                };
-                if !is_known {
-                    strangers.push(name);
+        for backend in self.backends() {
+            for kind in [Kind::Volume, Kind::Snapshot] {
+                for name in backend.names(kind).map_err(failed("the pool"))? {
+                    let is_known = match kind {
+                        Kind::Volume => contents.volumes.keys().any(|id| id.as_str() == name),
+                        Kind::Snapshot => contents.snapshots.keys().any(|id| id.as_str() == name),
+                    };
+                    if !is_known {
+                        strangers.push(name);
+                    }
                 }
             }
         }
         Ok(strangers)
+    }
+
+    /// Sets the limits of volumes again: who turns a file system's quotas off and on has them all lost, and an agent may
+    /// have ended before it had changed them.
+    fn bound_again(&self) -> Result<(), Fault> {
+        let contents = self.book.read().clone();
+        let ready = contents.volumes.values();
+        for volume in ready.filter(|volume| volume.phase == Phase::Ready) {
+            let bound = match volume.backing {
+                Backing::Image if !volume.limits.has_rates() => Ok(()),
+                Backing::Image => self.throttle(volume, &volume.limits, volume.targets.keys()),
+                backing => {
+                    let grown = self.backend(backing)?.grow(volume, volume.bytes);
+                    grown.map_err(failed("the volume's limit"))
+                }
+            };
+            if let Err(problem) = bound {
+                tracing::warn!(volume = %volume.id, %problem, "a volume's limits don't hold");
+            }
+        }
+        Ok(())
     }
 }

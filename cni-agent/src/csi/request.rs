@@ -26,6 +26,8 @@ const BLOCK: u64 = 4096;
 pub(super) enum Fs {
     Ext4,
     Xfs,
+    /// None of its own: a folder of the pool's, which nobody names.
+    Folder,
 }
 
 impl Fs {
@@ -33,6 +35,7 @@ impl Fs {
         match self {
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
+            Self::Folder => "the pool's file system",
         }
     }
 
@@ -237,6 +240,29 @@ pub(super) fn path(field: &'static str, path: &str) -> Result<PathBuf, Fault> {
     Ok(read)
 }
 
+/// What a volume is on the pool.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Backing {
+    /// A file, behind a loop device. What records without a word are.
+    #[default]
+    Image,
+    /// A subvolume with a quota group.
+    Btrfs,
+    /// A folder, with a project's quota.
+    Directory,
+}
+
+impl Backing {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Image => "image",
+            Self::Btrfs => "btrfs",
+            Self::Directory => "directory",
+        }
+    }
+}
+
 /// What a StorageClass says of its volumes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -245,6 +271,55 @@ pub(super) struct Parameters {
     pub(super) fs: Option<Fs>,
     /// Blocks are taken from the pool when they are written, not when the volume is made.
     pub(super) thin: bool,
+    /// None: what suits this node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) backend: Option<Backing>,
+    /// Where nothing can enforce a directory's size, it is made all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) allow_unenforced: bool,
+    #[serde(default)]
+    pub(super) overcommit: Ratio,
+}
+
+/// How many bytes are promised for one that is kept free, in hundredths.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub(super) struct Ratio(u32);
+
+impl Default for Ratio {
+    fn default() -> Self {
+        Self(100)
+    }
+}
+
+impl Ratio {
+    /// A number like 1.5, from 1 to 100.
+    fn parse(text: &str) -> Option<Self> {
+        let (whole, part) = text.split_once('.').unwrap_or((text, "0"));
+        let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());
+        if !digits(whole) || !digits(part) || part.is_empty() || part.len() > 2 {
+            return None;
+        }
+        let part = part.parse::<u32>().ok()? * if part.len() == 1 { 10 } else { 1 };
+        let ratio = whole
+            .parse::<u32>()
+            .ok()?
+            .checked_mul(100)?
+            .checked_add(part)?;
+        (100..=10_000).contains(&ratio).then_some(Self(ratio))
+    }
+
+    /// How much may be promised of so many bytes.
+    pub(super) fn promises(self, bytes: u64) -> u64 {
+        let promised = u128::from(bytes) * u128::from(self.0) / 100;
+        u64::try_from(promised).unwrap_or(u64::MAX)
+    }
+
+    /// What is kept free for so many bytes.
+    pub(super) fn kept(self, bytes: u64) -> u64 {
+        let kept = (u128::from(bytes) * 100).div_ceil(u128::from(self.0.max(1)));
+        u64::try_from(kept).unwrap_or(u64::MAX)
+    }
 }
 
 /// Keys that the sidecars add for themselves.
@@ -280,21 +355,53 @@ pub(super) fn parameters(asked: &HashMap<String, String>) -> Result<Parameters, 
     for (key, value) in asked {
         match key.as_str() {
             "csi.storage.k8s.io/fstype" | "fsType" => read.fs = Some(Fs::parse(FIELD, value)?),
-            "thin" => {
-                read.thin = value.parse().map_err(|_| {
-                    Fault::invalid(FIELD, format!("thin: {value:?} is neither true nor false"))
+            "thin" => read.thin = is_true(key, value)?,
+            "allowUnenforced" => read.allow_unenforced = is_true(key, value)?,
+            "backend" => {
+                read.backend = match value.as_str() {
+                    "auto" => None,
+                    "image" => Some(Backing::Image),
+                    "btrfs" => Some(Backing::Btrfs),
+                    "directory" => Some(Backing::Directory),
+                    other => {
+                        return Err(Fault::invalid(
+                            FIELD,
+                            format!(
+                                "backend: {other:?} is not known; write auto, image, directory or btrfs"
+                            ),
+                        ));
+                    }
+                };
+            }
+            "overcommit" => {
+                read.overcommit = Ratio::parse(value).ok_or_else(|| {
+                    Fault::invalid(
+                        FIELD,
+                        format!("overcommit: {value:?} is no ratio; write a number from 1 to 100, like 1.5"),
+                    )
                 })?;
             }
             key if key.starts_with(OF_SIDECARS) => {}
             key => {
                 return Err(Fault::invalid(
                     FIELD,
-                    format!("{key:?} is not known; there are fsType and thin"),
+                    format!(
+                        "{key:?} is not known; there are backend, fsType, thin, overcommit and allowUnenforced"
+                    ),
                 ));
             }
         }
     }
     Ok(read)
+}
+
+fn is_true(key: &str, value: &str) -> Result<bool, Fault> {
+    value.parse().map_err(|_| {
+        Fault::invalid(
+            "parameters",
+            format!("{key}: {value:?} is neither true nor false"),
+        )
+    })
 }
 
 #[cfg(test)]
@@ -426,13 +533,30 @@ mod tests {
             ("csi.storage.k8s.io/fstype", "xfs"),
             ("csi.storage.k8s.io/pvc/name", "pvc-test"),
             ("thin", "true"),
+            ("backend", "directory"),
+            ("allowUnenforced", "true"),
+            ("overcommit", "1.5"),
         ]);
         let expected = Parameters {
             fs: Some(Fs::Xfs),
             thin: true,
+            backend: Some(Backing::Directory),
+            allow_unenforced: true,
+            overcommit: Ratio(150),
         };
         assert_eq!(read, Ok(expected));
-        for pairs in [[("thin", "yes")], [("thim", "true")], [("fsType", "zfs")]] {
+        assert_eq!(class(&[("backend", "auto")]), Ok(Parameters::default()));
+        for pairs in [
+            [("thin", "yes")],
+            [("thim", "true")],
+            [("fsType", "zfs")],
+            [("fsType", "folder")],
+            [("backend", "lvm")],
+            [("overcommit", "0.5")],
+            [("overcommit", "-2")],
+            [("overcommit", "2.")],
+            [("overcommit", "1e3")],
+        ] {
             assert_eq!(field(class(&pairs).unwrap_err()), "parameters", "{pairs:?}");
         }
     }
@@ -463,6 +587,26 @@ mod tests {
             assert_eq!(claim("v", &parameters), None, "{name:?}");
         }
         assert_eq!(claim("v", &map(&[("pvc/name", "pvc-test")])), None);
+    }
+
+    #[test]
+    fn of_a_ratio_its_part_is_kept() {
+        assert_eq!(Ratio::default().kept(1000), 1000);
+        assert_eq!(Ratio::parse("2.5").unwrap().kept(1000), 400);
+        assert_eq!(Ratio::parse("3").unwrap().kept(1000), 334);
+        assert_eq!(Ratio::parse("100"), Some(Ratio(10_000)));
+        assert_eq!(Ratio::parse("100.01"), None);
+    }
+
+    #[test]
+    fn a_class_of_an_earlier_agent_is_read() {
+        let old = serde_json::from_str::<Parameters>(r#"{"fs":"ext4","thin":true}"#).unwrap();
+        let expected = Parameters {
+            fs: Some(Fs::Ext4),
+            thin: true,
+            ..Parameters::default()
+        };
+        assert_eq!(old, expected);
     }
 
     #[test]

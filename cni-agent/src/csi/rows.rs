@@ -1,11 +1,13 @@
 //! What `fairlead volume` shows of volumes, snapshots and the pool's room.
 
 use super::{
+    backend::Item,
     fault::Fault,
     look::{Blocks, Look},
     pool::Kind,
     records::{ObjectName, Phase, Snapshot, Volume},
-    volumes::{Volumes, cut, failed, image, promise, promised},
+    request::Backing,
+    volumes::{Volumes, cut, failed, image},
 };
 use crate::metrics::{VolumeUse, VolumesSnapshot};
 use crate::query::{PoolUsage, PublishedRow, SnapshotRow, UsageRow, VolumeRow, VolumeState};
@@ -30,8 +32,8 @@ impl Volumes {
         let mut found = VolumesSnapshot {
             total: room.total,
             free: room.free,
-            promised: promised(&contents),
-            available: self.capacity()?,
+            promised: self.promised()?,
+            available: self.capacity(Backing::Image)?,
             ..VolumesSnapshot::default()
         };
         for snapshot in contents.snapshots.values() {
@@ -43,14 +45,13 @@ impl Volumes {
             false => None,
         };
         for volume in contents.volumes.into_values() {
-            let fs = volume.fs.map_or("block", |fs| fs.as_str()).to_owned();
-            let kind = (fs, state(&volume).as_str());
+            let kind = (volume.word().to_owned(), state(&volume).as_str());
             *found.volumes.entry(kind).or_default() += 1;
             for illness in self.illnesses(&volume)? {
                 *found.unhealthy.entry(illness.reason()).or_default() += 1;
             }
             if let Some(look) = &look {
-                let used = used(&volume, look);
+                let used = self.used(&volume, look);
                 let (namespace, claim) = parts(volume.claim);
                 found.by_volume.push(VolumeUse {
                     namespace,
@@ -87,9 +88,9 @@ impl Volumes {
             pods,
             state: state(volume),
             bytes: volume.bytes,
-            used: used(volume, look),
+            used: self.used(volume, look),
             allocated: file.map(|file| file.allocated),
-            fs: volume.fs.map_or("block", |fs| fs.as_str()).to_owned(),
+            fs: volume.word().to_owned(),
             thin: volume.parameters.thin,
             inline: volume.inline,
             source: volume.source.as_ref().map(ToString::to_string),
@@ -110,7 +111,7 @@ impl Volumes {
         let rows = contents.snapshots.values().map(|snapshot| {
             let of = contents.volumes.get(&snapshot.of);
             let claim = of.and_then(|volume| volume.claim.as_ref());
-            let blocks = self.blocks(cut(&snapshot.id))?;
+            let blocks = self.blocks_of(Item::Snapshot(snapshot))?;
             Ok(snapshot_row(snapshot, claim, blocks))
         });
         rows.collect()
@@ -119,11 +120,11 @@ impl Volumes {
     /// How the pool's room is used, and what would fill it.
     pub(super) fn usage(&self) -> Result<PoolUsage, Fault> {
         let room = self.pool.room().map_err(failed("the pool"))?;
-        let available = self.capacity()?;
+        let available = self.capacity(Backing::Image)?;
         let contents = self.book.read().clone();
         let mut rows = Vec::new();
         for volume in contents.volumes.values() {
-            let blocks = self.blocks(image(&volume.id))?.unwrap_or_default();
+            let blocks = self.blocks_of(Item::Volume(volume))?.unwrap_or_default();
             rows.push(UsageRow {
                 kind: "volume".to_owned(),
                 id: volume.id.to_string(),
@@ -131,11 +132,13 @@ impl Volumes {
                 bytes: volume.bytes,
                 own: blocks.own,
                 shared: blocks.shared,
-                promised: promise(volume),
+                promised: self.promised_to(Item::Volume(volume))?,
             });
         }
         for snapshot in contents.snapshots.values() {
-            let blocks = self.blocks(cut(&snapshot.id))?.unwrap_or_default();
+            let blocks = self
+                .blocks_of(Item::Snapshot(snapshot))?
+                .unwrap_or_default();
             rows.push(UsageRow {
                 kind: "snapshot".to_owned(),
                 id: snapshot.id.to_string(),
@@ -143,7 +146,7 @@ impl Volumes {
                 bytes: snapshot.bytes,
                 own: blocks.own,
                 shared: blocks.shared,
-                promised: snapshot.bytes,
+                promised: self.promised_to(Item::Snapshot(snapshot))?,
             });
         }
         rows.sort_by_key(|row| std::cmp::Reverse(row.own + row.promised));
@@ -158,6 +161,34 @@ impl Volumes {
         };
         usage.warnings = warnings(&usage);
         Ok(usage)
+    }
+
+    /// Bytes of a volume that are in use, where something tells.
+    fn used(&self, volume: &Volume, look: &Look) -> Option<u64> {
+        match volume.backing {
+            Backing::Image => used(volume, look),
+            backing => {
+                let usage = self.backend(backing).ok()?.usage(volume).ok()?;
+                usage.map(|usage| usage.bytes.used)
+            }
+        }
+    }
+
+    /// Which blocks nothing else has.
+    fn blocks_of(&self, item: Item<'_>) -> Result<Option<Blocks>, Fault> {
+        let (backing, file, bytes) = match item {
+            Item::Volume(of) => (of.backing, image(&of.id), of.bytes),
+            Item::Snapshot(of) => (of.backing, cut(&of.id), of.bytes),
+        };
+        if backing == Backing::Image {
+            return self.blocks(file);
+        }
+        let owed = self.backend(backing)?.owed(item);
+        let owed = owed.map_err(failed("the pool"))?;
+        Ok(Some(Blocks {
+            own: bytes.saturating_sub(owed),
+            shared: 0,
+        }))
     }
 }
 

@@ -4,6 +4,7 @@
 use super::{
     book::Change,
     fault::Fault,
+    folder::Folder,
     freeze::Held,
     id::VolumeId,
     in_flight::Working,
@@ -11,7 +12,7 @@ use super::{
     mounts,
     pool::attached,
     records::{Target, Volume},
-    request::{Access, Capability, Fs, Mode},
+    request::{Access, Backing, Capability, Fs, Mode},
     superblock::Superblock,
     tools,
     volumes::{Volumes, failed, image},
@@ -77,10 +78,17 @@ impl Volumes {
         let Some(mount) = mounts::at(at).map_err(failed("mounts"))? else {
             return Ok(false);
         };
-        let device = self.device(volume)?;
-        match (mount.loop_device(), device) {
-            (Some(found), Some(own)) if found == own => Ok(true),
-            _ => Err(Fault::Precondition(
+        let is_own = match volume.backing {
+            Backing::Image => {
+                let device = self.device(volume)?;
+                device.is_some() && mount.loop_device() == device
+            }
+            Backing::Btrfs | Backing::Directory => mounts::is_folder(&self.folder(volume)?, at)
+                .map_err(failed("the volume's mount"))?,
+        };
+        match is_own {
+            true => Ok(true),
+            false => Err(Fault::Precondition(
                 "something else is mounted where the volume should be; unmount it".into(),
             )),
         }
@@ -116,11 +124,42 @@ impl Volumes {
                 self.book.commit(&[Change::Volume(volume.clone())])?;
             }
         }
-        let device = self.attach(&volume)?;
-        if let Access::Mount { flags, .. } = &capability.access {
-            self.mount(&mut volume, device, at, flags)?;
+        match (&capability.access, volume.backing) {
+            (Access::Block, _) => self.attach(&volume).map(drop),
+            (Access::Mount { flags, .. }, Backing::Image) => {
+                let device = self.attach(&volume)?;
+                self.mount(&mut volume, device, at, flags)
+            }
+            (Access::Mount { flags, .. }, _) => self.mount_folder(&volume, at, flags),
         }
-        Ok(())
+    }
+
+    /// What pods are shown of a volume that is no file.
+    fn folder(&self, volume: &Volume) -> Result<Folder, Fault> {
+        let folder = self
+            .backend(volume.backing)?
+            .folder(volume)
+            .map_err(failed("opening the volume"))?;
+        folder.ok_or_else(|| Fault::internal("the volume", "has no folder"))
+    }
+
+    fn mount_folder(&self, volume: &Volume, at: &Path, flags: &[String]) -> Result<(), Fault> {
+        make_folder(at)?;
+        if self.is_mounted(volume, at)? {
+            return Ok(());
+        }
+        mounts::folder(&self.folder(volume)?, at, flags).map_err(|error| {
+            match error.raw_os_error() {
+                Some(libc::EINVAL) => Fault::invalid(
+                    "volume_capability.mount.mount_flags",
+                    format!(
+                        "have an option of a file system, and a {} has none of its own; use backend: image",
+                        volume.backing.as_str()
+                    ),
+                ),
+                _ => Fault::internal("mounting the volume", error),
+            }
+        })
     }
 
     fn mount(
@@ -165,7 +204,7 @@ impl Volumes {
             }
         })?;
         match fs {
-            Fs::Ext4 => Ok(()),
+            Fs::Ext4 | Fs::Folder => Ok(()),
             // Only where it is mounted.
             Fs::Xfs => grow_mounted(device, fs, at),
         }
@@ -205,6 +244,9 @@ impl Volumes {
     }
 
     pub(super) fn detach(&self, volume: &Volume) -> Result<(), Fault> {
+        if volume.backing != Backing::Image {
+            return Ok(());
+        }
         if let Some(device) = self.device(volume)? {
             device.detach().map_err(failed("the loop device"))?;
         }
@@ -250,6 +292,10 @@ impl Volumes {
                 volume.targets.insert(at.to_owned(), target);
                 self.book.commit(&[Change::Volume(volume.clone())])?;
             }
+        }
+        // Before the pod has it.
+        if volume.limits.has_rates() {
+            self.throttle(&volume, &volume.limits, [at.to_owned()].iter())?;
         }
         match access {
             Access::Block => self.show_device(&volume, at),
@@ -330,6 +376,10 @@ impl Volumes {
             self.expand(handle, range)?;
         }
         let (_working, volume) = self.begin(handle)?;
+        if volume.backing != Backing::Image {
+            // Its limit was all.
+            return Ok(volume.bytes);
+        }
         let device = self.device(&volume)?.ok_or_else(|| {
             Fault::Precondition("the volume has no device; stage it again".into())
         })?;
@@ -370,6 +420,13 @@ impl Volumes {
                 "the volume is not mounted at that path".into(),
             ));
         }
+        let told = self
+            .backend(volume.backing)?
+            .usage(&volume)
+            .map_err(failed("the volume's room"))?;
+        if let Some(told) = told {
+            return Ok(told);
+        }
         let stat =
             rustix::fs::statvfs(at).map_err(|error| failed("the volume's room")(error.into()))?;
         let use_of = |total: u64, free: u64, available: u64, unit: u64| Use {
@@ -388,7 +445,8 @@ impl Volumes {
         let places: Vec<PathBuf> = {
             let contents = self.book.read();
             let volume = contents.volumes.get(id);
-            let volume = volume.filter(|volume| volume.fs.is_some());
+            // What isn't its own is never held: it would be the pool's, with all other volumes.
+            let volume = volume.filter(|of| of.fs.is_some() && of.backing == Backing::Image);
             let places = volume.map(|volume| volume.stages.keys().chain(volume.targets.keys()));
             places.into_iter().flatten().cloned().collect()
         };
@@ -468,6 +526,7 @@ fn format(device: LoopDevice, fs: Fs) -> Result<(), Fault> {
             ],
         ),
         Fs::Xfs => tools::run("mkfs.xfs", &["-q", "-f", "-K", &device]),
+        Fs::Folder => return Err(no_file_system()),
     };
     done.map_err(|problem| Fault::Internal(format!("making the file system: {problem}")))
 }
@@ -497,7 +556,12 @@ fn grow_mounted(device: LoopDevice, fs: Fs, at: &Path) -> Result<(), Fault> {
         }
         Fs::Xfs => tools::run("xfs_growfs", &["-d", &at.to_string_lossy()])
             .map_err(|problem| Fault::Internal(format!("growing the file system: {problem}"))),
+        Fs::Folder => Err(no_file_system()),
     }
+}
+
+fn no_file_system() -> Fault {
+    Fault::internal("the volume", "has no file system of its own")
 }
 
 /// Has an ext4 that nobody has mounted take the whole device.

@@ -5,7 +5,7 @@ use super::{
     Driver,
     records::{ObjectName, Phase, Volume},
     trouble::{About, Seen, Told, Trouble},
-    volumes::{Volumes, failed, promised},
+    volumes::{Volumes, failed},
 };
 use crate::{
     config::ApiOptions,
@@ -68,7 +68,7 @@ impl Volumes {
         let mut seen = Seen {
             total: room.total,
             free: room.free,
-            promised: promised(&contents),
+            promised: self.promised()?,
             ill: Vec::new(),
         };
         let volumes = contents.volumes.into_values();

@@ -21,7 +21,7 @@ const REDACTED: &str = "<redacted>";
 
 /// Keys of contexts, parameters and topologies whose values are no secrets: our own, and those of the kubelet and the
 /// sidecars. `csi.storage.k8s.io/serviceAccount.tokens` is none of them, and so is whatever comes next.
-const HARMLESS: [&str; 22] = [
+const HARMLESS: [&str; 28] = [
     "allowUnenforced",
     "backend",
     "csi.storage.k8s.io/ephemeral",
@@ -40,9 +40,15 @@ const HARMLESS: [&str; 22] = [
     "csi.storage.k8s.io/volumesnapshot/namespace",
     "csi.storage.k8s.io/volumesnapshotcontent/name",
     "fsType",
+    "maxFiles",
+    "overcommit",
+    "readBytesPerSecond",
+    "readOperationsPerSecond",
     "size",
     "storage.kubernetes.io/csiProvisionerIdentity",
     "thin",
+    "writeBytesPerSecond",
+    "writeOperationsPerSecond",
     super::TOPOLOGY,
 ];
 

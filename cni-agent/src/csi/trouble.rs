@@ -103,6 +103,9 @@ fn unwell(volume: &Volume, illness: Illness) -> Trouble {
             Illness::ReadOnly => "VolumeReadOnly",
             Illness::DeviceGone => "VolumeInaccessible",
             Illness::FileGone | Illness::FileShort => "VolumeDamaged",
+            Illness::NoLimit | Illness::TooLarge | Illness::Subvolumes | Illness::Unthrottled => {
+                "VolumeUnbounded"
+            }
         },
         note: format!("volume {}: {}", volume.id, illness.message()),
     }
@@ -149,8 +152,9 @@ pub(super) fn refused(volume: &Volume, why: &str) -> Trouble {
 mod tests {
     use super::*;
     use crate::csi::{
+        limits::Limits,
         records::{Phase, Target},
-        request::{Access, Capability, Mode, Parameters},
+        request::{Access, Backing, Capability, Mode, Parameters},
     };
 
     fn volume(claim: Option<&str>) -> Volume {
@@ -159,6 +163,9 @@ mod tests {
             name: "pvc-1".into(),
             phase: Phase::Ready,
             bytes: 1,
+            backing: Backing::Image,
+            project: None,
+            limits: Limits::default(),
             fs: None,
             formatted: false,
             parameters: Parameters::default(),

@@ -2,19 +2,22 @@
 //! is finished or undone at the next start. Everything here blocks on the disk.
 
 use super::{
-    book::{Book, Change, Contents},
+    backend::{Asked, Backend, Item, choose, fits},
+    book::{Book, Change},
     fault::Fault,
     id::{SnapshotId, VolumeId},
     in_flight::{InFlight, Working},
+    limits::Limits,
     pool::{Image, Kind, Pool},
     records::{ObjectName, Phase, Snapshot, Source, Volume},
-    request::{self, Access, Capability, Fs, Parameters},
+    request::{self, Access, Backing, Capability, Fs, Parameters},
 };
 use crate::metrics::VolumeCounts;
 use node_api::csi::CapacityRange;
 use std::{
     collections::BTreeMap,
     io,
+    path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
     time::{SystemTime, UNIX_EPOCH},
 };
@@ -28,6 +31,8 @@ pub(super) struct Volumes {
     pub(super) node: String,
     /// Where it is counted how long volumes are held still.
     pub(super) counts: VolumeCounts,
+    /// The root of control groups of version 2, where the node has them.
+    pub(super) cgroups: Option<PathBuf>,
     /// Room is promised by one at a time.
     promising: Mutex<()>,
 }
@@ -40,11 +45,13 @@ pub(super) struct Wanted {
     pub(super) capabilities: Vec<Capability>,
     pub(super) parameters: Parameters,
     pub(super) source: Option<Source>,
+    pub(super) limits: Limits,
     pub(super) claim: Option<ObjectName>,
 }
 
 /// What a source has.
 struct Original {
+    backing: Backing,
     bytes: u64,
     fs: Option<Fs>,
     formatted: bool,
@@ -88,6 +95,7 @@ impl Volumes {
             busy: InFlight::default(),
             node: node.to_owned(),
             counts: VolumeCounts::default(),
+            cgroups: None,
             promising: Mutex::new(()),
         }
     }
@@ -100,42 +108,42 @@ impl Volumes {
         }
     }
 
+    /// With control groups that bound what pods read and write.
+    pub(super) fn bounding_by(self, cgroups: Option<PathBuf>) -> Self {
+        Self { cgroups, ..self }
+    }
+
     pub(super) fn promising(&self) -> MutexGuard<'_, ()> {
         self.promising
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Room that nobody was promised. Images that share blocks with others are counted as if they shared none: each of
-    /// their bytes may be written anew, and then there must be room for it.
-    pub(super) fn capacity(&self) -> Result<u64, Fault> {
-        let room = self.pool.room().map_err(failed("the pool"))?;
-        let promised = promised(&self.book.read());
-        let available = room.free.saturating_sub(promised);
-        // Some is the file system's own.
-        Ok(available - available / 64)
+    /// What keeps volumes of a kind.
+    pub(super) fn backend(&self, backing: Backing) -> Result<&dyn Backend, Fault> {
+        Ok(match backing {
+            Backing::Image => &self.pool,
+            Backing::Directory => &self.pool.directories,
+            Backing::Btrfs => match &self.pool.subvolumes {
+                Some(subvolumes) => subvolumes,
+                None => {
+                    return Err(Fault::Internal(
+                        "the volume is a subvolume, and the pool is on no btrfs any more; mount that again".into(),
+                    ));
+                }
+            },
+        })
     }
 
-    /// What is wrong with the pool.
-    pub(super) fn pool_illness(&self) -> Result<Option<String>, Fault> {
-        let room = self.pool.room().map_err(failed("the pool"))?;
-        let promised = promised(&self.book.read());
-        Ok((promised > room.free).then(|| {
-            format!(
-                "{} bytes are promised to volumes and snapshots of this node, and its pool has {} left; remove snapshots, or add room",
-                promised, room.free
-            )
-        }))
-    }
-
-    pub(super) fn reserve(&self, bytes: u64) -> Result<(), Fault> {
-        let available = self.capacity()?;
-        if bytes > available {
-            return Err(Fault::Exhausted(format!(
-                "this node has {available} bytes left for volumes, {bytes} are asked for"
-            )));
-        }
-        Ok(())
+    /// All that this node has: that of files first.
+    pub(super) fn backends(&self) -> impl Iterator<Item = &dyn Backend> {
+        let subvolumes = self.pool.subvolumes.as_ref();
+        let backends: [Option<&dyn Backend>; 3] = [
+            Some(&self.pool),
+            Some(&self.pool.directories),
+            subvolumes.map(|of| of as &dyn Backend),
+        ];
+        backends.into_iter().flatten()
     }
 
     /// Makes a volume, or answers with the one that was made for this name.
@@ -144,17 +152,25 @@ impl Volumes {
         let _working = self.busy.begin(&[&name])?;
         let _reading = self.hold_source(wanted.source.as_ref())?;
         let original = self.original(wanted.source.as_ref())?;
-        let fs = file_system(wanted, original.as_ref())?;
-        let least = original.as_ref().map(|original| original.bytes);
-        if let Some(there) = self.book.read().named(&wanted.name) {
-            return same(there, wanted, fs).map(|()| there.clone());
+        let there = self.book.read().named(&wanted.name).cloned();
+        let backing = self.backing(wanted, there.as_ref(), original.as_ref())?;
+        let fs = match backing {
+            Backing::Image => file_system(wanted, original.as_ref())?,
+            Backing::Btrfs | Backing::Directory => Some(Fs::Folder),
+        };
+        if let Some(there) = there {
+            return same(&there, wanted, fs).map(|()| there);
         }
+        let least = original.as_ref().map(|original| original.bytes);
         let bytes = request::size(wanted.range.as_ref(), least)?;
         let volume = Volume {
             id: VolumeId::random().map_err(failed("a name for the volume"))?,
             name: wanted.name.clone(),
             phase: Phase::Making,
             bytes,
+            backing,
+            project: None,
+            limits: wanted.limits,
             fs,
             formatted: original.as_ref().is_some_and(|original| original.formatted),
             parameters: wanted.parameters.clone(),
@@ -169,39 +185,84 @@ impl Volumes {
         self.make(volume)
     }
 
+    /// Which back end a volume is of: that of the one that is there, of its source, or the one that suits.
+    fn backing(
+        &self,
+        wanted: &Wanted,
+        there: Option<&Volume>,
+        original: Option<&Original>,
+    ) -> Result<Backing, Fault> {
+        let asked = Asked {
+            parameters: &wanted.parameters,
+            capabilities: &wanted.capabilities,
+            inline: false,
+        };
+        let given = there.map(|there| there.backing);
+        let given = given.or(original.map(|original| original.backing));
+        let Some(given) = given else {
+            return choose(&asked, self.pool.found());
+        };
+        match wanted.parameters.backend {
+            Some(wanted) if wanted != given && there.is_none() => Err(Fault::invalid(
+                "parameters",
+                format!(
+                    "backend: {}, and the source is of {}; use a class of that back end",
+                    wanted.as_str(),
+                    given.as_str()
+                ),
+            )),
+            _ => fits(given, &asked).map(|()| given),
+        }
+    }
+
     /// Makes what was decided on.
     pub(super) fn make(&self, mut volume: Volume) -> Result<Volume, Fault> {
         {
             let _promising = self.promising();
-            self.reserve(volume.bytes)?;
+            self.reserve(volume.backing, volume.bytes, volume.parameters.overcommit)?;
+            if volume.backing == Backing::Directory {
+                volume.project = self.project(&volume)?;
+            }
+            volume
+                .limits
+                .fit(volume.backing, volume.project.is_some())?;
             self.book.commit(&[Change::Volume(volume.clone())])?;
         }
-        let from = match &volume.source {
-            None => None,
-            Some(Source::Snapshot(of)) => Some(cut(of)),
-            Some(Source::Volume(of)) => Some(image(of)),
-        };
-        let thin = volume.parameters.thin;
+        let backend = self.backend(volume.backing)?;
         let made = match &volume.source {
-            Some(Source::Volume(of)) => {
-                let (of, from) = (of.clone(), from);
-                self.quiet(&of, || {
-                    self.pool.make(image(&volume.id), from, volume.bytes, thin)
-                })
-            }
-            _ => self
-                .pool
-                .make(image(&volume.id), from, volume.bytes, thin)
-                .map_err(failed("making the volume")),
+            Some(Source::Volume(of)) => self.quiet(of, || backend.make(&volume)),
+            _ => backend.make(&volume).map_err(failed("making the volume")),
         };
         if let Err(fault) = made {
+            // A quota that was set, too.
+            backend
+                .remove(Item::Volume(&volume))
+                .map_err(failed("removing the volume"))?;
             self.book.commit(&[Change::NoVolume(volume.id)])?;
             return Err(fault);
         }
         volume.phase = Phase::Ready;
         self.book.commit(&[Change::Volume(volume.clone())])?;
-        tracing::info!(volume = %volume.id, name = volume.name, bytes = volume.bytes, "volume made");
+        tracing::info!(volume = %volume.id, name = volume.name, bytes = volume.bytes, backend = volume.backing.as_str(), "volume made");
         Ok(volume)
+    }
+
+    /// A project of its own for a folder; none, where its class lets it go without.
+    fn project(&self, volume: &Volume) -> Result<Option<u32>, Fault> {
+        let directories = &self.pool.directories;
+        match &directories.quota {
+            Ok(()) => {
+                let contents = self.book.read();
+                let volumes = contents.volumes.values();
+                let is_taken = |project| volumes.clone().any(|of| of.project == Some(project));
+                let free = directories.free_project(is_taken);
+                free.map(Some).map_err(failed("a project for the volume"))
+            }
+            Err(_) if volume.parameters.allow_unenforced => Ok(None),
+            Err(why) => Err(Fault::Exhausted(format!(
+                "nothing would keep the volume to its size, since {why}; or use a class with allowUnenforced: \"true\""
+            ))),
+        }
     }
 
     /// Keeps a source from being removed, and from being changed, while something is made from it. A volume is had alone:
@@ -220,15 +281,16 @@ impl Volumes {
             None => return Ok(None),
             Some(Source::Snapshot(id)) => {
                 let found = contents.snapshots.get(id);
-                found.map(|of| (of.phase, of.bytes, of.fs, of.formatted))
+                found.map(|of| (of.phase, of.backing, of.bytes, of.fs, of.formatted))
             }
             Some(Source::Volume(id)) => {
                 let found = contents.volumes.get(id);
-                found.map(|of| (of.phase, of.bytes, of.fs, of.formatted))
+                found.map(|of| (of.phase, of.backing, of.bytes, of.fs, of.formatted))
             }
         };
         let ready = found.filter(|(phase, ..)| *phase == Phase::Ready);
-        let original = ready.map(|(_, bytes, fs, formatted)| Original {
+        let original = ready.map(|(_, backing, bytes, fs, formatted)| Original {
+            backing,
             bytes,
             fs,
             formatted,
@@ -258,8 +320,8 @@ impl Volumes {
     pub(super) fn remove(&self, mut volume: Volume) -> Result<(), Fault> {
         volume.phase = Phase::Deleting;
         self.book.commit(&[Change::Volume(volume.clone())])?;
-        self.pool
-            .remove(image(&volume.id))
+        self.backend(volume.backing)?
+            .remove(Item::Volume(&volume))
             .map_err(failed("removing the volume"))?;
         self.book.commit(&[Change::NoVolume(volume.id.clone())])?;
         tracing::info!(volume = %volume.id, "volume removed");
@@ -300,16 +362,44 @@ impl Volumes {
         let bytes = request::size(Some(range), None)?;
         {
             let _promising = self.promising();
-            self.reserve(bytes - volume.bytes)?;
+            let ratio = volume.parameters.overcommit;
+            self.reserve(volume.backing, bytes - volume.bytes, ratio)?;
             // A file that is longer than what is remembered is as good as one that isn't yet.
-            self.pool
-                .grow(image(&volume.id), bytes, volume.parameters.thin)
+            self.backend(volume.backing)?
+                .grow(&volume, bytes)
                 .map_err(failed("growing the volume"))?;
             volume.bytes = bytes;
             self.book.commit(&[Change::Volume(volume.clone())])?;
         }
         tracing::info!(volume = %volume.id, bytes, "volume grown");
         Ok(volume)
+    }
+
+    /// Changes the limits of a volume, also while pods have it. All of them hold, or the earlier ones.
+    pub(super) fn modify(&self, handle: &str, limits: Limits) -> Result<(), Fault> {
+        let (_working, volume) = self.begin(handle)?;
+        limits.fit(volume.backing, volume.project.is_some())?;
+        let changed = Volume {
+            limits,
+            ..volume.clone()
+        };
+        if volume.backing == Backing::Image {
+            // Also when they are as they were: the same call again has them hold.
+            if limits.has_rates() || volume.limits.has_rates() {
+                self.throttle(&volume, &limits, volume.targets.keys())?;
+            }
+        } else if volume.backing == Backing::Directory {
+            let directories = &self.pool.directories;
+            directories
+                .bound_files(&changed)
+                .map_err(failed("the volume's quota"))?;
+        }
+        if limits == volume.limits {
+            return Ok(());
+        }
+        self.book.commit(&[Change::Volume(changed)])?;
+        tracing::info!(volume = %volume.id, ?limits, "a volume's limits changed");
+        Ok(())
     }
 
     /// Notes that this node's pods may use a volume.
@@ -375,32 +465,34 @@ impl Volumes {
             };
         }
         let (_source, volume) = self.begin(of)?;
+        can_be_cut(&volume)?;
         let mut snapshot = Snapshot {
             id: SnapshotId::random().map_err(failed("a name for the snapshot"))?,
             name: name.to_owned(),
             phase: Phase::Making,
             of: volume.id.clone(),
+            backing: volume.backing,
             bytes: volume.bytes,
             fs: volume.fs,
             formatted: volume.formatted,
             made_at_ns: 0,
             group: None,
+            overcommit: volume.parameters.overcommit,
         };
         {
             let _promising = self.promising();
-            self.reserve(snapshot.bytes)?;
+            self.reserve(snapshot.backing, snapshot.bytes, snapshot.overcommit)?;
             self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
         }
+        let backend = self.backend(volume.backing)?;
         let cut = self.quiet(&volume.id, || {
             snapshot.made_at_ns = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
-            self.pool.make(
-                cut(&snapshot.id),
-                Some(image(&volume.id)),
-                snapshot.bytes,
-                true,
-            )
+            backend.cut(&snapshot)
         });
         if let Err(fault) = cut {
+            backend
+                .remove(Item::Snapshot(&snapshot))
+                .map_err(failed("removing the snapshot"))?;
             self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
             return Err(fault);
         }
@@ -426,9 +518,9 @@ impl Volumes {
             ));
         }
         snapshot.phase = Phase::Deleting;
-        self.book.commit(&[Change::Snapshot(snapshot)])?;
-        self.pool
-            .remove(cut(&id))
+        self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
+        self.backend(snapshot.backing)?
+            .remove(Item::Snapshot(&snapshot))
             .map_err(failed("removing the snapshot"))?;
         self.book.commit(&[Change::NoSnapshot(id.clone())])?;
         tracing::info!(snapshot = %id, "snapshot removed");
@@ -436,19 +528,14 @@ impl Volumes {
     }
 }
 
-/// PURE: bytes that may still be asked for: of images that share blocks, and of thin ones.
-pub(super) fn promised(contents: &Contents) -> u64 {
-    let snapshots = contents.snapshots.values().map(|snapshot| snapshot.bytes);
-    snapshots
-        .chain(contents.volumes.values().map(promise))
-        .sum()
-}
-
-/// PURE: those of one volume.
-pub(super) fn promise(volume: &Volume) -> u64 {
-    let is_counted =
-        volume.source.is_some() || volume.parameters.thin || volume.phase == Phase::Making;
-    if is_counted { volume.bytes } else { 0 }
+/// PURE: whether a snapshot of a volume is one of a moment.
+pub(super) fn can_be_cut(volume: &Volume) -> Result<(), Fault> {
+    match volume.backing == Backing::Directory && !volume.targets.is_empty() {
+        true => Err(Fault::Precondition(
+            "a directory that pods write to can't be cut at one moment: its files are copied one after another; stop its pods first, or use a class of another backend".into(),
+        )),
+        false => Ok(()),
+    }
 }
 
 /// PURE: which file system a volume gets; none: it is raw.
@@ -510,6 +597,7 @@ fn same(there: &Volume, wanted: &Wanted, fs: Option<Fs>) -> Result<(), Fault> {
         () if there.fs != fs => "file system",
         () if there.parameters != wanted.parameters => "parameters",
         () if there.source != wanted.source => "source",
+        () if there.limits != wanted.limits => "limits",
         () => return Ok(()),
     };
     Err(Fault::Exists(format!(
@@ -539,6 +627,7 @@ mod tests {
             capabilities: capabilities.to_vec(),
             parameters: Parameters::default(),
             source: None,
+            limits: Limits::default(),
             claim: None,
         }
     }
@@ -550,6 +639,7 @@ mod tests {
             mode: Mode::Writers,
         };
         let of = |fs| Original {
+            backing: Backing::Image,
             bytes: 1,
             fs,
             formatted: true,
@@ -582,6 +672,9 @@ mod tests {
             name: "pvc-1".into(),
             phase: Phase::Ready,
             bytes: 10 << 30,
+            backing: Backing::Image,
+            project: None,
+            limits: Limits::default(),
             fs: Some(Fs::Ext4),
             formatted: false,
             parameters: Parameters::default(),

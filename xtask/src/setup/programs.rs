@@ -22,12 +22,13 @@ const LAB: [Program; 5] = [
 ];
 
 #[rustfmt::skip] // one program, one line
-const TEST: [Program; 7] = [
+const TEST: [Program; 8] = [
     Program { name: "containerd", package: "containerd", purpose: "test: a real runtime" },
     Program { name: "ctr", package: "containerd", purpose: "test: its client" },
     Program { name: "runc", package: "runc", purpose: "test: its containers" },
     Program { name: "mkfs.ext4", package: "e2fsprogs", purpose: "test: file systems of volumes" },
     Program { name: "mkfs.xfs", package: "xfsprogs", purpose: "the same" },
+    Program { name: "btrfs", package: "btrfs-progs", purpose: "the same" },
     Program { name: "umount", package: "mount", purpose: "the same" },
     Program { name: "busybox", package: "busybox-static", purpose: "test: what runs in them" },
 ];

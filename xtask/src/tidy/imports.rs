@@ -4,10 +4,11 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 24] = [
+const PURE: [&str; 26] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
+    "cni-agent/src/csi/backend/choice.rs",
     "cni-agent/src/csi/cluster/attachment.rs",
     "cni-agent/src/csi/cluster/capacity.rs",
     "cni-agent/src/csi/cluster/claim.rs",
@@ -20,6 +21,7 @@ const PURE: [&str; 24] = [
     "cni-agent/src/csi/cluster/source.rs",
     "cni-agent/src/csi/cluster/words.rs",
     "cni-agent/src/csi/cluster/work.rs",
+    "cni-agent/src/csi/limits.rs",
     "cni-agent/src/csi/records.rs",
     "cni-agent/src/csi/request.rs",
     "cni-agent/src/csi/trouble.rs",

@@ -7,8 +7,9 @@ const LONG: usize = 400;
 const TOO_LONG: usize = 700;
 
 /// The only files with unsafe code. A further one needs a reason that a reviewer accepts.
-const UNSAFE: [&str; 28] = [
+const UNSAFE: [&str; 29] = [
     "cni-agent/src/balancer/frame.rs",
+    "cni-agent/src/csi/backend/kernel.rs",
     "cni-agent/src/csi/kernel.rs",
     "cni-agent/src/datapath/kernel.rs",
     "cni-agent/src/memory.rs",

@@ -84,6 +84,7 @@ impl Demo {
         let mut programs: Vec<&str> = match self.fs() {
             Fs::Ext4 => vec!["mkfs.ext4", "e2fsck", "resize2fs"],
             Fs::Xfs => vec!["mkfs.xfs", "xfs_growfs"],
+            Fs::Folder => Vec::new(),
         };
         let shares = pool::shares_blocks(&self.folder);
         match &shares {

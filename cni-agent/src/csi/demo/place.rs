@@ -2,7 +2,7 @@
 //! of it, however the demonstration ended.
 
 use crate::{
-    config::CsiConfig,
+    config::{CgroupChoice, CsiConfig},
     csi::{kernel::LoopDevice, mounts},
 };
 use rustix::mount::{UnmountFlags, unmount};
@@ -47,6 +47,7 @@ impl Place {
             driver: name.to_owned(),
             pool: self.pool(),
             kubelet_dir: self.folder.join("kubelet"),
+            cgroup: CgroupChoice::Off,
             api: None,
             claims: false,
         }

@@ -1,0 +1,65 @@
+//! Volumes that are files: a loop device and a file system of their own make them volumes.
+
+use super::{Backend, Item, Unbounded, source};
+use crate::csi::{
+    folder::Folder,
+    pool::{Image, Kind, Pool},
+    records::{Phase, Snapshot, Volume},
+    staging::Stats,
+    volumes::{cut, image},
+};
+use std::io;
+
+impl Backend for Pool {
+    fn make(&self, volume: &Volume) -> io::Result<()> {
+        let from = source(volume).map(|(kind, name)| Image { kind, name });
+        let thin = volume.parameters.thin;
+        self.make(image(&volume.id), from, volume.bytes, thin)
+    }
+
+    fn cut(&self, snapshot: &Snapshot) -> io::Result<()> {
+        let from = Some(image(&snapshot.of));
+        self.make(cut(&snapshot.id), from, snapshot.bytes, true)
+    }
+
+    fn remove(&self, item: Item<'_>) -> io::Result<()> {
+        self.remove(match item {
+            Item::Volume(volume) => image(&volume.id),
+            Item::Snapshot(snapshot) => cut(&snapshot.id),
+        })
+    }
+
+    fn grow(&self, volume: &Volume, bytes: u64) -> io::Result<()> {
+        self.grow(image(&volume.id), bytes, volume.parameters.thin)
+    }
+
+    fn folder(&self, _: &Volume) -> io::Result<Option<Folder>> {
+        Ok(None)
+    }
+
+    fn usage(&self, _: &Volume) -> io::Result<Option<Stats>> {
+        Ok(None)
+    }
+
+    fn unbounded(&self, _: &Volume) -> io::Result<Option<Unbounded>> {
+        Ok(None)
+    }
+
+    fn owed(&self, item: Item<'_>) -> io::Result<u64> {
+        Ok(match item {
+            // Its blocks are taken, and nobody else's.
+            Item::Volume(of)
+                if of.source.is_none() && !of.parameters.thin && of.phase != Phase::Making =>
+            {
+                0
+            }
+            // Whose blocks are shared isn't known without reading the maps of all: as if it had none.
+            Item::Volume(of) => of.bytes,
+            Item::Snapshot(of) => of.bytes,
+        })
+    }
+
+    fn names(&self, kind: Kind) -> io::Result<Vec<String>> {
+        self.images(kind)
+    }
+}

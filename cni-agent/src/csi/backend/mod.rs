@@ -1,0 +1,114 @@
+//! What a volume is on the pool: a file with a file system of its own ([`image`]), a subvolume ([`btrfs`]) or a folder with
+//! a project's quota ([`directory`]). One trait for all; which one a volume is, its record says.
+
+pub(super) mod btrfs;
+mod choice;
+mod copy;
+pub(super) mod directory;
+#[cfg(test)]
+mod disk_tests;
+mod image;
+pub(super) mod kernel;
+
+pub(super) use choice::{Asked, Found, choose, fits};
+
+use super::{
+    folder::Folder,
+    pool::Kind,
+    records::{Snapshot, Source, Volume},
+    staging::Stats,
+};
+use std::{
+    fs::File,
+    io::{self, Read as _, Write as _},
+};
+
+/// Something that a back end keeps.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Item<'a> {
+    Volume(&'a Volume),
+    Snapshot(&'a Snapshot),
+}
+
+impl Item<'_> {
+    fn name(&self) -> &str {
+        match self {
+            Self::Volume(of) => of.id.as_str(),
+            Self::Snapshot(of) => of.id.as_str(),
+        }
+    }
+}
+
+/// What the pool does for a kind of volumes. What it makes is there at once and whole, or not at all; what it removes may
+/// be gone already.
+pub(super) trait Backend {
+    /// Makes a volume of a record: empty, or with what its source has.
+    fn make(&self, volume: &Volume) -> io::Result<()>;
+
+    /// Makes a snapshot of a record, from the volume that it is of.
+    fn cut(&self, snapshot: &Snapshot) -> io::Result<()>;
+
+    fn remove(&self, item: Item<'_>) -> io::Result<()>;
+
+    /// Has a volume have so many bytes, no fewer than before.
+    fn grow(&self, volume: &Volume, bytes: u64) -> io::Result<()>;
+
+    /// What pods are shown; none: a device.
+    fn folder(&self, volume: &Volume) -> io::Result<Option<Folder>>;
+
+    /// What is used of a volume, told by what bounds it; none: its own file system tells it.
+    fn usage(&self, volume: &Volume) -> io::Result<Option<Stats>>;
+
+    /// What is wrong with what bounds a volume.
+    fn unbounded(&self, volume: &Volume) -> io::Result<Option<Unbounded>>;
+
+    /// Bytes that may still be asked of the pool for this: its size, less the blocks that nothing but this has.
+    fn owed(&self, item: Item<'_>) -> io::Result<u64>;
+
+    /// Names of what is there of a kind.
+    fn names(&self, kind: Kind) -> io::Result<Vec<String>>;
+}
+
+/// Why a volume may have more than was promised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unbounded {
+    /// Its limit is gone.
+    NoLimit,
+    /// It has more than its limit.
+    Over,
+    /// A pod made subvolumes in it, which have none.
+    Subvolumes,
+}
+
+/// Of a record's source: which kind of thing has what name.
+pub(super) fn source(of: &Volume) -> Option<(Kind, &str)> {
+    of.source.as_ref().map(|source| match source {
+        Source::Snapshot(id) => (Kind::Snapshot, id.as_str()),
+        Source::Volume(id) => (Kind::Volume, id.as_str()),
+    })
+}
+
+/// Names of a kind among those of a folder that has both.
+fn of_kind(names: Vec<String>, kind: Kind) -> Vec<String> {
+    let prefix = match kind {
+        Kind::Volume => "vol-",
+        Kind::Snapshot => "snap-",
+    };
+    let mut names = names;
+    names.retain(|name| name.starts_with(prefix));
+    names
+}
+
+/// Whether so many bytes can be written where a limit should keep them out.
+fn overruns(mut file: File, bytes: usize) -> io::Result<bool> {
+    // Of chance, so that a file system that packs them can't make them fit.
+    let mut data = vec![0; bytes];
+    File::open("/dev/urandom")?.read_exact(&mut data)?;
+    match file.write_all(&data).and_then(|()| file.sync_all()) {
+        Ok(()) => Ok(true),
+        Err(error) => match error.kind() {
+            io::ErrorKind::QuotaExceeded | io::ErrorKind::StorageFull => Ok(false),
+            _ => Err(error),
+        },
+    }
+}
