@@ -114,7 +114,7 @@ fn is_in(row: &VolumeRow, namespace: &str) -> bool {
 fn list(rows: &[VolumeRow], output: Output) -> Result<Answer, String> {
     let text = render(&rows, output, || Columns {
         heads: vec![
-            "VOLUME", "CLAIM", "SIZE", "USED", "FS", "STATE", "PODS", "AGE", "PROBLEMS",
+            "VOLUME", "CLAIM", "SIZE", "USED", "BACK END", "FS", "STATE", "PODS", "AGE", "PROBLEMS",
         ],
         wide_heads: vec![
             "NAME",
@@ -149,6 +149,7 @@ fn line(row: &VolumeRow) -> (Vec<String>, Vec<String>) {
         whose,
         size(row.bytes),
         bytes(row.used),
+        row.back_end.clone(),
         row.fs.clone(),
         row.state.as_str().to_owned(),
         join(&row.pods),
@@ -286,6 +287,7 @@ fn details(row: &VolumeRow) -> Columns {
             taken
         },
     );
+    line("back end", row.back_end.clone());
     line("file system", row.fs.clone());
     line("made from", or_none(&row.source));
     line("age", age(row.made_at));

@@ -45,7 +45,8 @@ impl Volumes {
             false => None,
         };
         for volume in contents.volumes.into_values() {
-            let kind = (volume.word().to_owned(), state(&volume).as_str());
+            let (backend, fs) = (volume.backing.as_str(), volume.word().to_owned());
+            let kind = (backend, fs, state(&volume).as_str());
             *found.volumes.entry(kind).or_default() += 1;
             for illness in self.illnesses(&volume)? {
                 *found.unhealthy.entry(illness.reason()).or_default() += 1;
@@ -90,6 +91,7 @@ impl Volumes {
             bytes: volume.bytes,
             used: self.used(volume, look),
             allocated: file.map(|file| file.allocated),
+            back_end: volume.backing.as_str().to_owned(),
             fs: volume.word().to_owned(),
             thin: volume.parameters.thin,
             inline: volume.inline,

@@ -39,6 +39,7 @@ struct State {
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct Kind {
+    backend: &'static str,
     fs: String,
     state: &'static str,
 }
@@ -112,8 +113,8 @@ pub struct VolumesSnapshot {
     pub free: u64,
     pub promised: u64,
     pub available: u64,
-    /// By file system (`block`: none) and state.
-    pub volumes: BTreeMap<(String, &'static str), usize>,
+    /// By back end, file system (`block`: none) and state.
+    pub volumes: BTreeMap<(&'static str, String, &'static str), usize>,
     /// By state.
     pub snapshots: BTreeMap<&'static str, usize>,
     /// Volumes that are not well, by reason.
@@ -174,9 +175,10 @@ pub(super) fn found(registry: &mut Registry, volumes: &VolumesSnapshot) {
         pool,
     );
     let all = Family::<Kind, Count>::default();
-    for ((fs, state), count) in &volumes.volumes {
+    for ((backend, fs, state), count) in &volumes.volumes {
         let fs = fs.clone();
-        all.get_or_create(&Kind { fs, state }).set(*count as u64);
+        let kind = Kind { backend, fs, state };
+        all.get_or_create(&kind).set(*count as u64);
     }
     registry.register("volumes", "Volumes of this node", all);
     let snapshots = Family::<State, Count>::default();
@@ -246,7 +248,7 @@ mod tests {
             free: 60,
             promised: 20,
             available: 40,
-            volumes: [(("ext4".to_owned(), "published"), 2)].into(),
+            volumes: [(("image", "ext4".to_owned(), "published"), 2)].into(),
             snapshots: [("ready", 3)].into(),
             unhealthy: [("ReadOnly", 1)].into(),
             by_volume: vec![VolumeUse {
@@ -272,7 +274,7 @@ mod tests {
             "fairlead_volume_recovered_total{what=\"thawed\"} 2",
             "fairlead_volume_held_seconds_bucket{le=\"0.005\"} 1",
             "fairlead_volume_pool_bytes{state=\"promised\"} 20",
-            "fairlead_volumes{fs=\"ext4\",state=\"published\"} 2",
+            "fairlead_volumes{backend=\"image\",fs=\"ext4\",state=\"published\"} 2",
             "fairlead_volume_snapshots{state=\"ready\"} 3",
             "fairlead_volumes_unhealthy{reason=\"ReadOnly\"} 1",
             &format!("fairlead_volume_capacity_bytes{of} 50"),

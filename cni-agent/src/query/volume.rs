@@ -52,7 +52,9 @@ pub struct VolumeRow {
     /// Bytes of the pool that its file has, also where others share them; none: it has no file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub allocated: Option<u64>,
-    /// `ext4`, `xfs` or `block`.
+    /// What it is on the pool: `image`, `btrfs` or `directory`.
+    pub back_end: String,
+    /// `ext4`, `xfs` or `block`; of another back end its name.
     pub fs: String,
     /// Blocks are taken when they are written.
     pub thin: bool,
