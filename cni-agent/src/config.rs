@@ -431,6 +431,11 @@ impl CsiConfig {
             .join("csi.sock")
     }
 
+    /// Where those ask that attach and grow the volumes of all nodes.
+    pub fn controller_socket(&self) -> PathBuf {
+        self.socket().with_file_name("controller.sock")
+    }
+
     /// Where it finds it.
     pub fn registry_socket(&self) -> PathBuf {
         let name = format!("{}-reg.sock", self.driver);

@@ -4,6 +4,7 @@
 //! A call is read into types of our own ([`request`], PURE), carried out on the pool ([`volumes`], [`staging`],
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
+mod anywhere;
 mod authority;
 mod backend;
 mod book;
@@ -182,12 +183,14 @@ pub async fn run(
         .serve_with_incoming_shutdown(listen::connections(listener), requested(shutdown.clone()));
     tracing::info!(driver = config.driver, socket = %socket.display(), "volumes are served");
     // The kubelet asks the driver as soon as it has found it: its socket is there before.
+    let beside = anywhere::serve(&config, shutdown.clone());
     let registering = register(&config, &counts, shutdown.clone());
     let answering = answer(&config, topology, services, shutdown.clone());
     let telling = tell::run(teller, config.api.clone(), told, shutdown);
-    let (served, registered, answered, ()) = tokio::join!(serving, registering, answering, telling);
+    let (served, beside, registered, answered, ()) =
+        tokio::join!(serving, beside, registering, answering, telling);
     served.map_err(|error| fault(&error))?;
-    registered.and(answered)
+    beside.and(registered).and(answered)
 }
 
 /// Answers the claims of this node, where that is this agent's.

@@ -93,11 +93,7 @@ impl Task {
 
     /// Of the object: newer when anything of it has changed.
     pub(super) fn version(&self) -> &str {
-        match self {
-            // What its own end makes of the object is no reason to do it again.
-            Self::Reclaim(reclaim::Step::Delete, _) => "",
-            _ => text(self.meta().resource_version.as_ref()),
-        }
+        text(self.meta().resource_version.as_ref())
     }
 
     /// What it is done for. What failed is tried again at once only if this has changed.

@@ -167,17 +167,6 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_is_not_deleted_again_because_its_object_goes() {
-        let (mut work, now) = (Work::default(), Instant::now());
-        let task = crate::csi::cluster::plan::tests::delete("1");
-        assert_eq!(work.plan(vec![task.clone()], now).len(), 1);
-        work.ended(&task.key(), Outcome::Done, now);
-        let leaving = crate::csi::cluster::plan::tests::delete("2");
-        assert!(work.plan(vec![leaving.clone()], now).is_empty());
-        assert_eq!(work.plan(vec![leaving], now + SETTLED).len(), 1);
-    }
-
-    #[test]
     fn what_failed_is_tried_again_with_growing_pauses_and_at_once_when_more_is_known() {
         let (mut work, mut now) = (Work::default(), Instant::now());
         let task = provision("a", "1");

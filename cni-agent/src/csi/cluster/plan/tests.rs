@@ -69,11 +69,6 @@ pub(in crate::csi::cluster) fn take(name: &str, node: &str) -> Task {
     )
 }
 
-pub(in crate::csi::cluster) fn delete(version: &str) -> Task {
-    let volume = json!({"metadata": {"name": "v", "uid": "v", "resourceVersion": version}});
-    Task::Reclaim(reclaim::Step::Delete, read(volume))
-}
-
 fn objects<K: serde::de::DeserializeOwned>(all: &[Value]) -> Objects<K> {
     let entry = |value: &Value| {
         let text = |field: &str| {
