@@ -7,16 +7,12 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    image::{
-        archive::{Archive, Entry},
-        oci::Image,
-    },
+    image::{files::Files, oci::Image},
     setup, workspace,
 };
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::{
-    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -26,53 +22,6 @@ use std::{
 const TOOLS: [&str; 8] = ["bash", "curl", "nc", "ip", "ss", "ping", "dig", "wget"];
 /// Serves as a sandbox's first process: it waits, buries orphans and ends when asked.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
-
-/// Files of an image by path, without a leading `/`.
-#[derive(Default)]
-struct Files(BTreeMap<String, Content>);
-
-enum Content {
-    File(Vec<u8>, u32),
-    Link(String),
-    Folder,
-}
-
-impl Files {
-    fn file(&mut self, path: &str, bytes: Vec<u8>, mode: u32) {
-        self.0.insert(path.to_owned(), Content::File(bytes, mode));
-    }
-
-    fn copy(&mut self, from: &Path, to: &str) -> Result<()> {
-        let bytes = fs::read(from).with_context(|| format!("reading {}", from.display()))?;
-        self.file(to, bytes, 0o755);
-        Ok(())
-    }
-
-    fn link(&mut self, path: &str, to: &str) {
-        self.0.insert(path.to_owned(), Content::Link(to.to_owned()));
-    }
-
-    fn layer(mut self) -> Result<Vec<u8>> {
-        let paths: Vec<_> = self.0.keys().cloned().collect();
-        for path in paths {
-            for (at, _) in path.match_indices('/') {
-                let above = path[..at].to_owned();
-                self.0.entry(above).or_insert(Content::Folder);
-            }
-        }
-        let mut archive = Archive::new();
-        // In the order of their names, a folder comes before what is in it.
-        for (path, content) in &self.0 {
-            let entry = match content {
-                Content::File(bytes, mode) => Entry::File { bytes, mode: *mode },
-                Content::Link(to) => Entry::Link { to },
-                Content::Folder => Entry::Folder { mode: 0o755 },
-            };
-            archive.add(path, &entry)?;
-        }
-        archive.finish()
-    }
-}
 
 /// Archives of all images that a cluster of this plan needs.
 ///
@@ -113,6 +62,39 @@ pub(super) fn archives(plan: &Plan) -> Result<Vec<PathBuf>> {
     Ok(all)
 }
 
+/// Kubernetes' helpers of CSI drivers, under the names that deploy/storage has for them.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn of_sidecars() -> Result<Vec<PathBuf>> {
+    let folders = setup::sidecars()?;
+    let pack = |(name, tag): (&str, &str)| {
+        let places = folders.iter().map(|folder| folder.join(name));
+        let mut there = places.filter(|program| program.is_file());
+        let program = there
+            .next()
+            .with_context(|| format!("{name} is not built"))?;
+        let files = || {
+            let mut files = Files::default();
+            files.copy(&program, name)?;
+            Ok(files)
+        };
+        let image = format!("registry.k8s.io/sig-storage/{name}:{tag}");
+        let config = json!({ "Entrypoint": [format!("/{name}")] });
+        cached(&image, &config, &[&program], files)
+    };
+    SIDECARS.into_iter().map(pack).collect()
+}
+
+/// As deploy/storage and the pins of xtask have them.
+const SIDECARS: [(&str, &str); 5] = [
+    ("csi-provisioner", "v6.3.0"),
+    ("csi-attacher", "v4.13.0"),
+    ("csi-resizer", "v2.3.0"),
+    ("csi-snapshotter", "v8.7.0"),
+    ("snapshot-controller", "v8.7.0"),
+];
+
 /// agnhost under the name that the conformance tests of cluster-wide policies have for it. They want a server
 /// for SCTP in every pod: where the kernel has none, `xtask sctp` plays both ends.
 ///
@@ -125,7 +107,7 @@ pub(super) fn of_conformance() -> Result<PathBuf> {
     cached(CONFORMANCE, &config, &[&busybox, &agnhost], || {
         let mut files = with_tools(&busybox)?;
         files.copy(&agnhost, "agnhost-itself")?;
-        add_program(&mut files, &std::env::current_exe()?, "usr/bin/xtask")?;
+        files.program(&std::env::current_exe()?, "usr/bin/xtask")?;
         files.file("agnhost", WITHOUT_SCTP.into(), 0o755);
         Ok(files)
     })
@@ -215,7 +197,7 @@ fn base(busybox: &Path) -> Result<Files> {
     files.file("etc/group", "root:x:0:\nnogroup:x:65534:\n".into(), 0o644);
     files.file("etc/nsswitch.conf", "hosts: files dns\n".into(), 0o644);
     for folder in ["tmp", "root", "proc", "sys", "dev", "uploads", "var/run"] {
-        files.0.insert(folder.to_owned(), Content::Folder);
+        files.folder(folder);
     }
     Ok(files)
 }
@@ -229,28 +211,16 @@ fn with_tools(busybox: &Path) -> Result<Files> {
             eprintln!("  (without {tool}, which is not on this machine)");
             continue;
         };
-        files.0.remove(&format!("bin/{tool}"));
+        files.remove(&format!("bin/{tool}"));
         let program = fs::canonicalize(program)?;
-        add_program(&mut files, &program, &format!("usr/bin/{tool}"))?;
+        files.program(&program, &format!("usr/bin/{tool}"))?;
     }
     // The tests' scripts are bash's.
-    if files.0.contains_key("usr/bin/bash") {
+    if files.has("usr/bin/bash") {
         files.link("bin/sh", "../usr/bin/bash");
         files.link("bin/bash", "../usr/bin/bash");
     }
     Ok(files)
-}
-
-/// A program with the libraries that it needs.
-fn add_program(files: &mut Files, program: &Path, at: &str) -> Result<()> {
-    files.copy(program, at)?;
-    let listed = workspace::output(Command::new("ldd").arg(program)).unwrap_or_default();
-    let libraries = listed.split_whitespace();
-    for library in libraries.filter(|word| word.starts_with('/')) {
-        let at = library.trim_start_matches('/');
-        files.copy(&fs::canonicalize(library)?, at)?;
-    }
-    Ok(())
 }
 
 /// What agnhost's servers with TLS show to clients that don't look at it.
@@ -276,18 +246,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn folders_are_added_above_what_is_in_them() {
-        let mut files = Files::default();
-        files.file("a/b/c", b"x".to_vec(), 0o644);
-        let layer = files.layer().unwrap();
-        let names: Vec<_> = layer
-            .chunks(512)
-            .filter(|block| block.get(257..262) == Some(b"ustar"))
-            .map(|block| {
-                let name = block.split(|byte| *byte == 0).next().unwrap();
-                String::from_utf8(name.to_vec()).unwrap()
-            })
-            .collect();
-        assert_eq!(names, ["a", "a/b", "a/b/c"]);
+    fn each_sidecar_is_named_and_pinned_in_one_version() {
+        let root = workspace::root();
+        let pins = ["provisioner", "sidecars"].map(|module| {
+            fs::read_to_string(root.join(format!("xtask/go-csi-{module}/go.mod"))).unwrap()
+        });
+        let manifests = [
+            "sidecars/node",
+            "sidecars/controller",
+            "snapshot-controller/controller",
+        ];
+        let manifests = manifests.map(|name| {
+            fs::read_to_string(root.join(format!("deploy/storage/{name}.yaml"))).unwrap()
+        });
+        for (name, tag) in SIDECARS {
+            assert!(pins.concat().contains(&format!(" {tag} ")), "{name} {tag}");
+            let image = format!("registry.k8s.io/sig-storage/{name}:{tag}\n");
+            assert!(manifests.concat().contains(&image), "{image}");
+        }
     }
 }

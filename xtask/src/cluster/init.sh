@@ -42,14 +42,14 @@ done
 # What the machine has there is not the node's; what a node had before it was started again is.
 if [ ! -e "$DIR/installed" ]; then
     rm -rf /etc/cni /opt/cni /etc/kubernetes /var/lib/cni /var/lib/fairlead /var/lib/kubelet /var/lib/containerd
-    mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes/manifests /var/lib/cni /var/lib/fairlead
+    mkdir -p /etc/cni/net.d /opt/cni/bin /etc/kubernetes/manifests /var/lib/cni
     mkdir -p /var/log/pods /var/log/containers
     rm -f /etc/machine-id
     tr -d - < /proc/sys/kernel/random/uuid > /etc/machine-id
     : > "$DIR/installed"
 fi
-# An overlay's layers can't lie in an overlay.
-for at in var/lib/kubelet var/lib/containerd; do
+# An overlay's layers can't lie in an overlay, and volumes want a plain file system below.
+for at in var/lib/kubelet var/lib/containerd var/lib/fairlead; do
     mkdir -p "/$at" "$DIR/own/$at"
     mount --bind "$DIR/own/$at" "/$at"
 done

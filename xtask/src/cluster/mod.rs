@@ -20,6 +20,7 @@ mod pods;
 mod populate;
 mod processes;
 mod smoke;
+mod storage;
 mod trials;
 mod underlay;
 mod up;
@@ -88,6 +89,9 @@ enum Verb {
     /// Update and kill agents, stop the API server, let nodes join, leave and lose their power, on the
     /// cluster that is up: what must go on goes on, and what must come back does.
     Trials(trials::Args),
+    /// Have the cluster that is up make volumes, and walk through their life: claims, data, growth, snapshots,
+    /// clones, raw block, a full volume, deletion.
+    Storage(storage::Args),
     /// Tell the API server of thousands of Nodes and Pods that nobody runs, and print what that costs
     /// the agents of the cluster that is up.
     Populate(populate::Args),
@@ -131,6 +135,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         }
         Verb::Smoke => smoke::run(&cluster),
         Verb::Trials(args) => trials::run(&cluster, &args),
+        Verb::Storage(args) => storage::run(&cluster, &args),
         Verb::Populate(args) => populate::run(&cluster, &args),
         Verb::Check => check(&cluster),
         Verb::Rehearse(args) => migration::run(&cluster, &args).and_then(|()| down(&cluster)),

@@ -1,7 +1,10 @@
 //! A cluster's folder, namespaces and processes on this machine. They outlive the command that made
 //! them; everything is recorded or named such that [`Cluster::remove`] finds it, also after a crash.
 
-use super::plan::{Member, Plan};
+use super::{
+    plan::{Member, Plan},
+    storage,
+};
 use crate::{
     lab::{remove_traces, run, start_time},
     setup, workspace,
@@ -134,6 +137,8 @@ impl Cluster {
         for pid in self.node_pids() {
             self.kill(&pid)?;
         }
+        // Loop devices know no namespace.
+        storage::detach(&self.dir)?;
         // The kernel empties control groups a moment after it killed what was in them.
         let end = Instant::now() + END_LIMIT;
         loop {

@@ -24,6 +24,20 @@ pub(super) fn remove(cluster: &Cluster, space: &str) -> Result<()> {
     cluster.ask(&words).map(|_| ())
 }
 
+/// Makes a namespace of Kubernetes in which pods may run.
+///
+/// # Errors
+/// When the API server refuses.
+pub(super) fn make(cluster: &Cluster, space: &str) -> Result<()> {
+    let name = json!({ "name": space });
+    cluster.apply(&[json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": name })])?;
+    until(SETTLE, "the namespace's service account is there", || {
+        let words = ["get", "serviceaccount", "default", "-n", space];
+        Ok(cluster.ask(&words).ok())
+    })
+    .map(|_| ())
+}
+
 /// Makes the namespace with Services and pods, and waits until the pods are ready.
 ///
 /// # Errors
@@ -34,15 +48,8 @@ pub(super) fn start(
     services: &[Value],
     pods: &[Value],
 ) -> Result<()> {
-    let mut all =
-        vec![json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": { "name": space } })];
-    all.extend_from_slice(services);
-    cluster.apply(&all)?;
-    until(SETTLE, "the namespace's service account is there", || {
-        let words = ["get", "serviceaccount", "default", "-n", space];
-        Ok(cluster.ask(&words).ok())
-    })?;
-    cluster.apply(pods)?;
+    make(cluster, space)?;
+    cluster.apply(&[services, pods].concat())?;
     ready(cluster, space)
 }
 

@@ -1,20 +1,29 @@
 //! `cargo xtask image`: the container image that the DaemonSet runs, as an archive. No engine, no
-//! registry and no base image: two static programs are all there is in it.
+//! registry and no base image: two static programs are in it, and the machine's own that make, check and grow
+//! the file systems of volumes, with their libraries.
 
 pub(crate) mod archive;
+pub(crate) mod files;
 pub(crate) mod oci;
 
-use crate::{build, workspace};
+use crate::{build, setup, workspace};
 use anyhow::{Context, Result};
-use archive::{Archive, Entry};
+use files::Files;
 use oci::Image;
 use serde_json::{Value, json};
-use std::{env, fs, path::PathBuf};
+use std::{
+    collections::BTreeSet,
+    env, fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 /// Where the image is published.
 const REPOSITORY: &str = "ghcr.io/fairlead/fairlead";
 /// Where the programs are in it.
 const FOLDER: &str = "usr/bin";
+/// What volumes need (`--parts csi`): of Debian's e2fsprogs and xfsprogs.
+const VOLUMES: [&str; 5] = ["e2fsck", "mkfs.ext4", "mkfs.xfs", "resize2fs", "xfs_growfs"];
 
 /// Pack the container image of the agent: an OCI archive for `ctr images import`.
 #[derive(clap::Args)]
@@ -45,11 +54,20 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .name
         .clone()
         .unwrap_or_else(|| format!("{REPOSITORY}:{}", env!("CARGO_PKG_VERSION")));
+    let mut files = programs(read("fairlead")?, read("fairlead-cni")?);
+    match args.arch == env::consts::ARCH {
+        true => volumes(&mut files)?,
+        false => eprintln!(
+            "without {}, which are not here for {}: its nodes can't have volumes (--parts csi)",
+            VOLUMES.join(", "),
+            args.arch
+        ),
+    }
     let image = Image {
         name: &name,
         arch: &args.arch,
         config: config(),
-        layer: layer(&read("fairlead")?, &read("fairlead-cni")?)?,
+        layer: files.layer()?,
         compress: true,
     };
     let packed = image.pack()?;
@@ -75,17 +93,49 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     Ok(())
 }
 
-/// The programs. A runtime makes the folders itself that it mounts something on.
-fn layer(agent: &[u8], plugin: &[u8]) -> Result<Vec<u8>> {
-    let mut layer = Archive::new();
-    for folder in ["usr", FOLDER] {
-        layer.add(folder, &Entry::Folder { mode: 0o755 })?;
-    }
+/// The project's programs. A runtime makes the folders itself that it mounts something on.
+fn programs(agent: Vec<u8>, plugin: Vec<u8>) -> Files {
+    let mut files = Files::default();
     for (name, bytes) in [("fairlead", agent), ("fairlead-cni", plugin)] {
-        let mode = 0o755;
-        layer.add(&format!("{FOLDER}/{name}"), &Entry::File { bytes, mode })?;
+        files.file(&format!("{FOLDER}/{name}"), bytes, 0o755);
     }
-    layer.finish()
+    files
+}
+
+/// The programs of volumes, and the licences of their packages.
+fn volumes(files: &mut Files) -> Result<()> {
+    setup::ensure_extra(setup::Extra::FileSystems)?;
+    let mut sources = BTreeSet::new();
+    for name in VOLUMES {
+        let program = workspace::find(name).with_context(|| format!("there is no {name}"))?;
+        let program = fs::canonicalize(program)?;
+        sources.extend(files.program(&program, &format!("{FOLDER}/{name}"))?);
+    }
+    for source in &sources {
+        let Some((package, licence)) = licence(source) else {
+            eprintln!(
+                "no Debian package tells the licence of {}",
+                source.display()
+            );
+            continue;
+        };
+        files.file(
+            &format!("usr/share/doc/{package}/copyright"),
+            licence,
+            0o644,
+        );
+    }
+    Ok(())
+}
+
+/// Name and licence of the Debian package that a file of the machine is of.
+fn licence(file: &Path) -> Option<(String, Vec<u8>)> {
+    // By its name: a package may have it in /lib, which is /usr/lib now.
+    let pattern = format!("*/{}", file.file_name()?.to_str()?);
+    let found = workspace::output(Command::new("dpkg-query").args(["--search", &pattern])).ok()?;
+    let (package, _) = found.lines().next()?.split_once(':')?;
+    let text = fs::read(format!("/usr/share/doc/{package}/copyright")).ok()?;
+    Some((package.to_owned(), text))
 }
 
 fn config() -> Value {
@@ -95,10 +145,10 @@ fn config() -> Value {
         "Env": [format!("PATH=/{FOLDER}")],
         "Labels": {
             "org.opencontainers.image.title": "fairlead",
-            "org.opencontainers.image.description": "Network of a Kubernetes node: agent and CNI plugin",
+            "org.opencontainers.image.description": "Network and volumes of a Kubernetes node: agent, CNI plugin, CSI driver",
             "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
             "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
-            "org.opencontainers.image.licenses": "(Apache-2.0 OR MIT) AND GPL-2.0-only",
+            "org.opencontainers.image.licenses": "(Apache-2.0 OR MIT) AND GPL-2.0-only AND LGPL-2.1-or-later AND BSD-3-Clause",
         },
     })
 }
@@ -106,12 +156,12 @@ fn config() -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::collections::BTreeSet;
 
     /// What `tar` and unpackers need: each folder stands before what is in it.
     #[test]
     fn the_layer_holds_two_programs_and_the_folders_above_them() {
-        let layer = layer(b"agent", b"plugin").unwrap();
+        let files = programs(b"agent".to_vec(), b"plugin".to_vec());
+        let layer = files.layer().unwrap();
         let mut archive = tar::Archive::new(&*layer);
         let (mut seen, mut programs) = (BTreeSet::from([PathBuf::new()]), Vec::new());
         for entry in archive.entries().unwrap() {

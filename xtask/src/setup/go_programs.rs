@@ -115,6 +115,42 @@ pub(super) const CSI: Programs = Programs {
     test: false,
 };
 
+/// The first of Kubernetes' helpers of CSI drivers: it doesn't build with the others' version of client-go.
+pub(super) const PROVISIONER: Programs = Programs {
+    module: "go-csi-provisioner",
+    programs: &[(
+        "csi-provisioner",
+        "github.com/kubernetes-csi/external-provisioner/v6/cmd/csi-provisioner",
+    )],
+    tags: "",
+    test: false,
+};
+
+/// The others, as they are.
+pub(super) const SIDECARS: Programs = Programs {
+    module: "go-csi-sidecars",
+    programs: &[
+        (
+            "csi-attacher",
+            "github.com/kubernetes-csi/external-attacher/v4/cmd/csi-attacher",
+        ),
+        (
+            "csi-resizer",
+            "github.com/kubernetes-csi/external-resizer/v2/cmd/csi-resizer",
+        ),
+        (
+            "csi-snapshotter",
+            "github.com/kubernetes-csi/external-snapshotter/v8/cmd/csi-snapshotter",
+        ),
+        (
+            "snapshot-controller",
+            "github.com/kubernetes-csi/external-snapshotter/v8/cmd/snapshot-controller",
+        ),
+    ],
+    tags: "",
+    test: false,
+};
+
 impl Programs {
     /// Where the programs are, built or not.
     pub(super) fn folder(&self, cache: &Path) -> Result<PathBuf> {
@@ -179,7 +215,7 @@ impl Programs {
         Ok(version_flags(&text).unwrap_or_default())
     }
 
-    fn source(&self) -> PathBuf {
+    pub(super) fn source(&self) -> PathBuf {
         workspace::root().join("xtask").join(self.module)
     }
 }

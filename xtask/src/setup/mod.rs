@@ -67,7 +67,7 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 11] = [
+const EXTRAS: [(Extra, Step); 14] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
@@ -78,6 +78,9 @@ const EXTRAS: [(Extra, Step); 11] = [
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "e2e.test", ready: |cache| go_programs::END_TO_END.ready(cache), make: |cache| go_programs::END_TO_END.make(cache) }),
     (Extra::EndToEnd, Step { group: Group::Cluster, name: "ginkgo", ready: |cache| go_programs::GINKGO.ready(cache), make: |cache| go_programs::GINKGO.make(cache) }),
     (Extra::Guest, Step { group: Group::Lab, name: "guests", ready: programs::guest, make: programs::add_guest }),
+    (Extra::FileSystems, Step { group: Group::Build, name: "file systems", ready: programs::file_systems, make: programs::add_file_systems }),
+    (Extra::Sidecars, Step { group: Group::Cluster, name: "CSI provisioner", ready: |cache| go_programs::PROVISIONER.ready(cache), make: |cache| go_programs::PROVISIONER.make(cache) }),
+    (Extra::Sidecars, Step { group: Group::Cluster, name: "CSI sidecars", ready: |cache| go_programs::SIDECARS.ready(cache), make: |cache| go_programs::SIDECARS.make(cache) }),
     (Extra::NetworkPolicy, Step { group: Group::Cluster, name: "network-policy-api", ready: |cache| go_programs::NETWORK_POLICY.ready(cache), make: |cache| go_programs::NETWORK_POLICY.make(cache) }),
 ];
 
@@ -98,6 +101,10 @@ pub(crate) enum Extra {
     Guest,
     /// The conformance tests of cluster-wide policies.
     NetworkPolicy,
+    /// What makes, checks and grows the file systems of volumes.
+    FileSystems,
+    /// Kubernetes' own helpers of CSI drivers.
+    Sidecars,
     /// An API server, and kube-proxy in each of its modes.
     KubeProxy,
     /// iptables without kube-proxy.
@@ -219,6 +226,23 @@ pub(crate) fn csi_sanity() -> Result<PathBuf> {
 /// When it can't be had, with what to do.
 pub(crate) fn guest_kernel(package: &str) -> Result<GuestKernel> {
     guest_kernel::guest_kernel(&cache()?, package)
+}
+
+/// The folders of Kubernetes' helpers of CSI drivers, filled for [`Extra::Sidecars`].
+///
+/// # Errors
+/// When the list of modules cannot be read or there is no cache folder.
+pub(crate) fn sidecars() -> Result<[PathBuf; 2]> {
+    let cache = cache()?;
+    Ok([
+        go_programs::PROVISIONER.folder(&cache)?,
+        go_programs::SIDECARS.folder(&cache)?,
+    ])
+}
+
+/// The module that pins all of them but the provisioner, and the snapshot kinds with them.
+pub(crate) fn sidecars_module() -> PathBuf {
+    go_programs::SIDECARS.source()
 }
 
 /// The conformance tests of cluster-wide policies, there after [`Extra::NetworkPolicy`].

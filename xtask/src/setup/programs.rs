@@ -47,6 +47,15 @@ const CLUSTER: [Program; 9] = [
 ];
 
 #[rustfmt::skip] // one program, one line
+const FILE_SYSTEMS: [Program; 5] = [
+    Program { name: "mkfs.ext4", package: "e2fsprogs", purpose: "image: makes a volume's file system" },
+    Program { name: "e2fsck", package: "e2fsprogs", purpose: "image: checks it" },
+    Program { name: "resize2fs", package: "e2fsprogs", purpose: "image: grows it" },
+    Program { name: "mkfs.xfs", package: "xfsprogs", purpose: "image: makes another kind" },
+    Program { name: "xfs_growfs", package: "xfsprogs", purpose: "image: grows that" },
+];
+
+#[rustfmt::skip] // one program, one line
 const PROXY: [Program; 3] = [
     Program { name: "openssl", package: "openssl", purpose: "bench: certificates of the API server" },
     Program { name: "setpriv", package: "util-linux", purpose: "the same: its user" },
@@ -81,6 +90,14 @@ pub(super) fn cluster(_: &Path) -> Result<Option<String>> {
 
 pub(super) fn add_cluster(_: &Path) -> Result<()> {
     add(&CLUSTER)
+}
+
+pub(super) fn file_systems(_: &Path) -> Result<Option<String>> {
+    Ok(present(&FILE_SYSTEMS))
+}
+
+pub(super) fn add_file_systems(_: &Path) -> Result<()> {
+    add(&FILE_SYSTEMS)
 }
 
 pub(super) fn proxy(_: &Path) -> Result<Option<String>> {

@@ -2,6 +2,7 @@
 
 mod expected;
 mod report;
+mod storage;
 
 use super::{
     place::{Cluster, kubernetes},
@@ -28,7 +29,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "REGEX",
-        required_unless_present = "all",
+        required_unless_present_any = ["all", "storage"],
         conflicts_with = "all"
     )]
     focus: Option<String>,
@@ -39,11 +40,16 @@ pub(crate) struct Args {
     /// expected (docs/e2e.md), and remove the cluster.
     #[arg(long)]
     pub(super) all: bool,
+    /// The tests of external CSI drivers, with ours, where `cluster storage` has installed it [default focus: all of
+    /// them].
+    #[arg(long, conflicts_with = "all")]
+    storage: bool,
     /// With --all: the network of that cluster.
     #[arg(long, value_enum, default_value_t = Cni::Fairlead, requires = "all")]
     pub(super) cni: Cni,
-    /// With --all: take the results as what is expected from now on.
-    #[arg(long, requires = "all")]
+    /// With --all: take the results as what is expected from now on. With --storage: write them to
+    /// docs/e2e-storage.md.
+    #[arg(long)]
     accept: bool,
     /// How many specs run at a time.
     #[arg(long, value_name = "N", default_value_t = 6, value_parser = clap::value_parser!(u8).range(1..=50))]
@@ -54,6 +60,17 @@ pub(crate) struct Args {
     /// Passed to e2e.test.
     #[arg(last = true)]
     words: Vec<OsString>,
+}
+
+impl Args {
+    fn focus(&self) -> &str {
+        let all = if self.storage {
+            storage::FOCUS
+        } else {
+            NETWORK
+        };
+        self.focus.as_deref().unwrap_or(all)
+    }
 }
 
 /// Runs the specs against the cluster that is up and prints each with its result.
@@ -82,10 +99,18 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
         report::left_out(&report).len(),
     );
     ensure!(
+        args.all || args.storage || !args.accept,
+        "--accept goes with --all or --storage"
+    );
+    ensure!(
         !specs.is_empty(),
         "no spec matches --focus {:?}: nothing was tested",
-        args.focus.as_deref().unwrap_or(NETWORK)
+        args.focus()
     );
+    if args.storage && args.accept {
+        let page = storage::page(&report::day(&report), &kubernetes_version(cluster)?, &specs);
+        write(&from_root(storage::PAGE), &page)?;
+    }
     match args.all {
         true => judge(cluster, args, &report, &specs),
         false => {
@@ -117,10 +142,7 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
         .arg(format!("--procs={procs}"))
         .arg(format!("--output-dir={}", folder.display()))
         .arg("--json-report=report.json")
-        .arg(format!(
-            "--focus={}",
-            args.focus.as_deref().unwrap_or(NETWORK)
-        ))
+        .arg(format!("--focus={}", args.focus()))
         .args(skip.map(|skip| format!("--skip={skip}")))
         .args(args.dry_run.then_some("--dry-run"))
         .arg(kubernetes("e2e.test")?)
@@ -131,8 +153,12 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
         .arg(kubernetes("kubectl")?)
         .arg("--provider=local")
         // Untold, most checks of Services skip themselves.
-        .arg(format!("--num-nodes={nodes}"))
-        .args(&args.words);
+        .arg(format!("--num-nodes={nodes}"));
+    if args.storage {
+        let driver = storage::driver(cluster)?;
+        ginkgo.arg(format!("-storage.testdriver={}", driver.display()));
+    }
+    ginkgo.args(&args.words);
     let status = workspace::status(&mut ginkgo)?;
     let text = fs::read(&path)
         .with_context(|| format!("no report was written ({status}); the output is above"))?;
@@ -144,12 +170,9 @@ fn judge(cluster: &Cluster, args: &Args, report: &Value, specs: &[Spec]) -> Resu
     let mut expected: Expected = serde_json::from_str(LIST).context("reading expected.json")?;
     let network = network(args.cni);
     if args.accept {
-        let version = cluster.ask(&["version", "-o", "json"])?;
-        let version: Value = serde_json::from_str(&version)?;
-        let kubernetes = version["serverVersion"]["gitVersion"].as_str();
         let run = Run {
             day: report::day(report),
-            kubernetes: kubernetes.unwrap_or("unknown").to_owned(),
+            kubernetes: kubernetes_version(cluster)?,
         };
         expected.accept(network, run, specs);
         let list = serde_json::to_string_pretty(&expected)? + "\n";
@@ -166,6 +189,13 @@ fn judge(cluster: &Cluster, args: &Args, report: &Value, specs: &[Spec]) -> Resu
         differences.len(),
         differences.join("\n")
     )
+}
+
+fn kubernetes_version(cluster: &Cluster) -> Result<String> {
+    let version = cluster.ask(&["version", "-o", "json"])?;
+    let version: Value = serde_json::from_str(&version)?;
+    let kubernetes = version["serverVersion"]["gitVersion"].as_str();
+    Ok(kubernetes.unwrap_or("unknown").to_owned())
 }
 
 fn from_root(path: &str) -> PathBuf {

@@ -1,0 +1,97 @@
+//! Kubernetes' tests of external CSI drivers, run against ours. Pure but for the driver's file.
+
+use super::{
+    super::place::Cluster,
+    report::{Outcome, Spec},
+};
+use anyhow::{Context, Result};
+use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
+
+/// All specs of external drivers; the driver's file decides which there are.
+pub(super) const FOCUS: &str = "External.Storage";
+const DRIVER: &str = include_str!("driver.yaml");
+/// What a page of results is called.
+pub(super) const PAGE: &str = "docs/e2e-storage.md";
+
+/// Writes the driver's file where the tests find it.
+///
+/// # Errors
+/// When it can't be written.
+pub(super) fn driver(cluster: &Cluster) -> Result<PathBuf> {
+    let path = cluster.dir().join("e2e-driver.yaml");
+    fs::write(&path, DRIVER).with_context(|| format!("writing {}", path.display()))?;
+    Ok(path)
+}
+
+/// The page with each spec that ran.
+pub(super) fn page(day: &str, kubernetes: &str, specs: &[Spec]) -> String {
+    let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
+    let mut page = String::from(HEAD);
+    write(
+        &mut page,
+        format_args!(
+            "Seen on {day} with Kubernetes {kubernetes}: {} specs ran, {} passed, {} failed, {} skipped themselves.\n\n\
+             | spec | result | seconds | why not passed |\n|---|---|---|---|\n",
+            specs.len(),
+            count(Outcome::Passed),
+            count(Outcome::Failed),
+            count(Outcome::Skipped),
+        ),
+    );
+    let by_name: BTreeMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
+    for (name, spec) in by_name {
+        let cell = |text: &str| text.replace('|', "\\|");
+        let name = cell(name.trim_start_matches("External Storage "));
+        let (outcome, seconds) = (spec.outcome.name(), spec.millis / 1000);
+        let row = format_args!(
+            "| {name} | {outcome} | {seconds} | {} |\n",
+            cell(&spec.reason)
+        );
+        write(&mut page, row);
+    }
+    page
+}
+
+fn write(page: &mut String, text: std::fmt::Arguments<'_>) {
+    // Writing to a String can't fail.
+    let written = page.write_fmt(text);
+    debug_assert!(written.is_ok());
+}
+
+const HEAD: &str = "\
+# Kubernetes' tests of external storage
+
+    cargo xtask cluster up --dns
+    cargo xtask cluster storage --sidecars --install-only
+    cargo xtask cluster e2e --storage                 # all; --focus and --skip take some
+    cargo xtask cluster e2e --storage --accept        # writes this page
+
+The specs `External Storage` of `e2e.test`, with the driver as `xtask/src/cluster/e2e/driver.yaml` describes it, the
+sidecars unchanged.
+
+";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_page_has_a_row_for_each_spec() {
+        let spec = |name: &str, outcome| Spec {
+            name: format!("External Storage {name}"),
+            outcome,
+            millis: 2500,
+            reason: String::new(),
+        };
+        let specs = [spec("b|c", Outcome::Failed), spec("a", Outcome::Passed)];
+        let page = page("2026-11-28", "v1", &specs);
+        assert!(
+            page.contains("2 specs ran, 1 passed, 1 failed, 0 skipped"),
+            "{page}"
+        );
+        assert!(
+            page.ends_with("| a | passed | 2 |  |\n| b\\|c | failed | 2 |  |\n"),
+            "{page}"
+        );
+    }
+}

@@ -1,0 +1,210 @@
+//! What volumes leave on a machine: files of the pool, mounts, loop devices. A node's kernel is this machine's, and its
+//! devices outlive the node's namespaces.
+
+use super::{
+    super::{
+        place::{Cluster, until},
+        pods, processes,
+    },
+    LIMIT, SPACE,
+};
+use crate::{lab::run, workspace};
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeSet,
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The pool in a node's folder of this cluster.
+const POOL: &str = "own/var/lib/fairlead/volumes";
+/// Major number of loop devices.
+const LOOP: &str = "7";
+
+/// Removes everything of the walk and looks at the nodes.
+pub(super) fn deleted(cluster: &Cluster) -> Result<String> {
+    pods::remove(cluster, SPACE)?;
+    until(LIMIT, "no PersistentVolume is there", || {
+        Ok(cluster
+            .ask(&["get", "pv", "-o", "name"])?
+            .is_empty()
+            .then_some(()))
+    })?;
+    nothing(cluster)?;
+    Ok("0 files, 0 mounts and 0 loop devices of volumes on the nodes".to_owned())
+}
+
+/// Waits until nothing of volumes is on the nodes.
+///
+/// # Errors
+/// What stays.
+pub(super) fn nothing(cluster: &Cluster) -> Result<()> {
+    let mut left = Vec::new();
+    let gone = until(LIMIT, "nothing is left on the nodes", || {
+        left.clear();
+        for node in cluster.plan()?.nodes() {
+            let (name, dir) = (node.name(), cluster.node_dir(node));
+            left.extend(files(cluster, &name)?);
+            left.extend(mounts(cluster, &name)?);
+            left.extend(Devices::of(&[dir])?.volumes);
+        }
+        Ok(left.is_empty().then_some(()))
+    });
+    gone.with_context(|| format!("left: {left:?}"))
+}
+
+/// Files of volumes and snapshots, as the node's agent has them.
+fn files(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
+    let script = format!(
+        "pid=$({}); cd /proc/$pid/root/var/lib/fairlead/volumes; [ ! -e pool.img ] || cd pool; \
+         ls -A volumes snapshots trash",
+        processes::finder("fairlead")
+    );
+    let listed = workspace::output(cluster.in_node(node, "sh")?.args(["-euc", &script]))?;
+    let names = listed
+        .lines()
+        .filter(|line| !line.is_empty() && !line.ends_with(':'));
+    Ok(names.map(ToOwned::to_owned).collect())
+}
+
+/// Mounts of volumes, of the kubelet and of pods.
+fn mounts(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
+    let listed = workspace::output(cluster.in_node(node, "cat")?.arg("/proc/self/mountinfo"))?;
+    let places = listed.lines().filter_map(|line| line.split(' ').nth(4));
+    let ours =
+        |place: &&str| place.contains("kubernetes.io~csi") || place.contains("kubernetes.io/csi/");
+    Ok(places.filter(ours).map(ToOwned::to_owned).collect())
+}
+
+/// How many volumes are mounted for a node.
+pub(super) fn staged(cluster: &Cluster, node: &str) -> Result<usize> {
+    let mounts = mounts(cluster, node)?;
+    Ok(mounts
+        .iter()
+        .filter(|at| at.ends_with("/globalmount"))
+        .count())
+}
+
+/// Loop devices of pools and of what is in them.
+#[derive(Debug, Default)]
+struct Devices {
+    pools: Vec<String>,
+    volumes: Vec<String>,
+}
+
+impl Devices {
+    /// Those of nodes' folders.
+    fn of(nodes: &[PathBuf]) -> Result<Self> {
+        let output = [
+            "--list",
+            "--raw",
+            "--noheadings",
+            "--output",
+            "NAME,BACK-INO,BACK-MAJ:MIN",
+        ];
+        let listed = workspace::output(Command::new("losetup").args(output))?;
+        let all: Vec<_> = listed.lines().filter_map(Behind::read).collect();
+        let mut found = Self::default();
+        let mut pools = BTreeSet::new();
+        let mut files = BTreeSet::new();
+        for node in nodes {
+            let pool = node.join(POOL);
+            pools.extend(identity(&pool.join("pool.img")));
+            for folder in ["volumes", "snapshots"] {
+                let entries = fs::read_dir(pool.join(folder)).into_iter().flatten();
+                files.extend(entries.filter_map(|entry| identity(&entry.ok()?.path())));
+            }
+        }
+        let pool_devices: Vec<_> = all.iter().filter(|of| pools.contains(&of.file)).collect();
+        let numbers: BTreeSet<_> = pool_devices
+            .iter()
+            .map(|pool| format!("{LOOP}:{}", pool.number()))
+            .collect();
+        let within = |of: &&Behind| files.contains(&of.file) || numbers.contains(&of.file.0);
+        let volumes: Vec<_> = all.iter().filter(within).collect();
+        // The kubelet puts a device of its own before a raw block volume.
+        let nodes: BTreeSet<_> = volumes
+            .iter()
+            .filter_map(|of| identity(Path::new(&of.name)))
+            .collect();
+        let above = all.iter().filter(|of| nodes.contains(&of.file));
+        found.volumes.extend(
+            above
+                .chain(volumes.iter().copied())
+                .map(|of| of.name.clone()),
+        );
+        found
+            .pools
+            .extend(pool_devices.iter().map(|of| of.name.clone()));
+        Ok(found)
+    }
+}
+
+/// A loop device and what is behind it: device and inode of the file.
+struct Behind {
+    name: String,
+    file: (String, u64),
+}
+
+impl Behind {
+    fn read(line: &str) -> Option<Self> {
+        let mut words = line.split_whitespace();
+        let (name, inode, device) = (words.next()?, words.next()?, words.next()?);
+        Some(Self {
+            name: name.to_owned(),
+            file: (device.to_owned(), inode.parse().ok()?),
+        })
+    }
+
+    fn number(&self) -> &str {
+        self.name.trim_start_matches("/dev/loop")
+    }
+}
+
+/// Device and inode of a file, as `losetup` writes them.
+fn identity(path: &Path) -> Option<(String, u64)> {
+    let about = fs::metadata(path).ok()?;
+    let device = about.dev();
+    let (major, minor) = (rustix::fs::major(device), rustix::fs::minor(device));
+    Some((format!("{major}:{minor}"), about.ino()))
+}
+
+/// Takes the loop devices away that nodes of a cluster have left, when all that ran there has ended.
+///
+/// # Errors
+/// When one stays.
+pub(in super::super) fn detach(cluster: &Path) -> Result<()> {
+    let entries = fs::read_dir(cluster).into_iter().flatten().flatten();
+    let nodes: Vec<_> = entries
+        .map(|entry| entry.path())
+        .filter(|path| path.join(POOL).is_dir())
+        .collect();
+    if nodes.is_empty() {
+        return Ok(());
+    }
+    let devices = Devices::of(&nodes)?;
+    for device in devices.volumes.iter().chain(&devices.pools) {
+        run("losetup", &["--detach", device])?;
+    }
+    let left = Devices::of(&nodes)?;
+    ensure!(
+        left.pools.is_empty() && left.volumes.is_empty(),
+        "loop devices stay: {left:?}"
+    );
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_of_losetup_is_read() {
+        let read = Behind::read("/dev/loop12 655373 254:0").unwrap();
+        assert_eq!(read.number(), "12");
+        assert_eq!(read.file, ("254:0".to_owned(), 655_373));
+        assert!(Behind::read("/dev/loop1").is_none());
+    }
+}
