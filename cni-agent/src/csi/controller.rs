@@ -31,7 +31,7 @@ use node_api::csi::{
     volume_content_source::{self, SnapshotSource, VolumeSource},
 };
 use prost_types::Timestamp;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 type Answer<T> = Result<Response<T>, Status>;
 
@@ -179,6 +179,17 @@ fn page<'a, K: Ord + AsRef<str>, T>(
     Ok((entries, next))
 }
 
+/// What a provisioner is told of a source that has a name of ours and isn't here: after this answer alone it asks another
+/// node, which may have it.
+fn elsewhere(status: Status, may_be_elsewhere: bool) -> Status {
+    match status.code() {
+        Code::NotFound if may_be_elsewhere => {
+            Fault::Exhausted("the source of the volume is on another node".into()).into()
+        }
+        _ => status,
+    }
+}
+
 #[tonic::async_trait]
 impl Controller for Driver {
     async fn create_volume(
@@ -196,9 +207,10 @@ impl Controller for Driver {
             claim: request::claim(&asked.name, &asked.parameters),
         };
         self.is_meant(asked.accessibility_requirements.as_ref())?;
-        let volume = self
-            .blocking(move |volumes| volumes.create(&wanted))
-            .await?;
+        let may_be_elsewhere =
+            wanted.source.is_some() && asked.accessibility_requirements.is_some();
+        let made = self.blocking(move |volumes| volumes.create(&wanted)).await;
+        let volume = made.map_err(|status| elsewhere(status, may_be_elsewhere))?;
         Ok(Response::new(CreateVolumeResponse {
             volume: Some(self.volume(&volume)),
         }))
@@ -507,6 +519,14 @@ impl Controller for Driver {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_source_that_another_node_may_have_has_the_provisioner_ask_on() {
+        let code = |code, may_be| elsewhere(Status::new(code, ""), may_be).code();
+        assert_eq!(code(Code::NotFound, true), Code::ResourceExhausted);
+        assert_eq!(code(Code::NotFound, false), Code::NotFound);
+        assert_eq!(code(Code::Aborted, true), Code::Aborted);
+    }
 
     #[test]
     fn a_list_is_read_in_pages_that_begin_where_the_one_before_ended() {
