@@ -67,7 +67,7 @@ const HEAD: &str = "\
     cargo xtask cluster e2e --storage --accept        # writes this page
 
 The specs `External Storage` of `e2e.test`, with the driver as `xtask/src/cluster/e2e/driver.yaml` describes it, the
-sidecars unchanged.
+sidecars unchanged. Only what ran is in the table: the whole suite, or what `--focus` and `--skip` left of it.
 
 ";
 
