@@ -78,15 +78,6 @@ fn mounts(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
     Ok(places.filter(ours).map(ToOwned::to_owned).collect())
 }
 
-/// How many volumes are mounted for a node.
-pub(super) fn staged(cluster: &Cluster, node: &str) -> Result<usize> {
-    let mounts = mounts(cluster, node)?;
-    Ok(mounts
-        .iter()
-        .filter(|at| at.ends_with("/globalmount"))
-        .count())
-}
-
 /// Loop devices of pools and of what is in them.
 #[derive(Debug, Default)]
 struct Devices {

@@ -24,7 +24,9 @@ pub(super) fn snapshot(cluster: &Cluster) -> Result<String> {
     )?;
     let seconds = start.elapsed().as_secs_f64();
     let size = cut.pointer("/status/restoreSize").cloned();
-    ensure!(size == Some("2Gi".into()), "restoreSize is {size:?}");
+    let held = get(cluster, "pvc", "example-pvc")?;
+    let held = held.pointer("/status/capacity/storage").cloned();
+    ensure!(size == held, "restoreSize is {size:?} of {held:?}");
     sh(cluster, "example", &format!("echo after > {AT}/when"))?;
     cluster.apply(&[
         Claim {
