@@ -41,13 +41,12 @@ impl Asked<'_> {
 /// # Errors
 /// What the class wants can't be had on this node, with the remedy, or contradicts itself.
 pub(in crate::csi) fn choose(asked: &Asked<'_>, found: Found<'_>) -> Result<Backing, Fault> {
+    // Only a file has a file system of a kind, or none.
     let image_only = asked.is_block() || asked.names_file_system();
     let Some(wanted) = asked.parameters.backend else {
         return Ok(match found {
-            // Only a file has a file system of a kind, or none.
-            _ if image_only => Backing::Image,
-            Found { btrfs: Ok(()), .. } => Backing::Btrfs,
-            Found { quota: Ok(()), .. } if asked.inline => Backing::Directory,
+            Found { quota: Ok(()), .. } if asked.inline && !image_only => Backing::Directory,
+            // Never a subvolume: a pod can make others in it, which its limit doesn't bound.
             _ => Backing::Image,
         });
     };
@@ -147,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_says_and_the_best_that_holds_is_taken() {
+    fn nobody_says_and_what_no_pod_can_get_around_is_taken() {
         let quota = Found {
             quota: Ok(()),
             ..NEITHER
@@ -157,7 +156,7 @@ mod tests {
             (mount(None), false, quota, Backing::Image),
             (mount(None), true, quota, Backing::Directory),
             (mount(None), true, NEITHER, Backing::Image),
-            (mount(None), false, BOTH, Backing::Btrfs),
+            (mount(None), false, BOTH, Backing::Image),
             (mount(Some(Fs::Xfs)), false, BOTH, Backing::Image),
             (Access::Block, false, BOTH, Backing::Image),
         ] {

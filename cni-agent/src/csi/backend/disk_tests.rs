@@ -201,9 +201,9 @@ fn a_subvolume_is_full_at_its_size_and_grows_while_its_neighbour_goes_on() {
 #[ignore = "needs root, loop devices and mkfs"]
 fn subvolumes_their_snapshots_and_clones_go_in_any_order_and_leave_nothing() {
     let node = Node::on_btrfs(4 << 30, true);
-    // Nobody says which back end.
     let make = |name: &str, source| {
-        let made = node.volumes().create(&of_backend(name, None, source));
+        let asked = of_backend(name, Some(Backing::Btrfs), source);
+        let made = node.volumes().create(&asked);
         made.unwrap()
     };
     copies_in_any_order(&node, make, true);
