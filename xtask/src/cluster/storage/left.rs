@@ -10,6 +10,7 @@ use super::{
 };
 use crate::{lab::run, workspace};
 use anyhow::{Context, Result, ensure};
+use serde_json::Value;
 use std::{
     collections::BTreeSet,
     fs,
@@ -88,15 +89,9 @@ struct Devices {
 impl Devices {
     /// Those of nodes' folders.
     fn of(nodes: &[PathBuf]) -> Result<Self> {
-        let output = [
-            "--list",
-            "--raw",
-            "--noheadings",
-            "--output",
-            "NAME,BACK-INO,BACK-MAJ:MIN",
-        ];
+        let output = ["--json", "--list", "--output", "NAME,BACK-INO,BACK-MAJ:MIN"];
         let listed = workspace::output(Command::new("losetup").args(output))?;
-        let all: Vec<_> = listed.lines().filter_map(Behind::read).collect();
+        let all = Behind::read(&listed)?;
         let mut found = Self::default();
         let mut pools = BTreeSet::new();
         let mut files = BTreeSet::new();
@@ -140,13 +135,23 @@ struct Behind {
 }
 
 impl Behind {
-    fn read(line: &str) -> Option<Self> {
-        let mut words = line.split_whitespace();
-        let (name, inode, device) = (words.next()?, words.next()?, words.next()?);
-        Some(Self {
-            name: name.to_owned(),
-            file: (device.to_owned(), inode.parse().ok()?),
-        })
+    /// All devices of what `losetup` lists.
+    fn read(listed: &str) -> Result<Vec<Self>> {
+        if listed.trim().is_empty() {
+            return Ok(Vec::new());
+        }
+        let listed: Value = serde_json::from_str(listed).context("what losetup lists")?;
+        let devices = listed["loopdevices"].as_array().context("no devices")?;
+        let read = |of: &Value| {
+            let device = of["back-maj:min"].as_str()?.trim().to_owned();
+            Some(Self {
+                name: of["name"].as_str()?.to_owned(),
+                file: (device, of["back-ino"].as_u64()?),
+            })
+        };
+        let all = devices.iter().map(read);
+        all.collect::<Option<_>>()
+            .context("losetup lists a device without its file's inode and device")
     }
 
     fn number(&self) -> &str {
@@ -192,10 +197,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_line_of_losetup_is_read() {
-        let read = Behind::read("/dev/loop12 655373 254:0").unwrap();
-        assert_eq!(read.number(), "12");
-        assert_eq!(read.file, ("254:0".to_owned(), 655_373));
-        assert!(Behind::read("/dev/loop1").is_none());
+    fn what_losetup_lists_is_read() {
+        let device =
+            r#"{ "name": "/dev/loop12", "back-ino": 655373, "back-maj:min": "  254:0  " }"#;
+        let read = Behind::read(&format!(r#"{{ "loopdevices": [{device}] }}"#)).unwrap();
+        assert_eq!(read[0].number(), "12");
+        assert_eq!(read[0].file, ("254:0".to_owned(), 655_373));
+        assert!(Behind::read("").unwrap().is_empty());
+        assert!(Behind::read(r#"{ "loopdevices": [{ "name": "/dev/loop1" }] }"#).is_err());
+    }
+
+    #[test]
+    #[ignore = "needs root and loop devices"]
+    fn a_device_that_a_node_left_is_found_and_taken_away() {
+        let cluster = tempfile::tempdir().unwrap();
+        let pool = cluster.path().join("n1").join(POOL);
+        fs::create_dir_all(&pool).unwrap();
+        let image = pool.join("pool.img");
+        fs::File::create(&image).unwrap().set_len(1 << 20).unwrap();
+        let mut losetup = Command::new("losetup");
+        let made = workspace::output(losetup.args(["--find", "--show"]).arg(&image)).unwrap();
+        let nodes = [cluster.path().join("n1")];
+        assert_eq!(Devices::of(&nodes).unwrap().pools, [made.trim()]);
+        detach(cluster.path()).unwrap();
+        assert!(Devices::of(&nodes).unwrap().pools.is_empty());
     }
 }
