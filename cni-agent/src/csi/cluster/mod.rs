@@ -117,7 +117,10 @@ pub(super) async fn run(client: Client, driver: Router, options: Options, mut sh
         );
         loop {
             // What is begun anew takes nothing from who is served: the cluster knows all that this one does.
-            if let Err(error) = tokio::spawn(keep(site.clone())).await {
+            // In a set, so that it ends with this.
+            let mut keeping = JoinSet::new();
+            keeping.spawn(keep(site.clone()));
+            if let Some(Err(error)) = keeping.join_next().await {
                 tracing::error!(%error, "claims are answered anew after a failure");
             }
             sleep(PAUSE).await;

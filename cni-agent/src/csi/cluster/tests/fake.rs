@@ -71,6 +71,11 @@ impl Inner {
         object
     }
 
+    /// How many there are of a kind.
+    pub(super) fn count(&self, plural: &str) -> usize {
+        self.objects.keys().filter(|key| key.1 == plural).count()
+    }
+
     fn remove(&mut self, key: Key) -> Option<Value> {
         let mut object = self.objects.get(&key)?.clone();
         object["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");

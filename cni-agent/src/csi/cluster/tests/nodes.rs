@@ -100,8 +100,8 @@ async fn a_killed_agent_leaves_twenty_claims_with_twenty_volumes_and_none_twice(
         let until = (volumes() + more).min(names.len());
         let agent = start(&fake, &driver);
         // In the midst of the others' calls.
-        fake.wait("some volumes", |_| {
-            (driver.pool().volumes.len() >= until).then_some(())
+        fake.wait("some volumes", |inner| {
+            (inner.count(VOLUMES) >= until).then_some(())
         })
         .await;
         if volumes() == names.len() {
