@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod cluster;
 mod containerd;
+mod csi_client;
 mod demo;
 mod deny;
 #[expect(unreachable_pub, reason = "shared with the agent's build script")]
@@ -49,8 +50,11 @@ enum Verb {
     Cluster(cluster::Args),
     Vm(vm::Args),
     Storage(storage::Args),
+    VmVolumes(vm::trials::Args),
     #[command(hide = true)]
     LabProbe(bench::worker::Args),
+    #[command(hide = true)]
+    VmWithin(vm::trials::within::Args),
     #[command(hide = true)]
     Sctp(sctp::Args),
     #[command(hide = true)]
@@ -72,6 +76,8 @@ impl Verb {
             Self::Cluster(args) => cluster::run(args),
             Self::Vm(args) => vm::run(&args),
             Self::Storage(args) => storage::run(&args),
+            Self::VmVolumes(args) => vm::trials::run(&args),
+            Self::VmWithin(args) => vm::trials::within::run(&args),
             Self::LabProbe(args) => bench::worker::run(args),
             Self::Sctp(args) => sctp::run(&args),
             Self::Attack(args) => attack::run(&args),

@@ -3,6 +3,7 @@
 use super::{
     figures::Figure,
     report::{Series, compare},
+    stats::Estimate,
 };
 use anyhow::{Context, Result};
 use plotters::prelude::*;
@@ -38,17 +39,6 @@ fn panel(
     all: &[Series],
     figure: Figure,
 ) -> Result<()> {
-    let compared = compare(all, figure);
-    let ends = || {
-        compared
-            .iter()
-            .flat_map(|one| [one.ratio.low, one.ratio.high])
-    };
-    let low = ends().filter(|end| end.is_finite()).fold(0.9, f64::min) - 0.05;
-    let high = ends().filter(|end| end.is_finite()).fold(1.1, f64::max) + 0.05;
-    let names: Vec<_> = compared.iter().map(|one| one.series.path.clone()).collect();
-    let rows = compared.len() as f64;
-
     let better = if figure.more_is_better() {
         "right"
     } else {
@@ -58,6 +48,52 @@ fn panel(
         "{} — ratio to the limit, {better} is better",
         figure.title()
     );
+    let dots: Vec<_> = compare(all, figure)
+        .into_iter()
+        .map(|one| Dot {
+            name: &one.series.path,
+            ratio: one.ratio,
+            ours: one.series.path.starts_with("Fairlead"),
+        })
+        .collect();
+    dotted(area, &caption, &dots)
+}
+
+/// A ratio and its name.
+pub(super) struct Dot<'a> {
+    pub(super) name: &'a str,
+    pub(super) ratio: Estimate,
+    pub(super) ours: bool,
+}
+
+/// Draws panels of ratios, two beside each other, each with its caption.
+///
+/// # Errors
+/// Those of drawing and of the file system.
+pub(super) fn ratios(file: &Path, panels: &[(&str, Vec<Dot<'_>>)]) -> Result<()> {
+    let rows = panels.iter().map(|(_, dots)| dots.len()).max().unwrap_or(0);
+    let height = u32::try_from(rows)? * PANEL.1 + PANEL.2;
+    let lines = panels.len().div_ceil(2);
+    let size = (PANEL.0 * 2, height * u32::try_from(lines)?);
+    let root = SVGBackend::new(file, size).into_drawing_area();
+    root.fill(&WHITE)?;
+    for (area, (caption, dots)) in root.split_evenly((lines, 2)).iter().zip(panels) {
+        dotted(area, caption, dots).with_context(|| format!("drawing {caption}"))?;
+    }
+    root.present()?;
+    Ok(())
+}
+
+fn dotted(
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+    caption: &str,
+    dots: &[Dot<'_>],
+) -> Result<()> {
+    let ends = || dots.iter().flat_map(|one| [one.ratio.low, one.ratio.high]);
+    let low = ends().filter(|end| end.is_finite()).fold(0.9, f64::min) - 0.05;
+    let high = ends().filter(|end| end.is_finite()).fold(1.1, f64::max) + 0.05;
+    let names: Vec<_> = dots.iter().map(|one| one.name.to_owned()).collect();
+    let rows = dots.len() as f64;
     let mut chart = ChartBuilder::on(area)
         .caption(caption, ("sans-serif", 15))
         .margin(8)
@@ -82,9 +118,9 @@ fn panel(
         [(1.0, -0.5), (1.0, rows - 0.5)],
         BLACK.mix(0.5),
     ))?;
-    for (index, one) in compared.iter().rev().enumerate() {
+    for (index, one) in dots.iter().rev().enumerate() {
         let y = index as f64;
-        let color = if one.series.path.starts_with("Fairlead") {
+        let color = if one.ours {
             BLUE
         } else {
             RGBColor(110, 110, 110)

@@ -12,6 +12,7 @@ mod policy;
 mod report;
 mod services;
 pub(crate) mod stats;
+mod storage;
 pub(crate) mod worker;
 
 use crate::{
@@ -23,7 +24,7 @@ use crate::{
 use anyhow::{Context, Result, bail, ensure};
 use figures::{Figure, LOADS};
 use paths::{CORES, Paths};
-use report::Series;
+use report::{Parts, Series};
 use std::{
     collections::BTreeMap,
     fs,
@@ -71,6 +72,8 @@ enum Part {
     Services,
     /// Policies beside nftables and iptables.
     Policy,
+    /// Volumes beside a bare directory.
+    Storage,
 }
 
 impl Part {
@@ -104,6 +107,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     if wanted(Part::Policy) {
         setup::ensure_extra(Extra::Iptables)?;
+    }
+    if wanted(Part::Storage) {
+        setup::ensure_extra(Extra::Storage)?;
     }
     let missing = lab::missing();
     if !missing.is_empty() {
@@ -183,35 +189,48 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(policy::measure(&session, &binaries, extent, &say)?)
         }
     };
+    let storage = match wanted(Part::Storage) {
+        false => None,
+        true => {
+            let extent = storage::Extent {
+                rounds,
+                time,
+                quick: args.quick,
+            };
+            Some(storage::measure(&session, &binaries, extent, &say)?)
+        }
+    };
     say("done");
 
-    report::write(
-        &dir,
-        &series,
-        cni.as_ref(),
-        services.as_ref(),
-        policies.as_ref(),
-        time,
-        &machine,
-    )?;
+    let parts = Parts {
+        cni,
+        services,
+        policies,
+        storage,
+    };
+    report::write(&dir, &series, &parts, time, &machine)?;
     if !series.is_empty() {
         chart::draw(&dir.join("chart.svg"), &series)?;
     }
     println!("\n{}", report::path_tables(&series));
-    if let Some(cni) = &cni {
+    if let Some(cni) = &parts.cni {
         println!("CNI calls\n\n{}", report::cni_table(cni));
     }
-    if let Some(all) = &services {
+    if let Some(all) = &parts.services {
         services::draw(&dir.join("services.svg"), all)?;
         println!("Services\n\n{}", services::tables(all));
     }
-    if let Some(all) = &policies {
+    if let Some(all) = &parts.policies {
         policy::draw(&dir.join("policies.svg"), all)?;
         println!("Policies\n\n{}", policy::tables(all));
     }
+    if let Some(all) = &parts.storage {
+        storage::draw(&dir, all)?;
+        println!("Volumes\n\n{}", storage::tables(all));
+    }
     match rounds {
         0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),
-        _ => println!("Aims\n\n{}", report::aims(&series, cni.as_ref())),
+        _ => println!("Aims\n\n{}", report::aims(&series, parts.cni.as_ref())),
     }
     println!("{METHOD}");
     println!("Raw figures, summary and chart: {}", dir.display());
@@ -229,7 +248,8 @@ bootstrap over the rounds. Loading end on core 0, serving end on core 1, IPv4. C
 scheduler accounts to both ends and to ksoftirqd; other processes of the machine are not in it.
 That time holds soft interrupts too, unless the kernel accounts them apart
 (CONFIG_IRQ_TIME_ACCOUNTING). CNI calls: from before the exec to the parsed answer; whole rounds are
-resampled. Shim: peak (VmHWM) while it waits for the agent.";
+resampled. Shim: peak (VmHWM) while it waits for the agent. Volumes: fio with libaio and direct I/O on
+written blocks, the pool's file system in a file of the machine's.";
 
 /// What the figures depend on beside the code.
 #[derive(serde::Serialize)]

@@ -8,6 +8,7 @@ use super::{
     policy::Policies,
     services::Services,
     stats::{Estimate, median, paired_ratio},
+    storage::Storage,
 };
 use crate::table::Table;
 use anyhow::Result;
@@ -213,14 +214,22 @@ pub(super) fn cni_table(cni: &Cni) -> String {
     text
 }
 
+/// The parts of a bench beside the paths; none that was not asked for.
+#[derive(Default, Serialize)]
+pub(super) struct Parts {
+    pub(super) cni: Option<Cni>,
+    pub(super) services: Option<Services>,
+    pub(super) policies: Option<Policies>,
+    pub(super) storage: Option<Storage>,
+}
+
 #[derive(Serialize)]
 struct Summary<'a> {
     rounds: usize,
     millis_per_run: u128,
     paths: Vec<PathSummary<'a>>,
-    cni: Option<&'a Cni>,
-    services: Option<&'a Services>,
-    policies: Option<&'a Policies>,
+    #[serde(flatten)]
+    parts: &'a Parts,
     machine: &'a Machine,
 }
 
@@ -240,9 +249,7 @@ struct PathSummary<'a> {
 pub(super) fn write(
     dir: &Path,
     all: &[Series],
-    cni: Option<&Cni>,
-    services: Option<&Services>,
-    policies: Option<&Policies>,
+    parts: &Parts,
     run: std::time::Duration,
     machine: &Machine,
 ) -> Result<()> {
@@ -284,9 +291,7 @@ pub(super) fn write(
         rounds: rounds.unwrap_or(0),
         millis_per_run: run.as_millis(),
         paths,
-        cni,
-        services,
-        policies,
+        parts,
         machine,
     };
     fs::write(dir.join("raw.csv"), csv)?;

@@ -42,7 +42,7 @@ pub(crate) use outside::Outside;
 pub(crate) use plugin::{Action, Call, CniError, Plugin};
 pub(crate) use pod::Pod;
 pub(crate) use process::{Process, start_time};
-pub(crate) use session::{Session, remove_traces, run};
+pub(crate) use session::{Session, mounts_below, remove_traces, run};
 pub(crate) use sweep::{remove_group, sweep, unified_group};
 pub(crate) use underlay::Underlay;
 pub(crate) use undo::StepId;

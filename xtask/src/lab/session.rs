@@ -163,7 +163,7 @@ pub(crate) fn remove_traces(dir: &Path, name: &str) -> Vec<anyhow::Error> {
 }
 
 /// Mount points below a folder, the deepest first.
-pub(super) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn mounts_below(dir: &Path) -> Vec<PathBuf> {
     let table = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     let mut mounts: Vec<PathBuf> = table
         .lines()

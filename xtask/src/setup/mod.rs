@@ -67,7 +67,7 @@ const CHECKERS: Step = Step {
 };
 
 #[rustfmt::skip] // one step, one line
-const EXTRAS: [(Extra, Step); 14] = [
+const EXTRAS: [(Extra, Step); 15] = [
     (Extra::Aarch64, Step { group: Group::Build, name: "aarch64", ready: |_| cross::AARCH64.ready(), make: |_| cross::AARCH64.make() }),
     (Extra::X86, Step { group: Group::Build, name: "x86_64", ready: |_| cross::X86_64.ready(), make: |_| cross::X86_64.make() }),
     (Extra::Dns, Step { group: Group::Cluster, name: "CoreDNS", ready: |cache| go_programs::COREDNS.ready(cache), make: |cache| go_programs::COREDNS.make(cache) }),
@@ -81,6 +81,7 @@ const EXTRAS: [(Extra, Step); 14] = [
     (Extra::FileSystems, Step { group: Group::Build, name: "file systems", ready: programs::file_systems, make: programs::add_file_systems }),
     (Extra::Sidecars, Step { group: Group::Cluster, name: "CSI provisioner", ready: |cache| go_programs::PROVISIONER.ready(cache), make: |cache| go_programs::PROVISIONER.make(cache) }),
     (Extra::Sidecars, Step { group: Group::Cluster, name: "CSI sidecars", ready: |cache| go_programs::SIDECARS.ready(cache), make: |cache| go_programs::SIDECARS.make(cache) }),
+    (Extra::Storage, Step { group: Group::Bench, name: "disk tools", ready: programs::storage, make: programs::add_storage }),
     (Extra::NetworkPolicy, Step { group: Group::Cluster, name: "network-policy-api", ready: |cache| go_programs::NETWORK_POLICY.ready(cache), make: |cache| go_programs::NETWORK_POLICY.make(cache) }),
 ];
 
@@ -99,6 +100,8 @@ pub(crate) enum Extra {
     EndToEnd,
     /// Guests: machines within this one.
     Guest,
+    /// What volumes are measured with.
+    Storage,
     /// The conformance tests of cluster-wide policies.
     NetworkPolicy,
     /// What makes, checks and grows the file systems of volumes.

@@ -68,6 +68,15 @@ const GUEST: [Program; 2] = [
     Program { name: "busybox", package: "busybox-static", purpose: "vm: what runs first in it" },
 ];
 
+#[rustfmt::skip] // one program, one line
+const STORAGE: [Program; 5] = [
+    Program { name: "fio", package: "fio", purpose: "bench: reads and writes" },
+    Program { name: "mkfs.ext4", package: "e2fsprogs", purpose: "bench: file systems of volumes" },
+    Program { name: "mkfs.xfs", package: "xfsprogs", purpose: "the same" },
+    Program { name: "mkfs.btrfs", package: "btrfs-progs", purpose: "the same" },
+    Program { name: "losetup", package: "mount", purpose: "bench: disks of files" },
+];
+
 pub(super) fn lab(_: &Path) -> Result<Option<String>> {
     Ok(present(&LAB))
 }
@@ -114,6 +123,14 @@ pub(super) fn guest(_: &Path) -> Result<Option<String>> {
 
 pub(super) fn add_guest(_: &Path) -> Result<()> {
     add(&GUEST)
+}
+
+pub(super) fn storage(_: &Path) -> Result<Option<String>> {
+    Ok(present(&STORAGE))
+}
+
+pub(super) fn add_storage(_: &Path) -> Result<()> {
+    add(&STORAGE)
 }
 
 fn present(programs: &[Program]) -> Option<String> {

@@ -186,7 +186,6 @@ impl Running {
     }
 
     /// The child process, for its output.
-    #[cfg(test)]
     pub(crate) fn process(&mut self) -> &mut Process {
         &mut self.process
     }
@@ -220,7 +219,6 @@ impl Running {
     ///
     /// # Errors
     /// When it had ended already.
-    #[cfg(test)]
     pub(crate) fn cut(mut self) -> Result<()> {
         self.process.signal(rustix::process::Signal::KILL)?;
         self.process.wait(OFF_LIMIT).map(drop)

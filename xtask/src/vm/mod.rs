@@ -8,6 +8,7 @@ mod guest;
 mod initramfs;
 #[cfg(test)]
 mod tests;
+pub(crate) mod trials;
 
 use crate::{lab::Session, setup};
 use anyhow::{Context, Result, bail};
