@@ -2,7 +2,6 @@
 //! takes them back.
 
 use super::{
-    backend::{Asked, choose},
     fault::Fault,
     id::VolumeId,
     limits::Limits,
@@ -109,27 +108,17 @@ impl Volumes {
             let _working = self.busy.begin(&[&key])?;
             let there = self.book.read().inline(&inline.handle).cloned();
             if there.is_none() {
-                let parameters = Parameters::default();
-                let asked = Asked {
-                    parameters: &parameters,
-                    capabilities: std::slice::from_ref(&target.capability),
-                    inline: true,
-                };
-                let backing = choose(&asked, self.pool.found())?;
                 self.make(Volume {
                     id: VolumeId::random().map_err(failed("a name for the volume"))?,
                     name: inline.handle.clone(),
                     phase: Phase::Making,
                     bytes: inline.bytes,
-                    backing,
+                    backing: Backing::Image,
                     project: None,
                     limits: Limits::default(),
-                    fs: Some(match backing {
-                        Backing::Image => inline.fs.unwrap_or(Fs::Ext4),
-                        Backing::Btrfs | Backing::Directory => Fs::Folder,
-                    }),
+                    fs: Some(inline.fs.unwrap_or(Fs::Ext4)),
                     formatted: false,
-                    parameters,
+                    parameters: Parameters::default(),
                     source: None,
                     inline: true,
                     made_at: now().as_secs(),

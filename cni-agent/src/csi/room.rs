@@ -30,7 +30,6 @@ impl Volumes {
         let asked = Asked {
             parameters,
             capabilities,
-            inline: false,
         };
         match choose(&asked, self.pool.found()) {
             Ok(backing) => Ok(parameters.overcommit.promises(self.capacity(backing)?)),

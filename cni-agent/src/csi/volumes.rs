@@ -195,7 +195,6 @@ impl Volumes {
         let asked = Asked {
             parameters: &wanted.parameters,
             capabilities: &wanted.capabilities,
-            inline: false,
         };
         let given = there.map(|there| there.backing);
         let given = given.or(original.map(|original| original.backing));

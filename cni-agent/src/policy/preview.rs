@@ -48,6 +48,12 @@ impl Preview {
             let named = |ip: IpAddr| (format!("node {} ({ip})", node.name), ip);
             peers.extend(all_addresses(node).map(named));
         }
+        // Names of domains that policies mean have no prefix.
+        let domains = before.domains.iter().chain(after.domains.iter());
+        for (name, addresses) in domains {
+            let named = |ip: &IpAddr| (format!("{name} ({ip})"), *ip);
+            peers.extend(addresses.iter().map(named));
+        }
         // Of each prefix that either knows, its first address that is in no longer one.
         let both = [&tables_before, &tables_after];
         let prefixes = both.into_iter().flat_map(|tables| tables.prefixes.keys());

@@ -19,8 +19,6 @@ pub(in crate::csi) struct Found<'a> {
 pub(in crate::csi) struct Asked<'a> {
     pub(in crate::csi) parameters: &'a Parameters,
     pub(in crate::csi) capabilities: &'a [Capability],
-    /// It lives with its pod: nobody takes a snapshot of it.
-    pub(in crate::csi) inline: bool,
 }
 
 impl Asked<'_> {
@@ -41,14 +39,10 @@ impl Asked<'_> {
 /// # Errors
 /// What the class wants can't be had on this node, with the remedy, or contradicts itself.
 pub(in crate::csi) fn choose(asked: &Asked<'_>, found: Found<'_>) -> Result<Backing, Fault> {
-    // Only a file has a file system of a kind, or none.
-    let image_only = asked.is_block() || asked.names_file_system();
     let Some(wanted) = asked.parameters.backend else {
-        return Ok(match found {
-            Found { quota: Ok(()), .. } if asked.inline && !image_only => Backing::Directory,
-            // Never a subvolume: a pod can make others in it, which its limit doesn't bound.
-            _ => Backing::Image,
-        });
+        // What no pod can get around: in a subvolume it can make others, and whoever owns a file can give it to
+        // another project (FS_IOC_FSSETXATTR).
+        return Ok(Backing::Image);
     };
     fits(wanted, asked)?;
     let cant = |why: &str| {
@@ -130,7 +124,6 @@ mod tests {
     fn chosen(
         backend: Option<Backing>,
         access: Access,
-        inline: bool,
         found: Found<'_>,
     ) -> Result<Backing, Fault> {
         let parameters = Parameters {
@@ -140,39 +133,29 @@ mod tests {
         let asked = Asked {
             parameters: &parameters,
             capabilities: &capability(access),
-            inline,
         };
         choose(&asked, found)
     }
 
     #[test]
     fn nobody_says_and_what_no_pod_can_get_around_is_taken() {
-        let quota = Found {
-            quota: Ok(()),
-            ..NEITHER
-        };
-        for (access, inline, found, expected) in [
-            (mount(None), false, NEITHER, Backing::Image),
-            (mount(None), false, quota, Backing::Image),
-            (mount(None), true, quota, Backing::Directory),
-            (mount(None), true, NEITHER, Backing::Image),
-            (mount(None), false, BOTH, Backing::Image),
-            (mount(Some(Fs::Xfs)), false, BOTH, Backing::Image),
-            (Access::Block, false, BOTH, Backing::Image),
-        ] {
-            let text = format!("{access:?} {inline} {found:?}");
-            assert_eq!(chosen(None, access, inline, found), Ok(expected), "{text}");
+        for access in [mount(None), mount(Some(Fs::Xfs)), Access::Block] {
+            for found in [NEITHER, BOTH] {
+                let text = format!("{access:?} {found:?}");
+                let chosen = chosen(None, access.clone(), found);
+                assert_eq!(chosen, Ok(Backing::Image), "{text}");
+            }
         }
     }
 
     #[test]
     fn what_a_class_wants_is_had_or_refused_with_a_remedy() {
         for backend in [Backing::Btrfs, Backing::Directory] {
-            assert_eq!(chosen(Some(backend), mount(None), false, BOTH), Ok(backend));
-            let fault = chosen(Some(backend), mount(None), false, NEITHER).unwrap_err();
+            assert_eq!(chosen(Some(backend), mount(None), BOTH), Ok(backend));
+            let fault = chosen(Some(backend), mount(None), NEITHER).unwrap_err();
             assert_eq!(fault.code(), tonic::Code::ResourceExhausted);
             for access in [mount(Some(Fs::Ext4)), Access::Block] {
-                let fault = chosen(Some(backend), access, false, BOTH).unwrap_err();
+                let fault = chosen(Some(backend), access, BOTH).unwrap_err();
                 assert_eq!(fault.code(), tonic::Code::InvalidArgument);
             }
         }
@@ -184,7 +167,6 @@ mod tests {
         let asked = Asked {
             parameters: &parameters,
             capabilities: &capability(mount(None)),
-            inline: false,
         };
         assert_eq!(choose(&asked, NEITHER), Ok(Backing::Directory));
     }
