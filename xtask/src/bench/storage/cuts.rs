@@ -78,7 +78,7 @@ pub(super) fn measure(
                 say,
             )?);
         }
-        let (gib, mib) = if extent.quick { (1, 32) } else { (10, 512) };
+        let (gib, mib) = if extent.quick { (1, 32) } else { (10, 64) };
         all.push(cut(
             rig,
             back_end,

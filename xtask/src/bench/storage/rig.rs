@@ -213,6 +213,9 @@ fn made(folder: &Path, pool: PoolFs) -> Result<impl FnOnce() -> Result<()> + Sen
     // The device goes with the mount, or at once when there is none.
     run("losetup", &["-d", &device])?;
     mounted?;
+    if pool == PoolFs::Btrfs {
+        run("btrfs", &["quota", "enable", &at.display().to_string()])?;
+    }
     let folder = folder.to_owned();
     Ok(move || {
         // Volumes first: those of a run that failed are still mounted.
