@@ -140,7 +140,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let outcome = ring.run();
         row(ring, &outcome, start.elapsed());
         match ring.name {
-            "pure" => left_out = outcome.ignored,
+            // One test of the ring `guest` runs all of those in a guest.
+            "pure" => left_out = outcome.ignored - outcome.elsewhere,
             _ => caught_up += outcome.passed + outcome.failed,
         }
         if let Some(failure) = outcome.failure {

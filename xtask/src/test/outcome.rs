@@ -12,6 +12,8 @@ pub(super) struct Outcome {
     pub(super) passed: u64,
     pub(super) failed: u64,
     pub(super) ignored: u64,
+    /// Of the ignored: what a test of the ring `guest` runs in a guest.
+    pub(super) elsewhere: u64,
     pub(super) failure: Option<String>,
 }
 
@@ -37,11 +39,16 @@ impl Outcome {
         self.passed += other.passed;
         self.failed += other.failed;
         self.ignored += other.ignored;
+        self.elsewhere += other.elsewhere;
         self.failure = self.failure.take().or(other.failure);
     }
 
-    /// Adds the summary line of one test binary; other lines say nothing.
+    /// Adds the summary line of one test binary, and counts tests for guests; other lines say nothing.
     fn read(&mut self, line: &str) {
+        let is_elsewhere = line.starts_with("test ") && line.contains("::elsewhere::");
+        if is_elsewhere && line.contains(" ... ignored") {
+            self.elsewhere += 1;
+        }
         let Some(counts) = line.strip_prefix("test result: ") else {
             return;
         };
@@ -102,6 +109,7 @@ mod tests {
     fn counts_of_all_binaries_are_added() {
         let outcome = outcome_of(
             "echo 'running 3 tests'; \
+             echo 'test csi::elsewhere::a_quota_holds ... ignored, needs another kernel'; \
              echo 'test result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; 4 filtered out; finished in 0.00s'; \
              echo 'test result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; finished in 1.20s'",
         );
@@ -111,6 +119,7 @@ mod tests {
                 passed: 7,
                 failed: 0,
                 ignored: 1,
+                elsewhere: 1,
                 failure: None
             }
         );

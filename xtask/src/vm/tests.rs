@@ -105,3 +105,60 @@ fn what_was_synced_outlives_a_power_cut() {
     let kept = said.trim().parse::<u32>().unwrap();
     assert!(code == 0 && kept >= told, "{kept} of {told}");
 }
+
+/// The agent's own tests, as cargo has built them.
+fn agents_tests() -> PathBuf {
+    let built = workspace::cargo()
+        .args(["test", "--locked", "--lib", "--no-run"])
+        .args(["--message-format", "json"])
+        .stderr(Stdio::inherit())
+        .output()
+        .unwrap();
+    assert!(built.status.success());
+    let lines = built.stdout.split(|byte| *byte == b'\n');
+    let mut programs = lines.filter_map(|line| {
+        let said: serde_json::Value = serde_json::from_slice(line).ok()?;
+        let is_agent = said["target"]["name"] == "cni_agent" && said["profile"]["test"] == true;
+        let program = said["executable"].as_str().filter(|_| is_agent)?;
+        Some(PathBuf::from(program))
+    });
+    programs.next().unwrap()
+}
+
+/// Quotas of projects, and control groups of version 2 that bound what a pod writes.
+#[test]
+#[ignore = "needs root and QEMU"]
+fn what_volumes_have_from_another_kernel_holds_in_a_guest() {
+    let program = agents_tests();
+    for mkfs in [
+        "mkfs.ext4 -q -O quota,project -E quotatype=prjquota",
+        "mkfs.xfs -q",
+    ] {
+        let disk = tempfile::NamedTempFile::new().unwrap();
+        disk.as_file().set_len(8 << 30).unwrap();
+        let script = format!(
+            "set -e; {mkfs} /dev/vda; mkdir -p /pool /groups; mount -o prjquota /dev/vda /pool; \
+             mount -t cgroup2 none /groups; exec \"$@\""
+        );
+        let mut words = command(&["sh", "-c", &script, "sh"]);
+        words.push(program.clone().into());
+        words.extend(command(&["--ignored", "--test-threads=1", "elsewhere::"]));
+        let places = [
+            ("TMPDIR", "/pool"),
+            ("FAIRLEAD_TEST_PRJQUOTA", "/pool"),
+            ("FAIRLEAD_TEST_IO_CGROUP", "/groups"),
+        ];
+        let guest = Guest {
+            disks: vec![disk.path().to_owned()],
+            env: places
+                .map(|(name, place)| (name.to_owned(), place.into()))
+                .into(),
+            ..Guest::new(words)
+        };
+        let (code, said) = run_in(&guest);
+        assert!(
+            code == 0 && said.contains("test result: ok. 2 passed"),
+            "{mkfs}: {code}: {said}"
+        );
+    }
+}
