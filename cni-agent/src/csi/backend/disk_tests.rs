@@ -254,7 +254,10 @@ fn files_of_a_pool_on_btrfs_are_volumes_like_elsewhere() {
 #[ignore = "needs root, loop devices and mkfs"]
 fn subvolumes_that_a_pod_made_are_told_and_go_with_the_volume() {
     let node = Node::on_btrfs(2 << 30, true);
-    let volume = node.volumes().create(&of_backend("v", None, None)).unwrap();
+    let volume = node
+        .volumes()
+        .create(&of_backend("v", Some(Backing::Btrfs), None))
+        .unwrap();
     let at = node.publish(&volume, "pod");
     let inner = at.join("folder/inner");
     fs::create_dir(at.join("folder")).unwrap();
@@ -281,7 +284,9 @@ fn subvolumes_that_a_pod_made_are_told_and_go_with_the_volume() {
 fn subvolumes_that_a_killed_agent_left_are_finished_or_undone() {
     let mut node = Node::on_btrfs(4 << 30, true);
     let make = |node: &Node, name: &str| {
-        let made = node.volumes().create(&of_backend(name, None, None));
+        let made = node
+            .volumes()
+            .create(&of_backend(name, Some(Backing::Btrfs), None));
         made.unwrap()
     };
     let kept = make(&node, "kept");
