@@ -6,6 +6,7 @@ mod build;
 mod build_ebpf;
 mod cluster;
 mod containerd;
+mod csi_agent;
 mod csi_client;
 mod demo;
 mod deny;

@@ -6,7 +6,7 @@
 
 use super::{
     chance::{self, Chance},
-    client::{Client, Form, Of},
+    client::{Client, Form, Of, Refused},
     node::{Disk, Node, clone, must},
 };
 use std::{
@@ -175,7 +175,7 @@ fn operate(journal: &Journal, client: &Client, pods: &[String], stop: &AtomicBoo
             1 => Of::Snapshot(id.clone()),
             _ => Of::Volume(source),
         };
-        let made = client.create(&volume, form, &of).unwrap();
+        let made = client.create(form.volume(&volume, &of)).unwrap();
         {
             let mut told = journal.now();
             told.ids.insert(volume.clone(), made.clone());
@@ -226,10 +226,10 @@ fn expected(cut: &Cut, of: fn(&Told) -> &Fates) -> (BTreeSet<String>, BTreeSet<S
 fn live(node: &mut Node, disk: &Disk, chance: &mut Chance) -> Vec<Cut> {
     let (journal, stop) = (Journal::default(), AtomicBool::new(false));
     node.start();
-    let client = Client::new(&node.socket());
+    let client = Client::lazy(&node.socket()).unwrap();
     let pods = ["ext4", "xfs"].map(str::to_owned);
     for pod in &pods {
-        let id = client.create(pod, form(pod), &Of::Nothing).unwrap();
+        let id = client.create(form(pod).volume(pod, &Of::Nothing)).unwrap();
         give(&client, node, &id, pod).unwrap();
         let mut told = journal.now();
         told.ids.insert(pod.clone(), id);
@@ -269,7 +269,7 @@ fn live(node: &mut Node, disk: &Disk, chance: &mut Chance) -> Vec<Cut> {
 
 fn give(client: &Client, node: &Node, id: &str, pod: &str) -> Result<PathBuf, String> {
     let (stage, at) = (node.place(&format!("stage-{pod}")), node.place(pod));
-    let told = |status: tonic::Status| format!("{:?}: {}", status.code(), status.message());
+    let told = |refused: Refused| format!("{:?}: {}", refused.code(), refused.message());
     client.stage(id, &stage, form(pod)).map_err(told)?;
     client.publish(id, &stage, &at, form(pod)).map_err(told)?;
     Ok(at)
@@ -286,8 +286,8 @@ fn take(client: &Client, node: &Node, id: &str, pod: &str) {
 fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
     fs::rename(&cut.image, disk.root().join("pool/pool.img")).map_err(|e| e.to_string())?;
     node.start();
-    let client = Client::new(&node.socket());
-    let (volumes, snapshots) = (client.volumes(), client.all_snapshots());
+    let client = Client::lazy(&node.socket()).unwrap();
+    let (volumes, snapshots) = (client.volumes().unwrap(), client.all_snapshots().unwrap());
     for (what, there, of) in [
         ("volume", &volumes, Told::volumes as fn(&Told) -> &Fates),
         ("snapshot", &snapshots, Told::snapshots),
@@ -318,10 +318,10 @@ fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
         let rounds: usize = name[1..].parse().unwrap();
         let pod = ["ext4", "xfs"][rounds % 2];
         let made = client
-            .create("restored", form(pod), &Of::Snapshot(id.clone()))
-            .map_err(|status| status.message().to_owned())?;
+            .create(form(pod).volume("restored", &Of::Snapshot(id.clone())))
+            .map_err(|refused| refused.message().to_owned())?;
         let (stage, at) = (node.place("stage-restored"), node.place("restored"));
-        let told = |status: tonic::Status| format!("{name}: {}", status.message());
+        let told = |refused: Refused| format!("{name}: {}", refused.message());
         client.stage(&made, &stage, form(pod)).map_err(told)?;
         client
             .publish(&made, &stage, &at, form(pod))

@@ -2,12 +2,12 @@
 //! every context. They are refused, nothing of theirs is made, and the agent's log has the calls without the tokens.
 
 use super::{
-    client::{Client, Form, Of},
+    client::{Client, Form, Of, Refused},
     node::Node,
 };
 use node_api::csi;
 use std::{collections::HashMap, fs, os::unix::fs::symlink, path::Path};
-use tonic::{Code, Status};
+use tonic::Code;
 
 const TOKEN: &str = "eyJhbGciOiJSUzI1NiJ9.of-a-service-account";
 
@@ -50,7 +50,7 @@ fn ids() -> Vec<String> {
 }
 
 /// What each call that names a volume, a snapshot or a group answers.
-fn ask_all(client: &Client, id: &str, at: &Path) -> Vec<(&'static str, Result<(), Status>)> {
+fn ask_all(client: &Client, id: &str, at: &Path) -> Vec<(&'static str, Result<(), Refused>)> {
     let form = Form::Ext4;
     let members = [id.to_owned()];
     vec![
@@ -66,13 +66,13 @@ fn ask_all(client: &Client, id: &str, at: &Path) -> Vec<(&'static str, Result<()
         (
             "clone",
             client
-                .create("c", form, &Of::Volume(id.to_owned()))
+                .create(form.volume("c", &Of::Volume(id.to_owned())))
                 .map(drop),
         ),
         (
             "restore",
             client
-                .create("r", form, &Of::Snapshot(id.to_owned()))
+                .create(form.volume("r", &Of::Snapshot(id.to_owned())))
                 .map(drop),
         ),
         ("stage", client.stage(id, at, form)),
@@ -86,7 +86,7 @@ fn ask_all(client: &Client, id: &str, at: &Path) -> Vec<(&'static str, Result<()
 #[ignore = "needs root, loop devices and the built binaries"]
 fn ids_of_nobody_are_refused_and_make_nothing() {
     let node = Node::new();
-    let client = Client::new(&node.socket());
+    let client = Client::lazy(&node.socket()).unwrap();
     let at = node.place("at");
     for id in ids() {
         for (what, answer) in ask_all(&client, &id, &at) {
@@ -116,14 +116,16 @@ fn ids_of_nobody_are_refused_and_make_nothing() {
 #[ignore = "needs root, loop devices and the built binaries"]
 fn names_are_the_callers_and_never_those_of_files() {
     let node = Node::new();
-    let client = Client::new(&node.socket());
+    let client = Client::lazy(&node.socket()).unwrap();
     for name in [
         "../../../../../../tmp/x".to_owned(),
         "é".repeat(64),
         "a".repeat(128),
         "{}$(id)`id`;'\"*?\u{202e}".to_owned(),
     ] {
-        let id = client.create(&name, Form::Block, &Of::Nothing).unwrap();
+        let id = client
+            .create(Form::Block.volume(&name, &Of::Nothing))
+            .unwrap();
         let snapshot = client.snapshot(&name, &id).unwrap();
         let files = node.files();
         assert_eq!(files.len(), 2, "{files:?}");
@@ -140,7 +142,9 @@ fn names_are_the_callers_and_never_those_of_files() {
         "a\nb".to_owned(),
         String::new(),
     ] {
-        let status = client.create(&name, Form::Block, &Of::Nothing).unwrap_err();
+        let status = client
+            .create(Form::Block.volume(&name, &Of::Nothing))
+            .unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument, "{name:?}");
     }
     assert_eq!(node.left(), Default::default());
@@ -150,15 +154,15 @@ fn names_are_the_callers_and_never_those_of_files() {
 #[ignore = "needs root, loop devices and the built binaries"]
 fn links_where_a_volume_goes_lead_nowhere() {
     let node = Node::new();
-    let client = Client::new(&node.socket());
+    let client = Client::lazy(&node.socket()).unwrap();
     let form = Form::Ext4;
     let (victim, kept) = (node.place("victim"), node.place("victim/kept"));
     fs::create_dir(&victim).unwrap();
     fs::write(&kept, "kept").unwrap();
     let link = node.place("link");
     symlink(&victim, &link).unwrap();
-    let id = client.create("v", form, &Of::Nothing).unwrap();
-    let refused = |answer: Result<(), Status>| {
+    let id = client.create(form.volume("v", &Of::Nothing)).unwrap();
+    let refused = |answer: Result<(), Refused>| {
         let status = answer.unwrap_err();
         assert!(REFUSED.contains(&status.code()), "{status}");
         assert_eq!(fs::read_to_string(&kept).unwrap(), "kept");
@@ -185,7 +189,9 @@ fn links_where_a_volume_goes_lead_nowhere() {
     for answer in [
         client.stage(&id, &stage, form),
         client.snapshot("s", &id).map(drop),
-        client.create("c", form, &Of::Volume(id.clone())).map(drop),
+        client
+            .create(form.volume("c", &Of::Volume(id.clone())))
+            .map(drop),
         client.expand(&id, 1 << 30),
     ] {
         let status = answer.unwrap_err();
@@ -202,11 +208,11 @@ fn links_where_a_volume_goes_lead_nowhere() {
 /// Each call that has a place for secrets or contexts, with a token in each of these.
 fn ask_with_tokens(client: &Client, node: &Node) {
     let form = Form::Ext4;
-    let capability = Some(form.capability());
+    let capability = Some(form.into());
     let (stage, at) = (node.place("stage"), node.place("at"));
     let create = csi::CreateVolumeRequest {
         name: "pvc-1".to_owned(),
-        volume_capabilities: vec![form.capability()],
+        volume_capabilities: vec![form.into()],
         secrets: words("key"),
         ..Default::default()
     };
@@ -234,7 +240,7 @@ fn ask_with_tokens(client: &Client, node: &Node) {
         .unwrap();
     let validate = csi::ValidateVolumeCapabilitiesRequest {
         volume_id: volume_id.clone(),
-        volume_capabilities: vec![form.capability()],
+        volume_capabilities: vec![form.into()],
         volume_context: context(),
         parameters: words("password"),
         secrets: words("key"),
@@ -375,7 +381,7 @@ fn ask_with_tokens(client: &Client, node: &Node) {
 fn the_log_has_every_call_and_no_token() {
     // With all that the libraries below it say, too.
     let mut node = Node::that_logs("trace");
-    ask_with_tokens(&Client::new(&node.socket()), &node);
+    ask_with_tokens(&Client::lazy(&node.socket()).unwrap(), &node);
     assert_eq!(node.left(), Default::default());
     node.kill();
     let log = node.log();

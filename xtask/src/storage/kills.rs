@@ -3,7 +3,7 @@
 
 use super::{
     chance::{self, Chance},
-    client::{Client, Form, Of},
+    client::{Client, Form, Of, Refused},
     node::Node,
     sweep::thaw,
 };
@@ -17,7 +17,6 @@ use std::{
     thread,
     time::{Duration, Instant},
 };
-use tonic::Status;
 
 /// Longest that a write may take on a machine that is busy; a file system that is held still takes for ever.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -50,7 +49,7 @@ impl Trial {
     fn new() -> Self {
         let node = Node::new();
         Self {
-            client: Client::new(&node.socket()),
+            client: Client::lazy(&node.socket()).unwrap(),
             node,
             chance: Chance::new("kills"),
             kills: BTreeMap::new(),
@@ -65,7 +64,7 @@ impl Trial {
     fn killed<T: PartialEq + Send>(
         &mut self,
         what: &'static str,
-        ask: impl Fn(&Client) -> Result<T, Status> + Sync,
+        ask: impl Fn(&Client) -> Result<T, Refused> + Sync,
     ) -> T {
         let usual = self.durations.get(what).copied().unwrap_or(GUESS);
         let moment = self.chance.moment(usual + usual / 4);
@@ -86,15 +85,15 @@ impl Trial {
             Err(_) => kills.during += 1,
         }
         self.node.start();
-        self.client = Client::new(&self.node.socket());
+        self.client = Client::lazy(&self.node.socket()).unwrap();
         // What was there before this operation is there; that comes before it is asked again.
         self.check(what);
         let began = Instant::now();
-        let again = ask(&self.client).unwrap_or_else(|status| {
+        let again = ask(&self.client).unwrap_or_else(|refused| {
             panic!(
                 "{what}, asked again: {:?}: {}\n{}",
-                status.code(),
-                status.message(),
+                refused.code(),
+                refused.message(),
                 self.node.log()
             )
         });
@@ -118,12 +117,20 @@ impl Trial {
                 at.display()
             );
         }
-        let (volumes, snapshots) = (self.client.volumes(), self.client.all_snapshots());
+        let (volumes, snapshots) = (self.volumes(), self.all_snapshots());
         assert!(volumes.is_superset(&self.volumes), "{during}: {volumes:?}");
         assert!(
             snapshots.is_superset(&self.snapshots),
             "{during}: {snapshots:?}"
         );
+    }
+
+    fn volumes(&self) -> BTreeSet<String> {
+        self.client.volumes().unwrap()
+    }
+
+    fn all_snapshots(&self) -> BTreeSet<String> {
+        self.client.all_snapshots().unwrap()
     }
 
     fn total(&self) -> u64 {
@@ -134,9 +141,9 @@ impl Trial {
     }
 
     fn create(&mut self, what: &'static str, name: &str, form: Form, of: &Of) -> String {
-        let id = self.killed(what, |client| client.create(name, form, of));
+        let id = self.killed(what, |client| client.create(form.volume(name, of)));
         self.volumes.insert(id.clone());
-        assert_eq!(self.client.volumes(), self.volumes, "{what}");
+        assert_eq!(self.volumes(), self.volumes, "{what}");
         id
     }
 
@@ -177,7 +184,7 @@ impl Trial {
     fn delete(&mut self, id: &str) {
         self.volumes.remove(id);
         self.killed("delete", |client| client.delete(id));
-        assert_eq!(self.client.volumes(), self.volumes);
+        assert_eq!(self.volumes(), self.volumes);
     }
 
     /// The life of volumes, with a kill in each of its operations.
@@ -240,7 +247,7 @@ impl Trial {
         self.delete(&b);
         self.unpublish(&a, "pod-a");
         self.delete(&a);
-        assert_eq!(self.client.all_snapshots(), BTreeSet::new());
+        assert_eq!(self.all_snapshots(), BTreeSet::new());
         assert_eq!(self.node.left(), Default::default(), "{form:?}");
     }
 }

@@ -22,6 +22,8 @@ mod proxy;
 mod sanity;
 mod sweep;
 
+pub(crate) use sweep::loop_devices;
+
 use crate::{
     build,
     setup::{self, Group},

@@ -1,16 +1,14 @@
 //! A node for trials of volumes: an agent with its volumes alone, and what it has on the machine.
 
 use super::sweep::{below, detach, folder, loop_devices, run, thaw};
-use crate::workspace;
+use crate::{csi_agent::Places, workspace};
 use std::{
     fs,
     os::fd::AsFd as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Child, Command},
     time::{Duration, Instant},
 };
-
-const DRIVER: &str = "csi.fairlead.dev";
 
 /// An agent with its volumes alone, in a folder of its own. Its end leaves nothing of it.
 pub(super) struct Node {
@@ -41,65 +39,42 @@ impl Node {
     }
 
     fn off(folder: tempfile::TempDir, pool: PathBuf) -> Self {
-        let node = Self {
+        Self {
             folder,
             pool,
             level: "info",
             agent: None,
-        };
-        fs::create_dir(node.place("manifests")).unwrap();
-        node
+        }
     }
 
     pub(super) fn place(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
+    fn places(&self) -> Places {
+        Places {
+            folder: self.folder.path().to_owned(),
+            pool: self.pool.clone(),
+            kubelet: self.place("kubelet"),
+        }
+    }
+
     pub(super) fn socket(&self) -> PathBuf {
-        self.place("kubelet/plugins").join(DRIVER).join("csi.sock")
+        self.places().socket()
     }
 
     /// Starts an agent and waits until it serves.
     pub(super) fn start(&mut self) {
-        let log = fs::OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(self.place("log"))
-            .unwrap();
-        // The last thing that a start makes.
-        let registered = self
-            .place("kubelet/plugins_registry")
-            .join(format!("{DRIVER}-reg.sock"));
-        let _of_the_last_one = fs::remove_file(&registered);
-        let agent = Command::new(workspace::binaries().join("fairlead"))
-            .args(["agent", "--parts", "csi", "--node-name", "n1"])
-            .args(["--source", "manifests", "--health-address", "off"])
-            .args(["--log-level", self.level])
-            .arg("--manifests")
-            .arg(self.place("manifests"))
-            .arg("--state-dir")
-            .arg(self.place("state"))
-            .arg("--socket")
-            .arg(self.place("agent.sock"))
-            .arg("--csi-pool")
-            .arg(&self.pool)
-            .arg("--kubelet-dir")
-            .arg(self.place("kubelet"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        self.agent = Some(agent);
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while !registered.exists() {
-            assert!(Instant::now() < deadline, "{}", self.log());
-            std::thread::sleep(Duration::from_millis(2));
-        }
+        let places = self.places();
+        let mut command = places.command(&workspace::binaries()).unwrap();
+        let agent = command.args(["--log-level", self.level]).spawn().unwrap();
+        let agent = self.agent.insert(agent);
+        let served = places.served(Duration::from_secs(30), || Ok(agent.try_wait()?));
+        served.unwrap();
     }
 
     pub(super) fn log(&self) -> String {
-        fs::read_to_string(self.place("log")).unwrap_or_default()
+        self.places().log()
     }
 
     /// Kills the agent: it has no moment for anything.

@@ -93,7 +93,7 @@ pub(super) fn below(folder: &Path) -> Vec<Mounted> {
 }
 
 /// Every loop device that has a file, and that.
-pub(super) fn loop_devices() -> Vec<(String, PathBuf)> {
+pub(crate) fn loop_devices() -> Vec<(String, PathBuf)> {
     let entries = fs::read_dir("/sys/block").into_iter().flatten().flatten();
     let devices = entries.filter_map(|entry| {
         let backing = fs::read_to_string(entry.path().join("loop/backing_file")).ok()?;

@@ -163,7 +163,7 @@ fn clone(rig: &Rig, back_end: &BackEnd, of: &Mounted, bytes: u64) -> Result<f64>
     let start = Instant::now();
     let id = rig
         .client
-        .create(&name, back_end.class, bytes, Some(&of.id), true)?;
+        .create(back_end.class.volume(&name, bytes, Some(&of.id), true))?;
     let took = millis(start);
     rig.client.delete(&id)?;
     Ok(took)

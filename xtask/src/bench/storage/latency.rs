@@ -125,11 +125,11 @@ fn through_driver(
     let made = together(count, parallel, |number| {
         let (stage, at) = &places[number];
         let start = Instant::now();
-        let id = client.create(&names[number], back_end.class, BYTES, None, false)?;
+        let id = client.create(back_end.class.volume(&names[number], BYTES, None, false))?;
         let create = start.elapsed();
-        client.stage(&id, back_end.class, stage)?;
+        client.stage(&id, stage, back_end.class)?;
         let staged = start.elapsed();
-        client.publish(&id, back_end.class, stage, at)?;
+        client.publish(&id, stage, at, back_end.class)?;
         Ok((id, [create, staged, start.elapsed()]))
     })
     .with_context(|| back_end.name)?;

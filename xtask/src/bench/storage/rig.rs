@@ -2,23 +2,24 @@
 
 use super::BackEnd;
 use crate::{
+    csi_agent::Places,
     csi_client::Client,
     lab::{Process, Session, run},
+    storage::loop_devices,
 };
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use std::{
     cell::Cell,
     fs::{self, File},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::Command,
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 /// How large the pool seems: room for what is promised. Its file takes what is written.
 const POOL_BYTES: u64 = 400 << 30;
 const START_LIMIT: Duration = Duration::from_secs(60);
-const DRIVER: &str = "csi.fairlead.dev";
 
 /// The pool's file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -58,45 +59,21 @@ impl Rig {
     /// Makes the file system and starts the agent.
     pub(super) fn new(session: &Arc<Session>, binaries: &Path, pool: PoolFs) -> Result<Self> {
         let folder = session.dir().join(format!("volumes-{}", pool.name()));
-        fs::create_dir_all(folder.join("manifests"))?;
         fs::create_dir_all(folder.join("disk"))?;
         session
             .undo()
             .make("a pool", || made(&folder, pool).map(|undo| ((), undo)))?;
-        let place = |name: &str| folder.join(name);
-        let log = File::create(place("log"))?;
-        let mut command = Command::new(binaries.join("fairlead"));
-        command
-            .args(["agent", "--parts", "csi", "--node-name", "n1"])
-            .args(["--source", "manifests", "--health-address", "off"])
-            .arg("--manifests")
-            .arg(place("manifests"))
-            .arg("--state-dir")
-            .arg(place("state"))
-            .arg("--socket")
-            .arg(place("agent.sock"))
-            .arg("--csi-pool")
-            .arg(place("disk/pool"))
-            .arg("--kubelet-dir")
-            .arg(place("kubelet"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(log);
+        let places = Places {
+            folder: folder.clone(),
+            pool: folder.join("disk/pool"),
+            kubelet: folder.join("kubelet"),
+        };
+        let mut command = places.command(binaries)?;
         let mut agent = Process::spawn(session, "an agent of volumes", &mut command)?;
-        let plugins = place("kubelet/plugins").join(DRIVER);
-        let registered = place("kubelet/plugins_registry").join(format!("{DRIVER}-reg.sock"));
-        let deadline = Instant::now() + START_LIMIT;
-        while !registered.exists() {
-            let ended = agent.exited()?;
-            if ended.is_some() || Instant::now() > deadline {
-                let log = fs::read_to_string(place("log"))?;
-                bail!("the agent doesn't serve volumes ({ended:?}): {log}");
-            }
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        places.served(START_LIMIT, || agent.exited())?;
         Ok(Self {
             pool,
-            client: Client::new(&plugins.join("csi.sock"))?,
+            client: Client::new(&places.socket())?,
             folder,
             _agent: agent,
             next: Cell::new(0),
@@ -135,24 +112,24 @@ impl Rig {
 
     /// Whether the driver makes such volumes; if not, what it says.
     pub(super) fn tried(&self, back_end: &BackEnd) -> Result<Option<String>> {
-        match self
-            .client
-            .create(&self.fresh(), back_end.class, 1 << 30, None, false)
-        {
-            Ok(id) => self.client.delete(&id).map(|()| None),
-            Err(refused) => Ok(Some(format!("{refused:#}"))),
+        let volume = back_end.class.volume(&self.fresh(), 1 << 30, None, false);
+        match self.client.create(volume) {
+            Ok(id) => {
+                self.client.delete(&id)?;
+                Ok(None)
+            }
+            Err(refused) => Ok(Some(refused.to_string())),
         }
     }
 
     /// Has a pod get a new volume; thin, so that what is written alone takes room.
     pub(super) fn mounted(&self, back_end: &BackEnd, bytes: u64, thin: bool) -> Result<Mounted> {
         let name = self.fresh();
-        let id = self
-            .client
-            .create(&name, back_end.class, bytes, None, thin)?;
+        let volume = back_end.class.volume(&name, bytes, None, thin);
+        let id = self.client.create(volume)?;
         let (stage, at) = self.places(&name);
-        self.client.stage(&id, back_end.class, &stage)?;
-        self.client.publish(&id, back_end.class, &stage, &at)?;
+        self.client.stage(&id, &stage, back_end.class)?;
+        self.client.publish(&id, &stage, &at, back_end.class)?;
         Ok(Mounted {
             id,
             block: back_end.class.block,
@@ -165,7 +142,7 @@ impl Rig {
     pub(super) fn removed(&self, volume: &Mounted) -> Result<()> {
         self.client.unpublish(&volume.id, &volume.at)?;
         self.client.unstage(&volume.id, &volume.stage)?;
-        self.client.delete(&volume.id)
+        Ok(self.client.delete(&volume.id)?)
     }
 }
 
@@ -224,7 +201,7 @@ fn made(folder: &Path, pool: PoolFs) -> Result<impl FnOnce() -> Result<()> + Sen
                 run("umount", &[&mount.display().to_string()])?;
             }
         }
-        for device in devices(&folder)? {
+        for device in devices(&folder) {
             run("losetup", &["-d", &device])?;
         }
         run("umount", &[&at.display().to_string()])?;
@@ -233,16 +210,9 @@ fn made(folder: &Path, pool: PoolFs) -> Result<impl FnOnce() -> Result<()> + Sen
 }
 
 /// Loop devices of files in a folder's pool.
-fn devices(folder: &Path) -> Result<Vec<String>> {
+fn devices(folder: &Path) -> Vec<String> {
     let pool = folder.join("disk/");
-    let mut devices = Vec::new();
-    for entry in fs::read_dir("/sys/block")? {
-        let entry = entry?;
-        let backing = fs::read_to_string(entry.path().join("loop/backing_file"));
-        let backing = PathBuf::from(backing.unwrap_or_default().trim_end());
-        if backing.starts_with(&pool) && backing != folder.join("disk.img") {
-            devices.push(format!("/dev/{}", entry.file_name().to_string_lossy()));
-        }
-    }
-    Ok(devices)
+    let all = loop_devices().into_iter();
+    let ours = all.filter(|(_, of)| of.starts_with(&pool) && *of != folder.join("disk.img"));
+    ours.map(|(device, _)| device).collect()
 }

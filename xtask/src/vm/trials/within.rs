@@ -1,19 +1,23 @@
 //! The side of a trial that runs in a guest: an agent with its volumes at `/pool`, and a client that asks it.
 
-use crate::csi_client::{Class, Client};
-use anyhow::{Context, Result, bail, ensure};
+use crate::{
+    csi_agent::Places,
+    csi_client::{Class, Client},
+    lab,
+    storage::loop_devices,
+};
+use anyhow::{Context, Result, ensure};
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::Write as _,
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    process::Child,
+    time::Duration,
 };
 
 const POOL: &str = "/pool/volumes";
 const KUBELET: &str = "/run/kubelet";
-const DRIVER: &str = "csi.fairlead.dev";
 /// Translated by QEMU it takes its time.
 const START_LIMIT: Duration = Duration::from_secs(120);
 const IMAGE: Class = Class {
@@ -50,55 +54,33 @@ enum What {
 /// What is not as it should be.
 pub(crate) fn run(args: &Args) -> Result<()> {
     let mut agent = start(&args.binaries)?;
-    let client = Client::new(&socket())?;
+    let client = Client::new(&node().socket())?;
     let done = match &args.what {
         What::Write => write(&client),
         What::Check { acknowledged } => check(&client, acknowledged),
         What::Grow => grow(&client),
     };
-    let done = done.with_context(|| fs::read_to_string("/run/agent.log").unwrap_or_default());
+    let done = done.with_context(|| node().log());
     agent.kill()?;
     agent.wait()?;
     done
 }
 
-fn socket() -> PathBuf {
-    Path::new(KUBELET)
-        .join("plugins")
-        .join(DRIVER)
-        .join("csi.sock")
+fn node() -> Places {
+    Places {
+        folder: "/run".into(),
+        pool: POOL.into(),
+        kubelet: KUBELET.into(),
+    }
 }
 
 fn start(binaries: &Path) -> Result<Child> {
-    fs::create_dir_all("/run/manifests")?;
-    let mut agent = Command::new(binaries.join("fairlead"))
-        .args(["agent", "--parts", "csi", "--node-name", "n1"])
-        .args(["--source", "manifests", "--health-address", "off"])
-        .args(["--manifests", "/run/manifests", "--state-dir", "/run/state"])
-        .args([
-            "--socket",
-            "/run/agent.sock",
-            "--csi-pool",
-            POOL,
-            "--kubelet-dir",
-            KUBELET,
-        ])
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(File::create("/run/agent.log")?)
+    let mut child = node()
+        .command(binaries)?
         .spawn()
         .context("starting the agent")?;
-    let registered = Path::new(KUBELET).join(format!("plugins_registry/{DRIVER}-reg.sock"));
-    let deadline = Instant::now() + START_LIMIT;
-    while !registered.exists() {
-        let ended = agent.try_wait()?;
-        if ended.is_some() || Instant::now() > deadline {
-            let log = fs::read_to_string("/run/agent.log")?;
-            bail!("the agent serves no volumes ({ended:?}): {log}");
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
-    Ok(agent)
+    node().served(START_LIMIT, || Ok(child.try_wait()?))?;
+    Ok(child)
 }
 
 fn places(name: &str) -> (PathBuf, PathBuf) {
@@ -108,10 +90,10 @@ fn places(name: &str) -> (PathBuf, PathBuf) {
 
 /// The volume of a name, made or found, as a pod has it: its id and where it is.
 fn mounted(client: &Client, name: &str, bytes: u64) -> Result<(String, PathBuf)> {
-    let id = client.create(name, IMAGE, bytes, None, false)?;
+    let id = client.create(IMAGE.volume(name, bytes, None, false))?;
     let (stage, at) = places(name);
-    client.stage(&id, IMAGE, &stage)?;
-    client.publish(&id, IMAGE, &stage, &at)?;
+    client.stage(&id, &stage, IMAGE)?;
+    client.publish(&id, &stage, &at, IMAGE)?;
     Ok((id, at))
 }
 
@@ -119,7 +101,7 @@ fn removed(client: &Client, name: &str, id: &str) -> Result<()> {
     let (stage, at) = places(name);
     client.unpublish(id, &at)?;
     client.unstage(id, &stage)?;
-    client.delete(id)
+    Ok(client.delete(id)?)
 }
 
 /// Tells of something acknowledged: at once, whatever becomes of the machine.
@@ -190,7 +172,7 @@ fn told(text: &str) -> (BTreeMap<String, Told>, Vec<String>) {
 
 fn check(client: &Client, acknowledged: &Path) -> Result<()> {
     let (volumes, snapshots) = told(&fs::read_to_string(acknowledged)?);
-    let (listed, listed_snapshots) = (client.volumes()?, client.snapshots()?);
+    let (listed, listed_snapshots) = (client.volumes()?, client.all_snapshots()?);
     let mut records = 0;
     for (name, told) in &volumes {
         let there = listed.contains(&told.id);
@@ -239,7 +221,7 @@ fn check(client: &Client, acknowledged: &Path) -> Result<()> {
     for id in &listed_snapshots {
         client.delete_snapshot(id)?;
     }
-    let left = (files()?, devices()?, mounts()?);
+    let left = (files()?, devices(), mounts());
     ensure!(left == Default::default(), "left over: {left:?}");
     tell(&format!(
         "all is there: {known} volumes, {records} records, {} snapshots; after their removal 0 files, devices and mounts",
@@ -263,26 +245,16 @@ fn files() -> Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Loop devices, but for the pool's own.
-fn devices() -> Result<Vec<String>> {
-    let mut devices = Vec::new();
-    for entry in fs::read_dir("/sys/block")? {
-        let backing = entry?.path().join("loop/backing_file");
-        let backing = fs::read_to_string(backing).unwrap_or_default();
-        if !backing.is_empty() && !backing.trim_end().ends_with("pool.img") {
-            devices.push(backing);
-        }
-    }
-    Ok(devices)
+/// Files behind loop devices, but for the pool's own.
+fn devices() -> Vec<PathBuf> {
+    let mut files: Vec<_> = loop_devices().into_iter().map(|(_, of)| of).collect();
+    files.retain(|file| !file.ends_with("pool.img"));
+    files
 }
 
-fn mounts() -> Result<Vec<String>> {
-    let text = fs::read_to_string("/proc/self/mountinfo")?;
-    let places = text.lines().filter_map(|line| line.split(' ').nth(4));
-    Ok(places
-        .filter(|at| at.starts_with(KUBELET))
-        .map(str::to_owned)
-        .collect())
+/// Mounts of pods, and of what is staged for them.
+fn mounts() -> Vec<PathBuf> {
+    lab::mounts_below(Path::new(KUBELET))
 }
 
 fn grow(client: &Client) -> Result<()> {
@@ -294,7 +266,8 @@ fn grow(client: &Client) -> Result<()> {
         Ok(stat.f_blocks * stat.f_frsize)
     };
     let before = bytes()?;
-    client.expand(&id, &at, 4 * BYTES)?;
+    client.expand(&id, 4 * BYTES)?;
+    client.grow(&id, &at, 4 * BYTES)?;
     let after = bytes()?;
     ensure!(after > before * 3, "it had {before} bytes and has {after}");
     // The room is there, and what was in it.
