@@ -3,7 +3,12 @@
 //! NodeExpandVolume; here only what is asked is checked. A socket of its own, so that the node's own controller keeps
 //! telling which volumes it knows.
 
-use super::{call_log, controller::id, fault::Fault, listen, request, requested};
+use super::{
+    call_log,
+    controller::{capabilities, id},
+    fault::Fault,
+    identity, listen, request, requested,
+};
 use crate::{config::CsiConfig, parts::Shutdown};
 use node_api::csi::{
     ControllerExpandVolumeRequest, ControllerExpandVolumeResponse,
@@ -12,21 +17,18 @@ use node_api::csi::{
     ControllerGetVolumeRequest, ControllerGetVolumeResponse, ControllerListVolumeHealthRequest,
     ControllerListVolumeHealthResponse, ControllerModifyVolumeRequest,
     ControllerModifyVolumeResponse, ControllerPublishVolumeRequest,
-    ControllerPublishVolumeResponse, ControllerServiceCapability, ControllerUnpublishVolumeRequest,
+    ControllerPublishVolumeResponse, ControllerUnpublishVolumeRequest,
     ControllerUnpublishVolumeResponse, CreateSnapshotRequest, CreateSnapshotResponse,
     CreateVolumeRequest, CreateVolumeResponse, DeleteSnapshotRequest, DeleteSnapshotResponse,
     DeleteVolumeRequest, DeleteVolumeResponse, GetCapacityRequest, GetCapacityResponse,
     GetPluginCapabilitiesRequest, GetPluginCapabilitiesResponse, GetPluginInfoRequest,
     GetPluginInfoResponse, GetSnapshotRequest, GetSnapshotResponse, ListSnapshotsRequest,
-    ListSnapshotsResponse, ListVolumesRequest, ListVolumesResponse, PluginCapability, ProbeRequest,
-    ProbeResponse, ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
+    ListSnapshotsResponse, ListVolumesRequest, ListVolumesResponse, ProbeRequest, ProbeResponse,
+    ValidateVolumeCapabilitiesRequest, ValidateVolumeCapabilitiesResponse,
     controller_server::{Controller, ControllerServer},
-    controller_service_capability::{Rpc, Type, rpc::Type as RpcType},
+    controller_service_capability::rpc::Type as RpcType,
     identity_server::{Identity, IdentityServer},
-    plugin_capability::{
-        self, Service, VolumeExpansion, service::Type as ServiceType,
-        volume_expansion::Type as ExpansionType,
-    },
+    plugin_capability::service::Type as ServiceType,
 };
 use tonic::{Request, Response, Status, service::Routes, transport::Server};
 
@@ -72,33 +74,17 @@ impl Identity for Anywhere {
         &self,
         _: Request<GetPluginInfoRequest>,
     ) -> Answer<GetPluginInfoResponse> {
-        Ok(Response::new(GetPluginInfoResponse {
-            name: self.driver.clone(),
-            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            manifest: [].into(),
-        }))
+        Ok(Response::new(identity::info(&self.driver)))
     }
 
     async fn get_plugin_capabilities(
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Answer<GetPluginCapabilitiesResponse> {
-        let service = |kind: ServiceType| {
-            plugin_capability::Type::Service(Service {
-                r#type: kind.into(),
-            })
-        };
-        let all = [
-            service(ServiceType::ControllerService),
-            service(ServiceType::VolumeAccessibilityConstraints),
-            plugin_capability::Type::VolumeExpansion(VolumeExpansion {
-                r#type: ExpansionType::Online.into(),
-            }),
-        ];
-        let capabilities = all.map(|kind| PluginCapability { r#type: Some(kind) });
-        Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: capabilities.into(),
-        }))
+        Ok(Response::new(identity::capabilities([
+            ServiceType::ControllerService,
+            ServiceType::VolumeAccessibilityConstraints,
+        ])))
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Answer<ProbeResponse> {
@@ -112,14 +98,7 @@ impl Controller for Anywhere {
         &self,
         _: Request<ControllerGetCapabilitiesRequest>,
     ) -> Answer<ControllerGetCapabilitiesResponse> {
-        let capabilities = CAN.map(|kind| ControllerServiceCapability {
-            r#type: Some(Type::Rpc(Rpc {
-                r#type: kind.into(),
-            })),
-        });
-        Ok(Response::new(ControllerGetCapabilitiesResponse {
-            capabilities: capabilities.into(),
-        }))
+        Ok(Response::new(capabilities(CAN)))
     }
 
     async fn controller_publish_volume(

@@ -232,31 +232,14 @@ fn rows<T: DeserializeOwned>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csi::limits::Limits;
-    use crate::csi::{
-        records::Phase,
-        request::{Backing, Parameters},
-    };
+
+    use crate::csi::records::Phase;
 
     fn volume(name: &str) -> Volume {
         Volume {
-            id: VolumeId::random().unwrap(),
-            name: name.into(),
             phase: Phase::Ready,
-            bytes: 1 << 30,
-            backing: Backing::Image,
-            project: None,
-            limits: Limits::default(),
-            fs: None,
-            formatted: false,
-            parameters: Parameters::default(),
-            source: None,
-            inline: false,
             made_at: 7,
-            stages: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            published: None,
-            claim: None,
+            ..Volume::new(VolumeId::random().unwrap(), name, 1 << 30)
         }
     }
 

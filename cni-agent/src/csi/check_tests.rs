@@ -3,11 +3,10 @@
 use super::*;
 use crate::csi::{
     id::SnapshotId,
-    limits::Limits,
     look::{Device, ImageFile},
     mounts::Mount,
     records::{Snapshot, Target},
-    request::{Access, Backing, Capability, Fs, Mode, Parameters, Ratio},
+    request::{Access, Backing, Capability, Fs, Mode, Ratio},
 };
 use std::collections::BTreeSet;
 
@@ -32,23 +31,12 @@ fn volume() -> Volume {
         pod: None,
     };
     Volume {
-        id: VolumeId::random().unwrap(),
-        name: "pvc-1".into(),
         phase: Phase::Ready,
-        bytes: 1 << 30,
-        backing: Backing::Image,
-        project: None,
-        limits: Limits::default(),
         fs: Some(Fs::Ext4),
         formatted: true,
-        parameters: Parameters::default(),
-        source: None,
-        inline: false,
-        made_at: 0,
         stages: [(STAGE.into(), capability())].into(),
         targets: [(TARGET.into(), target)].into(),
-        published: None,
-        claim: None,
+        ..Volume::new(VolumeId::random().unwrap(), "pvc-1", 1 << 30)
     }
 }
 

@@ -179,6 +179,18 @@ fn page<'a, K: Ord + AsRef<str>, T>(
     Ok((entries, next))
 }
 
+/// That a controller can do this.
+pub(super) fn capabilities<const N: usize>(can: [RpcType; N]) -> ControllerGetCapabilitiesResponse {
+    let capabilities = can.map(|kind| ControllerServiceCapability {
+        r#type: Some(Type::Rpc(Rpc {
+            r#type: kind.into(),
+        })),
+    });
+    ControllerGetCapabilitiesResponse {
+        capabilities: capabilities.into(),
+    }
+}
+
 /// What a provisioner is told of a source that has a name of ours and isn't here: after this answer alone it asks another
 /// node, which may have it.
 fn elsewhere(status: Status, may_be_elsewhere: bool) -> Status {
@@ -357,14 +369,7 @@ impl Controller for Driver {
         &self,
         _: Request<ControllerGetCapabilitiesRequest>,
     ) -> Answer<ControllerGetCapabilitiesResponse> {
-        let capabilities = CAN.map(|kind| ControllerServiceCapability {
-            r#type: Some(Type::Rpc(Rpc {
-                r#type: kind.into(),
-            })),
-        });
-        Ok(Response::new(ControllerGetCapabilitiesResponse {
-            capabilities: capabilities.into(),
-        }))
+        Ok(Response::new(capabilities(CAN)))
     }
 
     async fn create_snapshot(

@@ -18,43 +18,53 @@ impl Identity for Driver {
         &self,
         _: Request<GetPluginInfoRequest>,
     ) -> Result<Response<GetPluginInfoResponse>, Status> {
-        Ok(Response::new(GetPluginInfoResponse {
-            name: self.name.clone(),
-            vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
-            manifest: [].into(),
-        }))
+        Ok(Response::new(info(&self.name)))
     }
 
     async fn get_plugin_capabilities(
         &self,
         _: Request<GetPluginCapabilitiesRequest>,
     ) -> Result<Response<GetPluginCapabilitiesResponse>, Status> {
-        let service = |kind: ServiceType| {
-            plugin_capability::Type::Service(Service {
-                r#type: kind.into(),
-            })
-        };
-        let expansion = |kind: ExpansionType| {
-            plugin_capability::Type::VolumeExpansion(VolumeExpansion {
-                r#type: kind.into(),
-            })
-        };
-        let all = [
-            service(ServiceType::ControllerService),
-            service(ServiceType::VolumeAccessibilityConstraints),
-            service(ServiceType::GroupControllerService),
-            service(ServiceType::SnapshotMetadataService),
-            service(ServiceType::SnapshotAccessibilityConstraints),
-            expansion(ExpansionType::Online),
-        ];
-        let capabilities = all.map(|kind| PluginCapability { r#type: Some(kind) });
-        Ok(Response::new(GetPluginCapabilitiesResponse {
-            capabilities: capabilities.into(),
-        }))
+        Ok(Response::new(capabilities([
+            ServiceType::ControllerService,
+            ServiceType::VolumeAccessibilityConstraints,
+            ServiceType::GroupControllerService,
+            ServiceType::SnapshotMetadataService,
+            ServiceType::SnapshotAccessibilityConstraints,
+        ])))
     }
 
     async fn probe(&self, _: Request<ProbeRequest>) -> Result<Response<ProbeResponse>, Status> {
         // It is served once its pool is whole.
         Ok(Response::new(ProbeResponse { ready: Some(true) }))
+    }
+}
+
+/// Who a driver of this name is.
+pub(super) fn info(name: &str) -> GetPluginInfoResponse {
+    GetPluginInfoResponse {
+        name: name.to_owned(),
+        vendor_version: env!("CARGO_PKG_VERSION").to_owned(),
+        manifest: [].into(),
+    }
+}
+
+/// That a driver has these services, and that volumes grow while pods have them.
+pub(super) fn capabilities<const N: usize>(
+    services: [ServiceType; N],
+) -> GetPluginCapabilitiesResponse {
+    let services = services.map(|kind| {
+        plugin_capability::Type::Service(Service {
+            r#type: kind.into(),
+        })
+    });
+    let growth = plugin_capability::Type::VolumeExpansion(VolumeExpansion {
+        r#type: ExpansionType::Online.into(),
+    });
+    let all = services.into_iter().chain([growth]);
+    GetPluginCapabilitiesResponse {
+        capabilities: all
+            .map(|kind| PluginCapability { r#type: Some(kind) })
+            .collect(),
     }
 }

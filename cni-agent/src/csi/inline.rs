@@ -4,13 +4,12 @@
 use super::{
     fault::Fault,
     id::VolumeId,
-    limits::Limits,
-    records::{Phase, Target, Volume},
-    request::{self, Access, Backing, Capability, Fs, Parameters},
+    records::{Target, Volume},
+    request::{self, Access, Capability, Fs},
     volumes::{Volumes, failed, now},
 };
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::HashMap,
     path::{Path, PathBuf},
 };
 
@@ -108,24 +107,12 @@ impl Volumes {
             let _working = self.busy.begin(&[&key])?;
             let there = self.book.read().inline(&inline.handle).cloned();
             if there.is_none() {
+                let id = VolumeId::random().map_err(failed("a name for the volume"))?;
                 self.make(Volume {
-                    id: VolumeId::random().map_err(failed("a name for the volume"))?,
-                    name: inline.handle.clone(),
-                    phase: Phase::Making,
-                    bytes: inline.bytes,
-                    backing: Backing::Image,
-                    project: None,
-                    limits: Limits::default(),
                     fs: Some(inline.fs.unwrap_or(Fs::Ext4)),
-                    formatted: false,
-                    parameters: Parameters::default(),
-                    source: None,
                     inline: true,
                     made_at: now().as_secs(),
-                    stages: BTreeMap::new(),
-                    targets: BTreeMap::new(),
-                    published: None,
-                    claim: None,
+                    ..Volume::new(id, &inline.handle, inline.bytes)
                 })?;
             }
         }

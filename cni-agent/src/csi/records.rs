@@ -114,6 +114,29 @@ impl Target {
 }
 
 impl Volume {
+    /// One on its way, of a file and raw, as far as nobody says more.
+    pub(super) fn new(id: VolumeId, name: &str, bytes: u64) -> Self {
+        Self {
+            id,
+            name: name.to_owned(),
+            phase: Phase::Making,
+            bytes,
+            backing: Backing::Image,
+            project: None,
+            limits: Limits::default(),
+            fs: None,
+            formatted: false,
+            parameters: Parameters::default(),
+            source: None,
+            inline: false,
+            made_at: 0,
+            stages: BTreeMap::new(),
+            targets: BTreeMap::new(),
+            published: None,
+            claim: None,
+        }
+    }
+
     /// What it is, in a word for people: its file system, its back end, or `block`.
     pub(super) const fn word(&self) -> &'static str {
         match (self.backing, self.fs) {

@@ -152,30 +152,15 @@ pub(super) fn refused(volume: &Volume, why: &str) -> Trouble {
 mod tests {
     use super::*;
     use crate::csi::{
-        limits::Limits,
         records::{Phase, Target},
-        request::{Access, Backing, Capability, Mode, Parameters},
+        request::{Access, Capability, Mode},
     };
 
     fn volume(claim: Option<&str>) -> Volume {
         Volume {
-            id: VolumeId::random().unwrap(),
-            name: "pvc-1".into(),
             phase: Phase::Ready,
-            bytes: 1,
-            backing: Backing::Image,
-            project: None,
-            limits: Limits::default(),
-            fs: None,
-            formatted: false,
-            parameters: Parameters::default(),
-            source: None,
-            inline: false,
-            made_at: 0,
-            stages: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            published: None,
             claim: claim.map(name),
+            ..Volume::new(VolumeId::random().unwrap(), "pvc-1", 1)
         }
     }
 

@@ -15,7 +15,6 @@ use super::{
 use crate::metrics::VolumeCounts;
 use node_api::csi::CapacityRange;
 use std::{
-    collections::BTreeMap,
     io,
     path::PathBuf,
     sync::{Mutex, MutexGuard, PoisonError},
@@ -163,24 +162,17 @@ impl Volumes {
         }
         let least = original.as_ref().map(|original| original.bytes);
         let bytes = request::size(wanted.range.as_ref(), least)?;
+        let id = VolumeId::random().map_err(failed("a name for the volume"))?;
         let volume = Volume {
-            id: VolumeId::random().map_err(failed("a name for the volume"))?,
-            name: wanted.name.clone(),
-            phase: Phase::Making,
-            bytes,
             backing,
-            project: None,
             limits: wanted.limits,
             fs,
             formatted: original.as_ref().is_some_and(|original| original.formatted),
             parameters: wanted.parameters.clone(),
             source: wanted.source.clone(),
-            inline: false,
             made_at: now().as_secs(),
-            stages: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            published: None,
             claim: wanted.claim.clone(),
+            ..Volume::new(id, &wanted.name, bytes)
         };
         self.make(volume)
     }
@@ -667,23 +659,9 @@ mod tests {
     #[test]
     fn a_name_that_was_asked_for_again_is_the_same_volume_or_none() {
         let there = Volume {
-            id: VolumeId::random().unwrap(),
-            name: "pvc-1".into(),
             phase: Phase::Ready,
-            bytes: 10 << 30,
-            backing: Backing::Image,
-            project: None,
-            limits: Limits::default(),
             fs: Some(Fs::Ext4),
-            formatted: false,
-            parameters: Parameters::default(),
-            source: None,
-            inline: false,
-            made_at: 0,
-            stages: BTreeMap::new(),
-            targets: BTreeMap::new(),
-            published: None,
-            claim: None,
+            ..Volume::new(VolumeId::random().unwrap(), "pvc-1", 10 << 30)
         };
         let range = |required_bytes, limit_bytes| {
             Some(CapacityRange {

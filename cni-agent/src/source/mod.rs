@@ -16,11 +16,13 @@ mod merge;
 mod object;
 pub mod policy_api;
 mod problem;
+mod resource;
 #[cfg(test)]
 mod tests;
 
 pub use arrivals::Arrivals;
 pub use problem::{Severity, SourceProblem};
+pub(crate) use resource::resource;
 
 use crate::{
     model::{ClusterPolicy, NetworkPolicy},

@@ -2,14 +2,13 @@
 //! which have the same fields, and the two kinds of v1alpha1 that they have replaced). Everything may be missing here: what must not is said by the
 //! conversion, in words that help.
 
+use super::resource;
 use k8s_openapi::{
     ClusterResourceScope,
     apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta},
 };
-use kube::Resource;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::borrow::Cow;
 
 /// Group of all three.
 pub const GROUP: &str = "policy.networking.k8s.io";
@@ -155,34 +154,7 @@ macro_rules! kind {
             }
         }
 
-        impl Resource for $kind {
-            type DynamicType = ();
-            type Scope = ClusterResourceScope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                stringify!($kind).into()
-            }
-
-            fn group((): &()) -> Cow<'_, str> {
-                GROUP.into()
-            }
-
-            fn version((): &()) -> Cow<'_, str> {
-                $version.into()
-            }
-
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
+        resource!($kind, ClusterResourceScope, GROUP, $version, $plural);
     };
 }
 

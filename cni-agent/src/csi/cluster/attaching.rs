@@ -5,7 +5,7 @@ use super::{
     attachment::{NODE_ID, Step, finalizer},
     expansion::access,
     failure::Failure,
-    words::{annotation, is_held, text, without},
+    words::{annotation, csi, handle, is_held, text, without},
 };
 use crate::node::within;
 use k8s_openapi::{
@@ -64,11 +64,7 @@ impl Site {
         of: &VolumeAttachment,
         volume: &PersistentVolume,
     ) -> Result<(), Failure> {
-        let csi = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.csi.clone())
-            .unwrap_or_default();
+        let csi = csi(volume).cloned().unwrap_or_default();
         let capability = access(volume).map_err(|text| Failure::told(FAILED, text))?;
         let (meta, own) = (&of.metadata, &self.own);
         let finalizer = finalizer(&own.driver);
@@ -110,13 +106,8 @@ impl Site {
         of: &VolumeAttachment,
         volume: &PersistentVolume,
     ) -> Result<(), Failure> {
-        let csi = volume
-            .spec
-            .as_ref()
-            .and_then(|spec| spec.csi.clone())
-            .unwrap_or_default();
         let asked = ControllerUnpublishVolumeRequest {
-            volume_id: csi.volume_handle,
+            volume_id: handle(volume),
             node_id: self.own.node.clone(),
             ..ControllerUnpublishVolumeRequest::default()
         };

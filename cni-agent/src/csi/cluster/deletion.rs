@@ -4,7 +4,7 @@ use super::{
     Site,
     failure::Failure,
     reclaim::{self, Step},
-    words::{CAPACITY_BEFORE, VOLUME_FINALIZER, text, without},
+    words::{CAPACITY_BEFORE, VOLUME_FINALIZER, handle, text, without},
 };
 use crate::node::within;
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -58,10 +58,8 @@ impl Site {
     }
 
     async fn delete(&self, of: &PersistentVolume) -> Result<(), Failure> {
-        let csi = of.spec.as_ref().and_then(|spec| spec.csi.as_ref());
-        let handle = csi.map(|csi| csi.volume_handle.clone()).unwrap_or_default();
         let asked = DeleteVolumeRequest {
-            volume_id: handle,
+            volume_id: handle(of),
             secrets: [].into(),
         };
         let done = self.driver().delete_volume(Request::new(asked)).await;

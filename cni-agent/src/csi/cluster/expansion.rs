@@ -7,7 +7,7 @@ use super::{
     growth::{self, Target},
     modification::{self, Progress},
     quantity::quantity,
-    words::{CAPACITY_BEFORE, STORAGE, annotation, text},
+    words::{CAPACITY_BEFORE, STORAGE, annotation, handle, text},
 };
 use crate::node::within;
 use k8s_openapi::{
@@ -38,11 +38,6 @@ const MODIFY_FAILED: &str = "VolumeModifyFailed";
 fn now() -> Time {
     let now = Timestamp::now();
     Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
-}
-
-fn handle(of: &PersistentVolume) -> String {
-    let csi = of.spec.as_ref().and_then(|spec| spec.csi.as_ref());
-    csi.map(|csi| csi.volume_handle.clone()).unwrap_or_default()
 }
 
 /// How a volume is accessed, as far as its PersistentVolume tells.

@@ -3,7 +3,7 @@
 
 use super::{
     Own,
-    words::{PROVISIONED_BY, VOLUME_FINALIZER, annotation, is_held, is_here},
+    words::{PROVISIONED_BY, VOLUME_FINALIZER, annotation, csi, is_held, is_here},
 };
 use k8s_openapi::api::core::v1::PersistentVolume;
 
@@ -20,9 +20,8 @@ pub(super) enum Step {
 
 /// Whether a volume is this driver's and on this node.
 pub(super) fn is_own(volume: &PersistentVolume, own: &Own) -> bool {
-    let csi = volume.spec.as_ref().and_then(|spec| spec.csi.as_ref());
     let by = annotation(&volume.metadata, PROVISIONED_BY);
-    csi.is_some_and(|csi| csi.driver == own.driver)
+    csi(volume).is_some_and(|csi| csi.driver == own.driver)
         && by.is_none_or(|by| by == own.driver)
         && is_here(volume, &own.topology)
 }

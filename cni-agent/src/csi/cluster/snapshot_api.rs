@@ -1,12 +1,12 @@
 //! The kinds of snapshot.storage.k8s.io, for which no crate has types (external-snapshotter's v1): the fields that are
 //! read here. What is written goes as patches, so that no other field is lost.
 
+use crate::source::resource;
 use k8s_openapi::{
     ClusterResourceScope, NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-use kube::Resource;
 use serde::{Deserialize, Serialize};
-use std::{borrow::Cow, collections::BTreeMap};
+use std::collections::BTreeMap;
 
 /// Group of all three.
 pub(super) const GROUP: &str = "snapshot.storage.k8s.io";
@@ -95,34 +95,7 @@ macro_rules! kind {
             $($(#[$attribute])* pub(super) $field: $type,)*
         }
 
-        impl Resource for $kind {
-            type DynamicType = ();
-            type Scope = $scope;
-
-            fn kind((): &()) -> Cow<'_, str> {
-                stringify!($kind).into()
-            }
-
-            fn group((): &()) -> Cow<'_, str> {
-                GROUP.into()
-            }
-
-            fn version((): &()) -> Cow<'_, str> {
-                "v1".into()
-            }
-
-            fn plural((): &()) -> Cow<'_, str> {
-                $plural.into()
-            }
-
-            fn meta(&self) -> &ObjectMeta {
-                &self.metadata
-            }
-
-            fn meta_mut(&mut self) -> &mut ObjectMeta {
-                &mut self.metadata
-            }
-        }
+        resource!($kind, $scope, GROUP, "v1", $plural);
     };
 }
 

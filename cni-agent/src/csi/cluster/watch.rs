@@ -2,6 +2,7 @@
 //! of memory does not grow with the cluster.
 
 use super::plan::Objects;
+use crate::source::kubernetes::with_sources;
 use futures_util::{StreamExt, pin_mut};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::{
@@ -10,7 +11,7 @@ use kube::{
     runtime::{
         WatchStreamExt,
         wait::await_condition,
-        watcher::{self, Config, Event, watcher},
+        watcher::{Config, Event, watcher},
     },
 };
 use serde::de::DeserializeOwned;
@@ -108,7 +109,7 @@ pub(super) async fn watch<K>(
                 if !faulty {
                     tracing::warn!(
                         kind,
-                        reason = reason(&error),
+                        reason = with_sources(&error),
                         "can't be watched for now; what was seen last is used"
                     );
                 }
@@ -174,18 +175,4 @@ pub(super) async fn defined(client: &Client, definition: &str) {
             Err(_late) => {}
         }
     }
-}
-
-fn reason(error: &watcher::Error) -> String {
-    use std::error::Error;
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = error.source();
-    }
-    text
 }

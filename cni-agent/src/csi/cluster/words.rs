@@ -1,7 +1,9 @@
 //! PURE: words that Kubernetes and its storage sidecars agree on, and small readings of objects by them.
 
 use k8s_openapi::{
-    api::core::v1::{PersistentVolume, PersistentVolumeClaim, VolumeNodeAffinity},
+    api::core::v1::{
+        CSIPersistentVolumeSource, PersistentVolume, PersistentVolumeClaim, VolumeNodeAffinity,
+    },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use std::collections::BTreeMap;
@@ -57,6 +59,16 @@ pub(super) fn without(of: &ObjectMeta, finalizer: &str) -> Vec<String> {
 /// A field of the metadata that every stored object has.
 pub(super) fn text(field: Option<&String>) -> &str {
     field.map_or("", String::as_str)
+}
+
+/// What a driver knows of a volume.
+pub(super) fn csi(volume: &PersistentVolume) -> Option<&CSIPersistentVolumeSource> {
+    volume.spec.as_ref()?.csi.as_ref()
+}
+
+/// How its driver calls a volume; empty: it is no driver's.
+pub(super) fn handle(volume: &PersistentVolume) -> String {
+    csi(volume).map_or_else(String::new, |csi| csi.volume_handle.clone())
 }
 
 /// Which driver is to make the claim's volume, once it is time.

@@ -15,6 +15,8 @@ mod read;
 mod saved;
 mod watch_kind;
 
+pub(crate) use watch_kind::with_sources;
+
 use super::{Arrivals, Source, SourceProblem, policy_api};
 use crate::state::Cluster;
 use collected::Collected;

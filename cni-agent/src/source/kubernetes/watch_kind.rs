@@ -316,7 +316,7 @@ fn reason(error: &watcher::Error) -> String {
 }
 
 /// The error with what it came of, which `Display` leaves out.
-fn with_sources(error: &dyn std::error::Error) -> String {
+pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {
