@@ -4,13 +4,13 @@ mod shown;
 mod sources;
 
 use super::{
+    attached::Attached,
     book::{Book, Change},
     fault::Fault,
     freeze::Held,
-    kernel::LoopDevice,
     limits::Limits,
     mounts,
-    pool::{Kind, Pool, attached},
+    pool::{Kind, Pool},
     records::{Phase, Snapshot, Source, Target, Volume},
     recover::Recovered,
     request::{Access, Capability, Fs, Mode, Parameters},
@@ -37,7 +37,7 @@ pub(super) struct Node {
     folder: tempfile::TempDir,
     volumes: Option<Volumes>,
     /// Of a file system that the pool has for itself.
-    disk: Option<LoopDevice>,
+    disk: Option<Attached>,
 }
 
 impl Node {
@@ -45,7 +45,7 @@ impl Node {
         Self::within(tempfile::tempdir().unwrap(), None)
     }
 
-    fn within(folder: tempfile::TempDir, disk: Option<LoopDevice>) -> Self {
+    fn within(folder: tempfile::TempDir, disk: Option<Attached>) -> Self {
         let mut node = Self {
             folder,
             volumes: None,
@@ -72,9 +72,9 @@ impl Node {
             .unwrap();
         file.set_len(bytes).unwrap();
         tools::run("mkfs.btrfs", &["-q", disk.to_str().unwrap()]).unwrap();
-        let device = LoopDevice::attach(&file, false).unwrap();
+        let device = Attached::new(&file).unwrap();
         fs::create_dir(&pool).unwrap();
-        mounts::device(device, &pool, "btrfs", &[]).unwrap();
+        mounts::device(device.device(), &pool, "btrfs", &[]).unwrap();
         if quotas {
             tools::run("btrfs", &["quota", "enable", pool.to_str().unwrap()]).unwrap();
         }
@@ -156,16 +156,6 @@ impl Node {
 
 impl Drop for Node {
     fn drop(&mut self) {
-        let mounted = mounts::all().unwrap_or_default();
-        let below = mounted
-            .iter()
-            .filter(|mount| mount.at.starts_with(self.folder.path()));
-        let places: Vec<PathBuf> = below.map(|mount| mount.at.clone()).collect();
-        let devices: Vec<LoopDevice> = mounted
-            .iter()
-            .filter(|mount| mount.at.starts_with(self.folder.path()))
-            .filter_map(mounts::Mount::loop_device)
-            .collect();
         let volumes = self.volumes.take();
         if let Some(volumes) = &volumes {
             let contents = volumes.book.read().clone();
@@ -177,11 +167,20 @@ impl Drop for Node {
             }
         }
         drop(volumes);
-        for at in places.iter().rev() {
-            let _gone = mounts::clear(at);
+        // Of the pool itself, and of what a test has mounted by hand.
+        let mounted = mounts::all().unwrap_or_default();
+        let below = mounted
+            .iter()
+            .filter(|mount| mount.at.starts_with(self.folder.path()));
+        for mount in below.rev() {
+            let device = mount.loop_device().map(Attached::now);
+            let _gone = mounts::clear(&mount.at);
+            if let Some(Ok(Some(device))) = device {
+                let _gone = device.detach();
+            }
         }
-        for device in devices.into_iter().chain(self.disk) {
-            let _gone = device.detach();
+        if let Some(disk) = self.disk.take() {
+            let _gone = disk.detach();
         }
     }
 }
@@ -537,7 +536,7 @@ fn what_a_killed_agent_left_is_finished_or_undone() {
     // Behind a device that no pod uses.
     let unused = node.make("unused", None, None);
     let file = node.volumes().pool.image(image(&unused.id), true).unwrap();
-    LoopDevice::attach(&file, false).unwrap();
+    Attached::new(&file).unwrap();
     drop(file);
     // Held still by an agent that was killed.
     let within = File::open(node.place("pod")).unwrap();
@@ -563,7 +562,7 @@ fn what_a_killed_agent_left_is_finished_or_undone() {
         .collect();
     assert_eq!(names.len(), 2, "{names:?}");
     let file = node.volumes().pool.image(image(&kept.id), false).unwrap();
-    assert!(attached(&file).unwrap().is_some(), "a pod has it");
+    assert!(Attached::of(&file).unwrap().is_some(), "a pod has it");
 }
 
 /// Set in the environment of a test program that holds a file system until it is killed: which, and what tells that it
@@ -650,7 +649,7 @@ fn a_volume_is_staged_once_the_program_of_a_killed_agent_is_done_with_its_device
     let node = Node::new();
     let volume = node.make("v", Some(Fs::Ext4), None);
     let file = node.volumes().pool.image(image(&volume.id), true).unwrap();
-    let device = LoopDevice::attach(&file, false).unwrap();
+    let device = Attached::new(&file).unwrap().device();
     assert!(!device.is_claimed().unwrap());
     // As mkfs has it.
     let claim = fs::OpenOptions::new()

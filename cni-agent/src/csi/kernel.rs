@@ -12,7 +12,7 @@ use std::{
     mem::size_of,
     os::{
         fd::{AsFd, AsRawFd as _},
-        unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+        unix::fs::OpenOptionsExt as _,
     },
     path::PathBuf,
 };
@@ -25,12 +25,14 @@ const fn request(bits: u32) -> Ioctl {
 const LOOP_CTL_GET_FREE: Ioctl = request(0x4c82);
 const LOOP_CONFIGURE: Ioctl = request(0x4c0a);
 const LOOP_CLR_FD: Ioctl = request(0x4c01);
+const LOOP_SET_STATUS64: Ioctl = request(0x4c04);
 const LOOP_GET_STATUS64: Ioctl = request(0x4c05);
 const LOOP_SET_CAPACITY: Ioctl = request(0x4c07);
 /// Of a device, in bytes. Said and not left to the kernel: it would take 512 for a file of its own and 4096 for one
 /// that shares blocks, so that a volume's file system, or its clone's, could not be mounted any more.
 pub(super) const BLOCK: u32 = 4096;
 const LOOP_READ_ONLY: u32 = 1;
+const LOOP_AUTOCLEAR: u32 = 4;
 const LOOP_DIRECT_IO: u32 = 16;
 /// `_IOWR('X', 119, int)` and the next.
 const FIFREEZE: Ioctl = request(0xc004_5877);
@@ -99,16 +101,17 @@ impl LoopDevice {
         format!("/dev/loop{}", self.0).into()
     }
 
-    fn open(self, write: bool) -> io::Result<File> {
+    /// Opens it to look at it: what is open for writing keeps its file system from being mounted on some kernels.
+    pub(super) fn open(self) -> io::Result<File> {
         OpenOptions::new()
             .read(true)
-            .write(write)
             .custom_flags(libc::O_CLOEXEC)
             .open(self.path())
     }
 
-    /// Puts a file behind a free device. Direct I/O where the file system below takes it: [`Self::is_direct`].
-    pub(super) fn attach(backing: &File, readonly: bool) -> io::Result<Self> {
+    /// Puts a file behind a free device, which is open. Direct I/O where the file system below takes it:
+    /// [`LoopStatus::is_direct`].
+    pub(super) fn attach(backing: &File, readonly: bool) -> io::Result<(Self, File)> {
         const ATTEMPTS: usize = 64;
         let control = OpenOptions::new()
             .read(true)
@@ -118,7 +121,11 @@ impl LoopDevice {
             // SAFETY: takes no argument; the kernel checks the descriptor.
             let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
             let device = Self(checked(number)?);
-            let opened = device.open(!readonly)?;
+            let opened = OpenOptions::new()
+                .read(true)
+                .write(!readonly)
+                .custom_flags(libc::O_CLOEXEC)
+                .open(device.path())?;
             let mut config = LoopConfig {
                 fd: backing.as_raw_fd().cast_unsigned(),
                 block_size: BLOCK,
@@ -131,7 +138,7 @@ impl LoopDevice {
             // SAFETY: the kernel reads one `loop_config`, which lives during the call; its layout is asserted.
             let done = unsafe { libc::ioctl(opened.as_raw_fd(), LOOP_CONFIGURE, &raw mut config) };
             match checked(done) {
-                Ok(_) => return Ok(device),
+                Ok(_) => return Ok((device, opened)),
                 // Somebody else took it.
                 Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {}
                 Err(error) => return Err(error),
@@ -154,64 +161,6 @@ impl LoopDevice {
         }
     }
 
-    /// Takes its file away; at once, or when who has it open closes it.
-    pub(super) fn detach(self) -> io::Result<()> {
-        let opened = self.open(false)?;
-        // SAFETY: takes no argument.
-        match checked(unsafe { libc::ioctl(opened.as_raw_fd(), LOOP_CLR_FD, 0) }) {
-            // It has none.
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
-            done => done.map(drop),
-        }
-    }
-
-    fn status(self) -> io::Result<Option<LoopInfo>> {
-        let opened = match self.open(false) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            opened => opened?,
-        };
-        let mut info = NO_INFO;
-        // SAFETY: the kernel writes one `loop_info64`, which lives during the call; its layout is asserted.
-        let done = unsafe { libc::ioctl(opened.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
-        match checked(done) {
-            Ok(_) => Ok(Some(info)),
-            Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Whether this very file is behind it.
-    pub(super) fn has(self, backing: &File) -> io::Result<bool> {
-        let metadata = backing.metadata()?;
-        let info = self.status()?;
-        Ok(info.is_some_and(|info| info.device == metadata.dev() && info.inode == metadata.ino()))
-    }
-
-    /// The file behind it, by its device and inode; none: it has none any more.
-    pub(super) fn backing(self) -> io::Result<Option<(u64, u64)>> {
-        Ok(self.status()?.map(|info| (info.device, info.inode)))
-    }
-
-    /// Whether it reads and writes past the page cache.
-    pub(super) fn is_direct(self) -> io::Result<bool> {
-        Ok(self
-            .status()?
-            .is_some_and(|info| info.flags & LOOP_DIRECT_IO != 0))
-    }
-
-    /// Has it take the size that its file has now.
-    pub(super) fn refresh_size(self) -> io::Result<()> {
-        let opened = self.open(true)?;
-        // SAFETY: takes no argument.
-        checked(unsafe { libc::ioctl(opened.as_raw_fd(), LOOP_SET_CAPACITY, 0) }).map(drop)
-    }
-
-    /// How large it is.
-    pub(super) fn bytes(self) -> io::Result<u64> {
-        use std::io::{Seek as _, SeekFrom};
-        self.open(false)?.seek(SeekFrom::End(0))
-    }
-
     /// Every device that has a file.
     pub(super) fn all() -> io::Result<Vec<Self>> {
         let mut all = Vec::new();
@@ -230,6 +179,63 @@ impl LoopDevice {
         all.sort_unstable();
         Ok(all)
     }
+}
+
+/// What a loop device that has a file says of itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct LoopStatus {
+    /// Device and inode of the file.
+    pub(super) backing: (u64, u64),
+    /// It reads and writes past the page cache.
+    pub(super) is_direct: bool,
+    /// The file goes when nobody has the device open any more.
+    pub(super) goes_when_closed: bool,
+}
+
+fn loop_info(of: &File) -> io::Result<Option<LoopInfo>> {
+    let mut info = NO_INFO;
+    // SAFETY: the kernel writes one `loop_info64`, which lives during the call; its layout is asserted.
+    let done = unsafe { libc::ioctl(of.as_raw_fd(), LOOP_GET_STATUS64, &raw mut info) };
+    match checked(done) {
+        Ok(_) => Ok(Some(info)),
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Of an open device; none: it has no file any more.
+pub(super) fn loop_status(of: &File) -> io::Result<Option<LoopStatus>> {
+    Ok(loop_info(of)?.map(|info| LoopStatus {
+        backing: (info.device, info.inode),
+        is_direct: info.flags & LOOP_DIRECT_IO != 0,
+        goes_when_closed: info.flags & LOOP_AUTOCLEAR != 0,
+    }))
+}
+
+/// Has the file of an open device stay when nobody has the device open any more.
+pub(super) fn loop_stays(of: &File) -> io::Result<()> {
+    let Some(mut info) = loop_info(of)? else {
+        return Err(io::Error::from_raw_os_error(libc::ENXIO));
+    };
+    info.flags &= !LOOP_AUTOCLEAR;
+    // SAFETY: the kernel reads one `loop_info64`, which lives during the call; its layout is asserted.
+    checked(unsafe { libc::ioctl(of.as_raw_fd(), LOOP_SET_STATUS64, &raw const info) }).map(drop)
+}
+
+/// Takes the file of an open device away; at once, or when the last who has the device open closes it.
+pub(super) fn loop_clear(of: &File) -> io::Result<()> {
+    // SAFETY: takes no argument.
+    match checked(unsafe { libc::ioctl(of.as_raw_fd(), LOOP_CLR_FD, 0) }) {
+        // It has none.
+        Err(error) if error.raw_os_error() == Some(libc::ENXIO) => Ok(()),
+        done => done.map(drop),
+    }
+}
+
+/// Has an open device take the size that its file has now.
+pub(super) fn loop_takes_size(of: &File) -> io::Result<()> {
+    // SAFETY: takes no argument.
+    checked(unsafe { libc::ioctl(of.as_raw_fd(), LOOP_SET_CAPACITY, 0) }).map(drop)
 }
 
 /// Stops all changes of a file system and writes out what is pending. `false`: somebody else has.

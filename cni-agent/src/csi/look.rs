@@ -1,6 +1,7 @@
 //! What the node has of the pool, read once: its files, loop devices, mounts, and the pods' folders that name its volumes.
 
 use super::{
+    attached::{Attached, Inode},
     fault::Fault,
     kernel::{self, Extent, LoopDevice},
     mounts::{self, Mount},
@@ -15,9 +16,6 @@ use std::{
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
-
-/// A file, as the kernel knows it whatever its name: device and inode.
-pub(super) type Inode = (u64, u64);
 
 /// A file of a volume or a snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -87,8 +85,9 @@ impl Volumes {
         // Devices before files: a device's file is then among them, unless it was removed.
         let mut devices = Vec::new();
         for device in LoopDevice::all().map_err(failed("loop devices"))? {
-            if let Some(of) = device.backing().map_err(failed("a loop device"))? {
-                let bytes = device.bytes().map_err(failed("a loop device"))?;
+            if let Some(attached) = Attached::now(device).map_err(failed("a loop device"))? {
+                let bytes = attached.bytes().map_err(failed("a loop device"))?;
+                let of = attached.backing();
                 devices.push(Device { device, of, bytes });
             }
         }

@@ -5,6 +5,7 @@
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
 mod anywhere;
+mod attached;
 mod authority;
 mod backend;
 mod book;
@@ -17,6 +18,7 @@ pub mod demo;
 #[cfg(test)]
 mod disk_tests;
 mod fault;
+mod file_system;
 mod folder;
 mod freeze;
 mod group;
@@ -32,6 +34,7 @@ mod look;
 mod metadata;
 mod mounts;
 mod node;
+mod places;
 mod pool;
 mod records;
 mod recover;

@@ -3,9 +3,9 @@
 //! trying, not by the file system's name. Volumes that are no files are its, too: [`super::backend`].
 
 use super::{
+    attached::Attached,
     backend::{Found, btrfs::Subvolumes, directory::Directories},
     folder::Folder,
-    kernel::LoopDevice,
     mounts, tools,
 };
 use rustix::{
@@ -382,11 +382,13 @@ fn mount_image(folder: &Path) -> Result<PathBuf, String> {
         .write(true)
         .open(&image)
         .map_err(|e| fault("opening it", e))?;
-    let device = attached(&backing).map_err(|e| fault("loop devices", e))?;
-    let device = match device {
-        Some(device) => device,
-        None => LoopDevice::attach(&backing, false).map_err(|e| fault("a loop device", e))?,
+    let attached = Attached::of(&backing).map_err(|e| fault("loop devices", e))?;
+    let attached = match attached {
+        Some(attached) => attached,
+        None => Attached::new(&backing).map_err(|e| fault("a loop device", e))?,
     };
+    attached.check().map_err(|e| fault("the loop device", e))?;
+    let device = attached.device();
     let words = |words: &[&str]| {
         words
             .iter()
@@ -423,14 +425,4 @@ fn make_image(folder: &Path, image: &Path) -> Result<(), String> {
     )
     .map_err(|problem| format!("{}: {problem}", image.display()))?;
     fs::rename(&fresh, image).map_err(fault)
-}
-
-/// The device that a file is behind.
-pub(super) fn attached(backing: &File) -> io::Result<Option<LoopDevice>> {
-    for device in LoopDevice::all()? {
-        if device.has(backing)? {
-            return Ok(Some(device));
-        }
-    }
-    Ok(None)
 }

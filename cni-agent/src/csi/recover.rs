@@ -1,6 +1,7 @@
 //! What a start finds: the disk is the truth, and what is remembered says how far everything was.
 
 use super::{
+    attached::{Attached, inode},
     backend::Item,
     book::Change,
     fault::Fault,
@@ -142,9 +143,11 @@ impl Volumes {
                 .pool
                 .image(image(&volume.id), false)
                 .map_err(failed("a volume"))?;
+            let of = inode(&file).map_err(failed("a volume"))?;
             for device in devices.iter().filter(|device| !mounted.contains(device)) {
-                if device.has(&file).map_err(failed("loop devices"))? {
-                    device.detach().map_err(failed("a loop device"))?;
+                let now = Attached::now(*device).map_err(failed("loop devices"))?;
+                if let Some(attached) = now.filter(|now| now.backing() == of) {
+                    attached.detach().map_err(failed("a loop device"))?;
                     detached += 1;
                 }
             }

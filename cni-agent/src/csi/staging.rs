@@ -2,27 +2,24 @@
 //! with what the kernel has at each call: a mount is only shown to a pod when it is this very volume's.
 
 use super::{
+    attached::Attached,
     book::Change,
     fault::Fault,
+    file_system::{format, grow_mounted, grow_unmounted},
     folder::Folder,
     freeze::Held,
     id::VolumeId,
     in_flight::Working,
-    kernel::{self, LoopDevice},
     mounts,
-    pool::attached,
+    places::{make_file, make_folder, remove_place},
     records::{Target, Volume},
     request::{Access, Backing, Capability, Fs, Mode},
-    superblock::Superblock,
-    tools,
     volumes::{Volumes, failed, image},
 };
 use node_api::csi::CapacityRange;
-use rustix::fs::{Mode as FileMode, OFlags};
 use std::{
-    fs::{self, DirBuilder, File},
+    fs::File,
     io,
-    os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     thread,
     time::{Duration, Instant},
@@ -52,21 +49,21 @@ impl Volumes {
     }
 
     /// The loop device that the volume is behind.
-    pub(super) fn device(&self, volume: &Volume) -> Result<Option<LoopDevice>, Fault> {
+    pub(super) fn device(&self, volume: &Volume) -> Result<Option<Attached>, Fault> {
         let file = match self.pool.image(image(&volume.id), true) {
             // Lost, or another thing in its place: pods must be able to leave all the same.
             Err(error) if is_no_file(&error) => return Ok(None),
             file => file.map_err(failed("opening the volume"))?,
         };
-        attached(&file).map_err(failed("loop devices"))
+        Attached::of(&file).map_err(failed("loop devices"))
     }
 
-    fn attach(&self, volume: &Volume) -> Result<LoopDevice, Fault> {
+    fn attach(&self, volume: &Volume) -> Result<Attached, Fault> {
         if let Some(device) = self.device(volume)? {
+            device.check().map_err(failed("the loop device"))?;
             return Ok(device);
         }
-        let device =
-            LoopDevice::attach(&self.file(volume)?, false).map_err(failed("a loop device"))?;
+        let device = Attached::new(&self.file(volume)?).map_err(failed("a loop device"))?;
         if !device.is_direct().map_err(failed("the loop device"))? {
             tracing::warn!(volume = %volume.id, "the pool's file system takes no direct I/O: the volume is cached twice");
         }
@@ -81,7 +78,7 @@ impl Volumes {
         let is_own = match volume.backing {
             Backing::Image => {
                 let device = self.device(volume)?;
-                device.is_some() && mount.loop_device() == device
+                device.is_some_and(|device| mount.loop_device() == Some(device.device()))
             }
             Backing::Btrfs | Backing::Directory => mounts::is_folder(&self.folder(volume)?, at)
                 .map_err(failed("the volume's mount"))?,
@@ -128,7 +125,7 @@ impl Volumes {
             (Access::Block, _) => self.attach(&volume).map(drop),
             (Access::Mount { flags, .. }, Backing::Image) => {
                 let device = self.attach(&volume)?;
-                self.mount(&mut volume, device, at, flags)
+                self.mount(&mut volume, &device, at, flags)
             }
             (Access::Mount { flags, .. }, _) => self.mount_folder(&volume, at, flags),
         }
@@ -165,7 +162,7 @@ impl Volumes {
     fn mount(
         &self,
         volume: &mut Volume,
-        device: LoopDevice,
+        device: &Attached,
         at: &Path,
         flags: &[String],
     ) -> Result<(), Fault> {
@@ -191,7 +188,8 @@ impl Volumes {
             // One that was made from a smaller one, or grown while nobody had it.
             grow_unmounted(device)?;
         }
-        mounts::device(device, at, fs.as_str(), &words).map_err(|error| {
+        device.check().map_err(failed("the loop device"))?;
+        mounts::device(device.device(), at, fs.as_str(), &words).map_err(|error| {
             match error.raw_os_error() {
                 Some(libc::EINVAL) => Fault::invalid(
                     "volume_capability.mount.mount_flags",
@@ -324,7 +322,7 @@ impl Volumes {
         })?;
         if mounts::at(at).map_err(failed("mounts"))?.is_some() {
             let shown = mounts::device_of(at).map_err(failed("the pod's device"))?;
-            return match shown == Some(device) {
+            return match shown == Some(device.device()) {
                 true => Ok(()),
                 false => Err(Fault::Precondition(
                     "something else is mounted where the device should be".into(),
@@ -332,7 +330,9 @@ impl Volumes {
             };
         }
         make_file(at)?;
-        mounts::bind(&device.path(), at, false).map_err(failed("giving the pod its device"))
+        device.check().map_err(failed("the loop device"))?;
+        mounts::bind(&device.device().path(), at, false)
+            .map_err(failed("giving the pod its device"))
     }
 
     /// Takes a volume from a pod; from an inline volume that was its last.
@@ -388,7 +388,7 @@ impl Volumes {
             // Where pods may only read, the file system is the same as where it is staged.
             let stages = volume.stages.keys();
             let at = stages.map(|stage| stage.as_path()).next().unwrap_or(at);
-            grow_mounted(device, fs, at)?;
+            grow_mounted(&device, fs, at)?;
         }
         Ok(volume.bytes)
     }
@@ -488,14 +488,19 @@ pub(super) fn too_late() -> Fault {
 }
 
 /// Waits for a program that a killed agent left at work on a device, and which has it for itself.
-fn settle(device: LoopDevice) -> Result<(), Fault> {
+fn settle(device: &Attached) -> Result<(), Fault> {
     const LONGEST: Duration = Duration::from_secs(5);
     let mounted = mounts::all().map_err(failed("mounts"))?;
     let is_mounted = mounted
         .iter()
-        .any(|mount| mount.loop_device() == Some(device));
+        .any(|mount| mount.loop_device() == Some(device.device()));
     let end = Instant::now() + LONGEST;
-    while !is_mounted && device.is_claimed().map_err(failed("the loop device"))? {
+    while !is_mounted
+        && device
+            .device()
+            .is_claimed()
+            .map_err(failed("the loop device"))?
+    {
         if Instant::now() >= end {
             return Err(Fault::Busy(
                 "a program is still at work on the volume's device; ask again".into(),
@@ -506,122 +511,6 @@ fn settle(device: LoopDevice) -> Result<(), Fault> {
     Ok(())
 }
 
-fn format(device: LoopDevice, fs: Fs) -> Result<(), Fault> {
-    let device = device.path();
-    let device = device.to_string_lossy();
-    let done = match fs {
-        // All blocks are the user's; blocks that were taken for the volume stay taken.
-        Fs::Ext4 => tools::run(
-            "mkfs.ext4",
-            &[
-                "-q",
-                "-F",
-                "-b",
-                "4096",
-                "-m",
-                "0",
-                "-E",
-                "nodiscard",
-                &device,
-            ],
-        ),
-        Fs::Xfs => tools::run("mkfs.xfs", &["-q", "-f", "-K", &device]),
-        Fs::Folder => return Err(no_file_system()),
-    };
-    done.map_err(|problem| Fault::Internal(format!("making the file system: {problem}")))
-}
-
-/// Blocks that an ext4 lacks of its device, and its whole number of them then; none: it has all.
-fn lacks(device: LoopDevice) -> Result<Option<u64>, Fault> {
-    let size = device.bytes().map_err(failed("the loop device"))?;
-    let ext4 = Superblock::read(&device.path()).map_err(failed("the file system"))?;
-    let blocks = size / ext4.block_size;
-    Ok((ext4.blocks < blocks).then_some(blocks))
-}
-
-/// Has a mounted file system take the whole device.
-fn grow_mounted(device: LoopDevice, fs: Fs, at: &Path) -> Result<(), Fault> {
-    match fs {
-        Fs::Ext4 => {
-            let Some(blocks) = lacks(device)? else {
-                return Ok(());
-            };
-            let within = File::open(at).map_err(failed("the volume's mount"))?;
-            kernel::resize_ext4(&within, blocks).map_err(|error| match error.raw_os_error() {
-                Some(libc::EPERM) => Fault::Internal(
-                    "growing the file system: the kernel asks for CAP_SYS_RESOURCE, which this agent lacks; add it, or delete the volume's pod: it grows when it is staged again".into(),
-                ),
-                _ => Fault::internal("growing the file system", error),
-            })
-        }
-        Fs::Xfs => tools::run("xfs_growfs", &["-d", &at.to_string_lossy()])
-            .map_err(|problem| Fault::Internal(format!("growing the file system: {problem}"))),
-        Fs::Folder => Err(no_file_system()),
-    }
-}
-
-fn no_file_system() -> Fault {
-    Fault::internal("the volume", "has no file system of its own")
-}
-
-/// Has an ext4 that nobody has mounted take the whole device.
-fn grow_unmounted(device: LoopDevice) -> Result<(), Fault> {
-    if lacks(device)?.is_none() {
-        return Ok(());
-    }
-    let path = device.path();
-    let path = path.to_string_lossy();
-    let problem = |problem: String| Fault::Internal(format!("growing the file system: {problem}"));
-    // Which it asks for, and which replays the journal.
-    tools::run_with("e2fsck", &["-f", "-p", &path], &[0, 1]).map_err(problem)?;
-    tools::run("resize2fs", &[&path]).map_err(problem)
-}
-
 fn is_no_file(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP))
-}
-
-/// A link leads to a place that the kubelet didn't name.
-fn is_no_link(at: &Path) -> Result<(), Fault> {
-    match fs::symlink_metadata(at) {
-        Ok(metadata) if metadata.is_symlink() => Err(Fault::Precondition(
-            "the place of the volume is a link; remove it".into(),
-        )),
-        _ => Ok(()),
-    }
-}
-
-fn make_folder(at: &Path) -> Result<(), Fault> {
-    is_no_link(at)?;
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o750)
-        .create(at)
-        .map_err(failed("the place of the volume"))
-}
-
-fn make_file(at: &Path) -> Result<(), Fault> {
-    is_no_link(at)?;
-    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let made = || -> io::Result<()> {
-        if let Some(folder) = at.parent() {
-            fs::create_dir_all(folder)?;
-        }
-        rustix::fs::open(at, flags, FileMode::RUSR | FileMode::WUSR)?;
-        Ok(())
-    };
-    made().map_err(failed("the place of the device"))
-}
-
-/// Removes an empty folder or file that pods saw a volume at.
-fn remove_place(at: &Path) -> Result<(), Fault> {
-    let removed = match fs::symlink_metadata(at) {
-        Err(error) => Err(error),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir(at),
-        Ok(_) => fs::remove_file(at),
-    };
-    match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        removed => removed.map_err(failed("the place of the volume")),
-    }
 }

@@ -2,8 +2,8 @@
 //! makes a group for each pod; its uid is in the path where the pod has the volume.
 
 use super::{
+    attached::Attached,
     fault::Fault,
-    kernel::LoopDevice,
     limits::Limits,
     records::Volume,
     volumes::{Volumes, failed},
@@ -122,9 +122,9 @@ impl Volumes {
             files => files?,
         };
         for (done, file) in files.iter().enumerate() {
-            if let Err(error) = fs::write(file, limits.line(number(device))) {
+            if let Err(error) = fs::write(file, limits.line(number(&device))) {
                 for file in &files[..done] {
-                    let again = fs::write(file, volume.limits.line(number(device)));
+                    let again = fs::write(file, volume.limits.line(number(&device)));
                     again.map_err(failed("the earlier limits"))?;
                 }
                 return Err(Fault::internal("bounding what pods read and write", error));
@@ -144,13 +144,13 @@ impl Volumes {
         };
         Ok(files.iter().all(|file| {
             let shown = fs::read_to_string(file).unwrap_or_default();
-            volume.limits.are_in(number(device), &shown)
+            volume.limits.are_in(number(&device), &shown)
         }))
     }
 }
 
-fn number(device: LoopDevice) -> (u32, u32) {
-    (LOOP_MAJOR, device.0)
+fn number(of: &Attached) -> (u32, u32) {
+    (LOOP_MAJOR, of.device().0)
 }
 
 #[cfg(test)]

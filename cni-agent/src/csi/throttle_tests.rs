@@ -47,7 +47,7 @@ fn take_back(node: &Node, of: &Volume, at: &Path) {
 }
 
 fn device(node: &Node, of: &Volume) -> LoopDevice {
-    node.volumes().device(of).unwrap().unwrap()
+    node.volumes().device(of).unwrap().unwrap().device()
 }
 
 #[test]

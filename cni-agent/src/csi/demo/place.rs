@@ -3,7 +3,7 @@
 
 use crate::{
     config::{CgroupChoice, CsiConfig},
-    csi::{kernel::LoopDevice, mounts},
+    csi::{attached::Attached, kernel::LoopDevice, mounts},
 };
 use rustix::mount::{UnmountFlags, unmount};
 use std::{
@@ -93,7 +93,7 @@ impl Place {
     }
 
     /// Loop devices of files in the folder, or on a disk that is mounted there; with that disk's own, or without.
-    fn devices(&self, own: bool) -> io::Result<Vec<LoopDevice>> {
+    fn devices(&self, own: bool) -> io::Result<Vec<Attached>> {
         let mut inodes = BTreeSet::new();
         collect(&self.folder, &mut inodes)?;
         let pool = self.pool().join("pool");
@@ -103,12 +103,13 @@ impl Place {
         let image = image.map(|image| (image.dev(), image.ino()));
         let mut found = Vec::new();
         for device in LoopDevice::all()? {
-            let Some(of) = device.backing()? else {
+            let Some(attached) = Attached::now(device)? else {
                 continue;
             };
+            let of = attached.backing();
             let is_ours = inodes.contains(&of) || disk.as_ref().is_some_and(|d| d.dev() == of.0);
             if is_ours && (own || Some(of) != image) {
-                found.push(device);
+                found.push(attached);
             }
         }
         Ok(found)

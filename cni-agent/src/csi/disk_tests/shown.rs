@@ -137,7 +137,7 @@ fn a_check_names_what_somebody_broke_and_nothing_else() {
     unmount(&elsewhere).unwrap();
 
     let file = node.volumes().pool.image(image(&volume.id), true).unwrap();
-    let second = LoopDevice::attach(&file, true).unwrap();
+    let second = Attached::new(&file).unwrap();
     let found = differences(&node);
     assert_eq!(found.len(), 1, "{found:?}");
     assert!(found[0].contains("behind 2 loop devices"), "{found:?}");
