@@ -58,6 +58,19 @@ impl Site {
     }
 
     async fn delete(&self, of: &PersistentVolume) -> Result<(), Failure> {
+        let name = text(of.metadata.name.as_ref());
+        // What was seen may be old: meanwhile somebody may want the volume to stay, or has another by that name.
+        let now = within(self.volumes().get_opt(name)).await?;
+        let still = |now: &PersistentVolume| {
+            now.metadata.uid == of.metadata.uid
+                && handle(now) == handle(of)
+                && reclaim::step(now, false, &self.own) == Some(Step::Delete)
+        };
+        if !now.as_ref().is_some_and(still) {
+            return Err(Failure::overtaken(
+                "the PersistentVolume has changed; its volume is not deleted",
+            ));
+        }
         let asked = DeleteVolumeRequest {
             volume_id: handle(of),
             secrets: [].into(),
@@ -65,7 +78,6 @@ impl Site {
         let done = self.driver().delete_volume(Request::new(asked)).await;
         done.map_err(|status| Failure::driver(FAILED, &status))?;
         self.room.notify_one();
-        let name = text(of.metadata.name.as_ref());
         let same = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: of.metadata.uid.clone(),
@@ -75,7 +87,8 @@ impl Site {
         };
         within(self.volumes().delete(name, &same)).await?;
         // With what the deletion has changed.
-        if let Some(left) = within(self.volumes().get_opt(name)).await? {
+        let left = within(self.volumes().get_opt(name)).await?;
+        if let Some(left) = left.filter(|left| left.metadata.uid == of.metadata.uid) {
             let finalizers = without(&left.metadata, VOLUME_FINALIZER);
             self.finalizers(&left, finalizers).await?;
         }

@@ -39,6 +39,14 @@ impl Failure {
         }
     }
 
+    /// The cluster is not as it was seen: news of it are on their way.
+    pub(super) fn overtaken(text: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Done,
+            ..Self::quiet(text)
+        }
+    }
+
     /// Of the driver.
     pub(super) fn driver(reason: &'static str, status: &Status) -> Self {
         match status.code() {

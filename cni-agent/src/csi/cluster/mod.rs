@@ -96,21 +96,14 @@ pub(super) struct Options {
 pub(super) async fn run(client: Client, driver: Router, options: Options, mut shutdown: Shutdown) {
     let done = async {
         let node = own_node(&client, &options.node).await;
-        let site = Arc::new(Site {
-            own: Own {
-                node: options.node,
-                driver: options.driver,
-                topology: options.topology,
-                labels: node.metadata.labels.unwrap_or_default(),
-                node_uid: node.metadata.uid,
-            },
-            events: Recorder::new(client.clone(), Reporter::from("fairlead-csi".to_owned())),
-            client,
-            driver,
-            namespace: options.namespace,
-            room: Notify::new(),
-            ended: Mutex::default(),
-        });
+        let own = Own {
+            node: options.node,
+            driver: options.driver,
+            topology: options.topology,
+            labels: node.metadata.labels.unwrap_or_default(),
+            node_uid: node.metadata.uid,
+        };
+        let site = Arc::new(Site::new(client, driver, own, &options.namespace));
         tracing::info!(
             driver = site.own.driver,
             "claims of this node are answered by the agent itself"
@@ -243,6 +236,18 @@ async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
 }
 
 impl Site {
+    fn new(client: Client, driver: Router, own: Own, namespace: &str) -> Self {
+        Self {
+            own,
+            events: Recorder::new(client.clone(), Reporter::from("fairlead-csi".to_owned())),
+            client,
+            driver,
+            namespace: namespace.to_owned(),
+            room: Notify::new(),
+            ended: Mutex::default(),
+        }
+    }
+
     fn driver(&self) -> ControllerClient<Router> {
         ControllerClient::new(self.driver.clone())
     }

@@ -180,12 +180,16 @@ impl Site {
     }
 
     async fn delete_snapshot(&self, of: &VolumeSnapshotContent) -> Result<(), Failure> {
-        let told = of
-            .status
-            .as_ref()
-            .and_then(|status| status.snapshot_handle.clone());
+        let told = |of: &VolumeSnapshotContent| {
+            let status = of.status.as_ref();
+            status.and_then(|status| status.snapshot_handle.clone())
+        };
+        let now = self.content_now(of, Step::Delete).await?;
+        if told(&now) != told(of) {
+            return Err(changed());
+        }
         let asked = DeleteSnapshotRequest {
-            snapshot_id: told.unwrap_or_default(),
+            snapshot_id: told(of).unwrap_or_default(),
             secrets: [].into(),
         };
         let done = self.driver().delete_snapshot(Request::new(asked)).await;
@@ -195,12 +199,23 @@ impl Site {
         self.let_go(of).await
     }
 
-    async fn let_go(&self, of: &VolumeSnapshotContent) -> Result<(), Failure> {
+    /// A content as it is now, if the same is still to be done. What was seen may be old: meanwhile somebody may want the
+    /// snapshot to stay, or has another by that name.
+    async fn content_now(
+        &self,
+        of: &VolumeSnapshotContent,
+        step: Step,
+    ) -> Result<VolumeSnapshotContent, Failure> {
         let name = text(of.metadata.name.as_ref());
-        // With what the status has changed.
-        let Some(left) = within(self.contents().get_opt(name)).await? else {
-            return Ok(());
+        let now = within(self.contents().get_opt(name)).await?;
+        let still = |now: &VolumeSnapshotContent| {
+            now.metadata.uid == of.metadata.uid && content::step(now, &self.own) == Some(step)
         };
+        now.filter(still).ok_or_else(changed)
+    }
+
+    async fn let_go(&self, of: &VolumeSnapshotContent) -> Result<(), Failure> {
+        let left = self.content_now(of, Step::LetGo).await?;
         let patch = json!({"metadata": {
             "resourceVersion": left.metadata.resource_version,
             "finalizers": without(&left.metadata, FINALIZER)
@@ -208,4 +223,8 @@ impl Site {
         self.patch(&self.contents(), &left, &patch).await?;
         Ok(())
     }
+}
+
+fn changed() -> Failure {
+    Failure::overtaken("the VolumeSnapshotContent has changed; its snapshot is not deleted")
 }

@@ -235,7 +235,7 @@ async fn a_claim_gets_another_class_of_attributes() {
     assert_eq!(asked, [("iops".to_owned(), "9".to_owned())].into());
 }
 
-fn content(node: &str, handle: &str) -> Value {
+pub(super) fn content(node: &str, handle: &str) -> Value {
     json!({
         "metadata": {
             "name": "snapcontent-s", "labels": {"snapshot.storage.kubernetes.io/managed-by": node},

@@ -4,8 +4,9 @@ mod driver;
 mod fake;
 mod life;
 mod nodes;
+mod stale;
 
-use super::{Options, run};
+use super::{Options, Own, Site, run};
 use crate::parts::Shutdown;
 use driver::Remembering;
 use fake::Fake;
@@ -37,6 +38,10 @@ impl Agent {
     }
 }
 
+fn services(driver: &Arc<Remembering>) -> axum::Router {
+    Routes::new(ControllerServer::from_arc(driver.clone())).into_axum_router()
+}
+
 fn start(fake: &Fake, driver: &Arc<Remembering>) -> Agent {
     let (stop, shutdown) = Shutdown::new();
     let options = Options {
@@ -45,9 +50,14 @@ fn start(fake: &Fake, driver: &Arc<Remembering>) -> Agent {
         topology: [("t/node".to_owned(), driver.node.clone())].into(),
         namespace: "kube-system".into(),
     };
-    let services = Routes::new(ControllerServer::from_arc(driver.clone())).into_axum_router();
-    let running = run(fake.client(), services, options, shutdown);
+    let running = run(fake.client(), services(driver), options, shutdown);
     Agent(tokio::spawn(running), stop)
+}
+
+/// What tasks of a node work with, without who begins them.
+fn site(fake: &Fake, driver: &Arc<Remembering>) -> Site {
+    let own: Own = super::plan::tests::own(&driver.node);
+    Site::new(fake.client(), services(driver), own, "kube-system")
 }
 
 /// A cluster of these nodes, with the usual classes.
