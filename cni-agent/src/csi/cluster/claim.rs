@@ -4,6 +4,7 @@
 use super::{
     Own,
     quantity::{bytes, quantity},
+    topology,
     words::{
         BLOCK, DELETION_SECRET, PROVISIONED_BY, STORAGE, VOLUME_FINALIZER, bound, provisioner,
         selected, text, volume_name,
@@ -73,24 +74,9 @@ pub(super) fn step(
         Some(node) => (node == own.node).then_some(Step::Provision),
         None => {
             let waits = class.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer");
-            (!waits && is_allowed(class, own)).then_some(Step::Take)
+            (!waits && topology::allows(class, &own.place())).then_some(Step::Take)
         }
     }
-}
-
-/// Whether volumes of a class may be on this node.
-fn is_allowed(class: &StorageClass, own: &Own) -> bool {
-    let terms = class.allowed_topologies.as_deref().unwrap_or_default();
-    let has = |key: &str, values: &[String]| {
-        let value = own.topology.get(key).or_else(|| own.labels.get(key));
-        value.is_some_and(|value| values.contains(value))
-    };
-    let mut terms = terms.iter().peekable();
-    terms.peek().is_none()
-        || terms.any(|term| {
-            let mut all = term.match_label_expressions.iter().flatten();
-            all.all(|one| has(&one.key, &one.values))
-        })
 }
 
 /// How many bytes a claim asks for.

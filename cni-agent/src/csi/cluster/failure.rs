@@ -39,11 +39,27 @@ impl Failure {
         }
     }
 
+    /// The same, and it takes a change of the cluster.
+    pub(super) fn waiting(text: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::Hopeless,
+            ..Self::quiet(text)
+        }
+    }
+
     /// The cluster is not as it was seen: news of it are on their way.
     pub(super) fn overtaken(text: impl Into<String>) -> Self {
         Self {
             outcome: Outcome::Done,
             ..Self::quiet(text)
+        }
+    }
+
+    /// Another node may do it.
+    pub(super) fn given_back(reason: &'static str, text: impl Into<String>) -> Self {
+        Self {
+            outcome: Outcome::GaveBack,
+            ..Self::told(reason, text)
         }
     }
 

@@ -14,6 +14,7 @@ mod content;
 mod deletion;
 mod expansion;
 mod failure;
+mod finding;
 mod growth;
 mod modification;
 mod plan;
@@ -23,8 +24,11 @@ mod reclaim;
 mod snapshot_api;
 mod snapshotting;
 mod source;
+mod taking;
 #[cfg(test)]
 mod tests;
+mod topology;
+mod unwritten;
 mod watch;
 mod watched;
 mod words;
@@ -51,6 +55,7 @@ use std::{
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 use tonic::Request;
+use unwritten::Unwritten;
 use work::{Outcome, Work};
 
 /// Pause before something is asked again that has to be known first.
@@ -69,6 +74,15 @@ pub(super) struct Own {
     pub(super) node_uid: Option<String>,
 }
 
+impl Own {
+    /// What the node is known by.
+    pub(super) fn place(&self) -> topology::Place {
+        let mut place = self.labels.clone();
+        place.extend(self.topology.clone());
+        place
+    }
+}
+
 /// What every task works with.
 pub(super) struct Site {
     own: Own,
@@ -82,6 +96,7 @@ pub(super) struct Site {
     room: Notify,
     /// Claims whose last growth failed so that nothing goes on in the background.
     ended: Mutex<BTreeSet<String>>,
+    unwritten: Mutex<Unwritten>,
 }
 
 /// What the agent tells this part.
@@ -154,7 +169,9 @@ async fn keep(site: Arc<Site>) {
     let mut keys = BTreeMap::new();
     let mut classes = None;
     loop {
-        if let Some(seen) = watched.seen() {
+        if let Some(mut seen) = watched.seen() {
+            site.written(|name| watched.volumes.has(name));
+            seen.unwritten = site.unwritten().clone();
             if classes.as_ref() != Some(&seen.classes) {
                 classes = Some(seen.classes.clone());
                 site.room.notify_one();
@@ -207,6 +224,7 @@ async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
     let done = match &task {
         Task::Take(claim, class, _) => site.take(claim, class).await,
         Task::Provision(claim, class) => site.provision(claim, class).await,
+        Task::Discard(volume) => site.discard(volume).await,
         Task::Unprotect(claim) => site.unprotect(claim).await,
         Task::Reclaim(step, volume) => site.reclaim(*step, volume).await,
         Task::Forget(volume) => site.forget(volume).await,
@@ -245,6 +263,7 @@ impl Site {
             namespace: namespace.to_owned(),
             room: Notify::new(),
             ended: Mutex::default(),
+            unwritten: Mutex::default(),
         }
     }
 
@@ -277,6 +296,11 @@ impl Task {
             | Self::Unprotect(claim)
             | Self::Grow(claim, _)
             | Self::Modify(claim, _) => claim.object_ref(&()),
+            // Nobody finds what is not written.
+            Self::Discard(volume) => {
+                let claim = volume.spec.as_ref().and_then(|spec| spec.claim_ref.clone());
+                claim.unwrap_or_default()
+            }
             Self::Reclaim(_, volume) | Self::Forget(volume) => volume.object_ref(&()),
             Self::Content(_, content) => content.object_ref(&()),
             Self::Attachment(_, one, _) => one.object_ref(&()),

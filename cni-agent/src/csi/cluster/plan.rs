@@ -5,6 +5,7 @@ use super::{
     claim::{self, requested},
     content, growth, modification, reclaim,
     snapshot_api::VolumeSnapshotContent,
+    unwritten::Unwritten,
     words::{
         CAPACITY_BEFORE, CLONE_FINALIZER, annotation, bound, is_held, provisioner, selected, text,
         volume_name,
@@ -32,6 +33,8 @@ pub(super) struct Seen {
     /// None: pods don't wait for attachments of this driver.
     pub(super) attachments: Option<Objects<VolumeAttachment>>,
     pub(super) contents: Objects<VolumeSnapshotContent>,
+    /// Volumes that were made, by the name of the PersistentVolume that could not be written.
+    pub(super) unwritten: Unwritten,
     /// The driver can change volumes by a VolumeAttributesClass.
     pub(super) modifies: bool,
 }
@@ -41,6 +44,8 @@ pub(super) struct Seen {
 pub(super) enum Task {
     Take(Arc<PersistentVolumeClaim>, Arc<StorageClass>, String),
     Provision(Arc<PersistentVolumeClaim>, Arc<StorageClass>),
+    /// A volume was made, and its claim is not this node's any more.
+    Discard(Arc<PersistentVolume>),
     /// A finalizer is left that nobody needs.
     Unprotect(Arc<PersistentVolumeClaim>),
     Reclaim(reclaim::Step, Arc<PersistentVolume>),
@@ -61,12 +66,15 @@ pub(super) type Key = (&'static str, String);
 
 /// Within this time all nodes that could take a claim have tried.
 const TAKING_MS: u64 = 5000;
+/// The API server has ended by then whatever it was sent.
+const WRITTEN: Duration = Duration::from_secs(120);
 
 impl Task {
     pub(super) fn key(&self) -> Key {
         let what = match self {
             Self::Take(..) => "take",
             Self::Provision(..) => "provision",
+            Self::Discard(_) => "discard",
             Self::Unprotect(_) => "unprotect",
             Self::Reclaim(..) => "reclaim",
             Self::Forget(_) => "forget",
@@ -75,7 +83,10 @@ impl Task {
             Self::Content(..) => "content",
             Self::Attachment(..) => "attachment",
         };
-        (what, text(self.meta().uid.as_ref()).to_owned())
+        let meta = self.meta();
+        // What is not written has a name alone.
+        let id = meta.uid.as_ref().or(meta.name.as_ref());
+        (what, text(id).to_owned())
     }
 
     pub(super) fn meta(&self) -> &ObjectMeta {
@@ -85,7 +96,9 @@ impl Task {
             | Self::Unprotect(claim)
             | Self::Grow(claim, _)
             | Self::Modify(claim, _) => &claim.metadata,
-            Self::Reclaim(_, volume) | Self::Forget(volume) => &volume.metadata,
+            Self::Discard(volume) | Self::Reclaim(_, volume) | Self::Forget(volume) => {
+                &volume.metadata
+            }
             Self::Content(_, content) => &content.metadata,
             Self::Attachment(_, attachment, _) => &attachment.metadata,
         }
@@ -98,15 +111,13 @@ impl Task {
 
     /// What it is done for. What failed is tried again at once only if this has changed.
     pub(super) fn cause(&self) -> String {
-        let version = |of: &ObjectMeta| text(of.resource_version.as_ref()).to_owned();
         match self {
-            Self::Take(claim, class, _) | Self::Provision(claim, class) => format!(
-                "{} {} {}",
+            Self::Take(claim, ..) | Self::Provision(claim, _) => format!(
+                "{} {}",
                 selected(claim).unwrap_or_default(),
-                requested(claim),
-                version(&class.metadata)
+                self.wish().unwrap_or_default()
             ),
-            Self::Unprotect(_) | Self::Forget(_) => String::new(),
+            Self::Discard(_) | Self::Unprotect(_) | Self::Forget(_) => String::new(),
             Self::Reclaim(step, _) => format!("{step:?}"),
             Self::Grow(claim, _) => requested(claim).to_string(),
             Self::Modify(claim, _) => modification::wanted(claim).unwrap_or_default().to_owned(),
@@ -115,13 +126,31 @@ impl Task {
         }
     }
 
-    /// How long it waits before it is begun: what every node could do, each begins at another time.
+    /// Whether this node is about to take a claim that any node could.
+    pub(super) fn is_taking(&self) -> bool {
+        matches!(self, Self::Take(..))
+    }
+
+    /// What a claim without a volume asks for, whatever node it is on.
+    pub(super) fn wish(&self) -> Option<String> {
+        let (Self::Take(claim, class, _) | Self::Provision(claim, class)) = self else {
+            return None;
+        };
+        let version = text(class.metadata.resource_version.as_ref());
+        Some(format!("{} {version}", requested(claim)))
+    }
+
+    /// How long it waits before it is begun: what every node could do, each begins at another time, and in another order
+    /// each time.
     pub(super) fn delay(&self) -> Duration {
-        let Self::Take(claim, _, node) = self else {
-            return Duration::ZERO;
+        let (claim, node) = match self {
+            Self::Take(claim, _, node) => (claim, node),
+            // Until then the API server may still be writing what was sent.
+            Self::Discard(_) => return WRITTEN,
+            _ => return Duration::ZERO,
         };
         let uid = text(claim.metadata.uid.as_ref());
-        let digest = Sha256::digest(format!("{uid} {node}"));
+        let digest = Sha256::digest(format!("{uid} {} {node}", self.version()));
         let number = digest
             .iter()
             .take(8)
@@ -172,6 +201,17 @@ pub(super) fn plan(seen: &Seen, own: &Own) -> Vec<Task> {
             tasks.push(Task::Modify(claim.clone(), volume.clone()));
         }
     }
+    let asked_for = |name: &str| {
+        let provisions =
+            |task: &Task| matches!(task, Task::Provision(claim, _) if volume_name(claim) == name);
+        tasks.iter().any(provisions)
+    };
+    let left = seen.unwritten.iter();
+    let left: Vec<_> = left.filter(|(name, _)| !asked_for(name)).collect();
+    tasks.extend(
+        left.into_iter()
+            .map(|(_, volume)| Task::Discard(volume.clone())),
+    );
     for volume in seen.volumes.values() {
         let attached = seen.attachments.iter().flat_map(Objects::values);
         let name = text(volume.metadata.name.as_ref());

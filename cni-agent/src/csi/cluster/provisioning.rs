@@ -1,35 +1,35 @@
-//! Claims get their volumes. A claim whose node is another's source goes to that node; one for which there is no room goes
-//! back to the scheduler.
+//! Claims get their volumes. A claim whose source is on another node goes to that node; one that this node can't answer, and
+//! another may, goes back to the scheduler.
 
 use super::{
     Site,
-    claim::{self, parameters, requested},
+    claim::{self, requested},
     failure::Failure,
-    snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
     source::{self, Found, Origin},
-    words::{CLONE_FINALIZER, SELECTED_NODE, bound, selected, text, without},
+    topology,
+    words::{CLONE_FINALIZER, SELECTED_NODE, selected, text, without},
 };
 use crate::node::within;
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
+    core::v1::PersistentVolumeClaim,
     storage::v1::{StorageClass, VolumeAttributesClass},
 };
 use kube::{
     Api, Resource,
-    api::{Patch, PatchParams, PostParams},
+    api::{Patch, PatchParams},
     runtime::events::EventType,
 };
 use node_api::csi::{
-    CreateVolumeRequest, GetCapacityRequest, Topology, VolumeContentSource,
+    CreateVolumeRequest, VolumeContentSource,
     volume_content_source::{SnapshotSource, Type, VolumeSource},
 };
 use serde_json::{Value, json};
-use tonic::{Code, Request};
+use tonic::{Code, Request, Status};
 
 /// Reasons of Events, as external-provisioner has them.
 const PROVISIONING: &str = "Provisioning";
-const SUCCEEDED: &str = "ProvisioningSucceeded";
-const FAILED: &str = "ProvisioningFailed";
+pub(super) const SUCCEEDED: &str = "ProvisioningSucceeded";
+pub(super) const FAILED: &str = "ProvisioningFailed";
 
 impl Site {
     pub(super) fn claims(&self, of: &PersistentVolumeClaim) -> Api<PersistentVolumeClaim> {
@@ -37,38 +37,8 @@ impl Site {
         Api::namespaced(self.client.clone(), namespace)
     }
 
-    /// Writes this node into a claim that has none, if it could make the volume: the first node that does makes it.
-    pub(super) async fn take(
-        &self,
-        claim: &PersistentVolumeClaim,
-        class: &StorageClass,
-    ) -> Result<(), Failure> {
-        // A source that can't be used is told by whoever makes the volume.
-        if let Ok(Some(found)) = self.found(claim).await
-            && found.node.is_some_and(|node| node != self.own.node)
-        {
-            return Ok(());
-        }
-        if let Ok(parameters) = parameters(class.parameters.as_ref()) {
-            let asked = GetCapacityRequest {
-                parameters,
-                accessible_topology: Some(Topology {
-                    segments: self.own.topology.clone().into_iter().collect(),
-                }),
-                ..GetCapacityRequest::default()
-            };
-            let answer = self.driver().get_capacity(Request::new(asked)).await;
-            let room = answer.map(|answer| answer.into_inner().available_capacity);
-            if room.is_ok_and(|room| room < requested(claim)) {
-                return Err(Failure::quiet("there is no room for it on this node"));
-            }
-        }
-        self.select(claim, Some(&self.own.node)).await?;
-        Ok(())
-    }
-
     /// Writes the node of a claim, or takes it out, on the claim as it was seen.
-    async fn select(
+    pub(super) async fn select(
         &self,
         claim: &PersistentVolumeClaim,
         node: Option<&str>,
@@ -114,15 +84,28 @@ impl Site {
         if let Some(there) = found.as_ref().and_then(|found| found.node.as_deref())
             && there != self.own.node
         {
-            return self.redirect(claim, there).await;
+            return self.redirect(claim, class, there).await;
         }
-        let mut asked = claim::request(claim, class, &self.own)
-            .map_err(|text| Failure::hopeless(FAILED, text))?;
-        asked.volume_content_source = found.as_ref().map(content_source);
+        let own = &self.own;
+        if !topology::allows(class, &own.place()) {
+            let why = topology::refusal(class, &own.node);
+            // Nobody else has its source.
+            return Err(match found.is_some_and(|found| found.node.is_some()) {
+                true => Failure::hopeless(FAILED, format!("{why}, and its source is on it")),
+                false => self.give_back(claim, why).await,
+            });
+        }
+        let mut asked =
+            claim::request(claim, class, own).map_err(|text| Failure::hopeless(FAILED, text))?;
+        if let Some(found) = &found {
+            asked.volume_content_source = Some(content_source(found));
+            // With it a source that is not here would look like a lack of room.
+            asked.accessibility_requirements = None;
+        }
         self.add_attributes(claim, &mut asked).await?;
         let note = format!(
             "node {} makes a volume of {} bytes",
-            self.own.node,
+            own.node,
             requested(claim)
         );
         self.tell(&about, EventType::Normal, PROVISIONING, note)
@@ -131,51 +114,59 @@ impl Site {
         let made = match answer.map(|answer| answer.into_inner().volume) {
             Ok(Some(volume)) => volume,
             Ok(None) => return Err(Failure::told(FAILED, "the driver has told of no volume")),
-            Err(status) => {
-                // Where its source is, nobody knew: it is not here.
-                let elsewhere = found.is_some_and(|found| found.node.is_none());
-                let lost = elsewhere && status.code() == Code::NotFound;
-                if lost || status.code() == Code::ResourceExhausted {
-                    self.tell(
-                        &about,
-                        EventType::Warning,
-                        FAILED,
-                        status.message().to_owned(),
-                    )
-                    .await;
-                    self.select(claim, None).await?;
-                    return Ok(());
-                }
-                return Err(Failure::driver(FAILED, &status));
-            }
+            Err(status) => return Err(self.not_made(claim, found.as_ref(), &status).await),
         };
         self.room.notify_one();
-        let volume = claim::volume(claim, class, &made, &self.own)
+        let volume = claim::volume(claim, class, &made, own)
             .map_err(|text| Failure::hopeless(FAILED, text))?;
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        match within(volumes.create(&PostParams::default(), &volume)).await {
-            Ok(_) => {
-                let note = format!("made volume {}", text(volume.metadata.name.as_ref()));
-                self.tell(&about, EventType::Normal, SUCCEEDED, note).await;
-                Ok(())
-            }
-            // By an agent that was ended before it heard of it.
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(()),
-            Err(error) => Err(Failure::told(
+        self.write(claim, volume).await
+    }
+
+    /// What becomes of a claim whose volume could not be made.
+    async fn not_made(
+        &self,
+        claim: &PersistentVolumeClaim,
+        found: Option<&Found>,
+        status: &Status,
+    ) -> Failure {
+        let (words, node) = (status.message(), &self.own.node);
+        match (status.code(), found) {
+            (Code::ResourceExhausted, None) => self.give_back(claim, words.to_owned()).await,
+            // The driver has its source: no other node could make it.
+            (Code::ResourceExhausted, Some(_)) => Failure::told(
                 FAILED,
-                format!("the PersistentVolume: {error}"),
-            )),
+                format!("{words}; its source is on this node, {node}, and so must be its room"),
+            ),
+            (Code::NotFound, Some(Found { node: None, .. })) => {
+                let text = format!("{words} on node {node}; another one may have it");
+                self.give_back(claim, text).await
+            }
+            (Code::NotFound, Some(_)) => Failure::hopeless(
+                FAILED,
+                format!("{words}: it is gone from node {node}, which had it"),
+            ),
+            _ => Failure::driver(FAILED, status),
+        }
+    }
+
+    /// Leaves a claim to other nodes, and says why.
+    async fn give_back(&self, claim: &PersistentVolumeClaim, why: String) -> Failure {
+        match self.select(claim, None).await {
+            Ok(()) => Failure::given_back(FAILED, why),
+            Err(error) => error.into(),
         }
     }
 
     /// Hands a claim to the node that has its source: the scheduler then takes that node, too.
-    async fn redirect(&self, claim: &PersistentVolumeClaim, there: &str) -> Result<(), Failure> {
-        let nodes: Api<Node> = Api::all(self.client.clone());
-        if within(nodes.get_metadata_opt(there)).await?.is_none() {
-            let text =
-                format!("its source is on node {there}, which is not in the cluster any more");
-            return Err(Failure::hopeless(FAILED, text));
-        }
+    async fn redirect(
+        &self,
+        claim: &PersistentVolumeClaim,
+        class: &StorageClass,
+        there: &str,
+    ) -> Result<(), Failure> {
+        let may_be = self.may_be_on(class, there).await?;
+        may_be
+            .map_err(|why| Failure::hopeless(FAILED, format!("its source is there, but {why}")))?;
         if selected(claim) != Some(&self.own.node) {
             return Ok(());
         }
@@ -189,48 +180,6 @@ impl Site {
         )
         .await;
         Ok(())
-    }
-
-    /// The source of a claim, if it has one that can be used.
-    async fn found(&self, claim: &PersistentVolumeClaim) -> Result<Option<Found>, Failure> {
-        let refused = |text: String| Failure::told(FAILED, text);
-        let namespace = text(claim.metadata.namespace.as_ref());
-        let own = &self.own;
-        match source::origin(claim).map_err(refused)? {
-            Origin::Nothing | Origin::Other(_) => Ok(None),
-            Origin::Claim(name) => {
-                let there = within(self.claims(claim).get_opt(&name)).await?;
-                let missing = || refused(format!("its source, the claim {name}, is not there"));
-                let there = there.ok_or_else(missing)?;
-                let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-                let volume = match bound(&there) {
-                    Some(volume) => within(volumes.get_opt(volume)).await?,
-                    None => None,
-                };
-                let key = own.topology.keys().next().map_or("", String::as_str);
-                source::from_claim(claim, &there, volume.as_ref(), &own.driver, key)
-                    .map(Some)
-                    .map_err(refused)
-            }
-            Origin::Snapshot(name) => {
-                let snapshots: Api<VolumeSnapshot> =
-                    Api::namespaced(self.client.clone(), namespace);
-                let there = within(snapshots.get_opt(&name)).await?;
-                let missing = || refused(format!("its source, the snapshot {name}, is not there"));
-                let there = there.ok_or_else(missing)?;
-                let status = there.status.as_ref();
-                let content =
-                    status.and_then(|of| of.bound_volume_snapshot_content_name.as_deref());
-                let contents: Api<VolumeSnapshotContent> = Api::all(self.client.clone());
-                let content = match content {
-                    Some(content) => within(contents.get_opt(content)).await?,
-                    None => None,
-                };
-                source::from_snapshot(claim, &there, content.as_ref(), &own.driver)
-                    .map(Some)
-                    .map_err(refused)
-            }
-        }
     }
 
     /// What the claim's VolumeAttributesClass says.

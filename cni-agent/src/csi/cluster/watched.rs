@@ -12,9 +12,12 @@ use k8s_openapi::api::{
     storage::v1::{CSIDriver, StorageClass, VolumeAttachment},
 };
 use kube::{Api, runtime::watcher::Config};
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
 
@@ -44,6 +47,7 @@ impl Watched {
             classes: self.classes.all(),
             attachments: attaches.then(|| self.attachments.all()),
             contents: self.contents.all(),
+            unwritten: BTreeMap::new(),
             modifies: self.modifies,
         })
     }

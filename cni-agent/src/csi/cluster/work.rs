@@ -14,6 +14,8 @@ const SETTLED: Duration = Duration::from_secs(30);
 /// Pauses after failures in a row.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+/// Pauses before a node takes a claim again that it gave back: the others try meanwhile.
+const FIRST_TURN: Duration = Duration::from_secs(10);
 /// The pause after what can't succeed before somebody changes something.
 const LONG_PAUSE: Duration = Duration::from_secs(300);
 
@@ -26,6 +28,8 @@ pub(super) enum Outcome {
     Failed,
     /// It won't as it is.
     Hopeless,
+    /// Another node may do it.
+    GaveBack,
 }
 
 #[derive(Debug)]
@@ -43,10 +47,21 @@ struct Entry {
     failures: u32,
 }
 
+/// A claim that this node gave back.
+#[derive(Debug)]
+struct GivenBack {
+    /// What was asked for.
+    wish: String,
+    times: u32,
+    /// It is not taken again before.
+    until: Instant,
+}
+
 /// All tasks that are planned or run.
 #[derive(Debug, Default)]
 pub(super) struct Work {
     entries: BTreeMap<Key, Entry>,
+    given_back: BTreeMap<String, GivenBack>,
 }
 
 impl Work {
@@ -55,9 +70,12 @@ impl Work {
         let tasks: BTreeMap<Key, Task> = tasks.into_iter().map(|task| (task.key(), task)).collect();
         self.entries
             .retain(|key, entry| matches!(entry.state, State::Running) || tasks.contains_key(key));
+        self.given_back
+            .retain(|_, given| now < given.until + LONG_PAUSE);
         for (key, task) in tasks {
+            let turn = self.turn(&task, now);
             let Some(entry) = self.entries.get_mut(&key) else {
-                let state = State::Waiting(now + task.delay());
+                let state = State::Waiting(turn);
                 let failures = 0;
                 self.entries.insert(
                     key,
@@ -78,7 +96,7 @@ impl Work {
                     }
                 }
                 State::Waiting(_) | State::Done(_) => {
-                    entry.state = State::Waiting(now + task.delay());
+                    entry.state = State::Waiting(turn);
                     (entry.task, entry.failures) = (task, 0);
                 }
             }
@@ -98,6 +116,42 @@ impl Work {
         begun
     }
 
+    /// When a task is begun that is new.
+    fn turn(&self, task: &Task, now: Instant) -> Instant {
+        let turn = now + task.delay();
+        match self.given_back.get(&task.key().1) {
+            Some(given) if task.is_taking() && Some(&given.wish) == task.wish().as_ref() => {
+                turn.max(given.until)
+            }
+            _ => turn,
+        }
+    }
+
+    /// Notes that another node is to do it.
+    fn gave_back(&mut self, task: &Task, now: Instant) {
+        let (uid, wish) = (task.key().1, task.wish().unwrap_or_default());
+        let before = self.given_back.get(&uid);
+        let times = before
+            .filter(|given| given.wish == wish)
+            .map_or(0, |given| given.times);
+        let pause = FIRST_TURN.saturating_mul(1 << times.min(16));
+        let given = GivenBack {
+            wish,
+            times: times + 1,
+            until: now + pause.min(LONG_PAUSE),
+        };
+        // News of it may have come already.
+        for entry in self.entries.values_mut() {
+            if let State::Waiting(until) = entry.state
+                && entry.task.is_taking()
+                && entry.task.key().1 == uid
+            {
+                entry.state = State::Waiting(until.max(given.until));
+            }
+        }
+        self.given_back.insert(uid, given);
+    }
+
     /// Notes how a task has ended.
     pub(super) fn ended(&mut self, key: &Key, outcome: Outcome, now: Instant) {
         let Some(entry) = self.entries.get_mut(key) else {
@@ -108,6 +162,12 @@ impl Work {
                 entry.failures = 0;
                 entry.state = State::Done(now);
                 return;
+            }
+            Outcome::GaveBack => {
+                entry.failures = 0;
+                entry.state = State::Done(now);
+                let task = entry.task.clone();
+                return self.gave_back(&task, now);
             }
             Outcome::Failed => FIRST_PAUSE
                 .saturating_mul(1 << entry.failures.min(16))
@@ -145,7 +205,7 @@ impl Work {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::csi::cluster::plan::tests::{provision, take};
+    use crate::csi::cluster::plan::tests::{provision, provision_soon, take, take_version};
 
     #[test]
     fn what_is_done_is_not_begun_again_before_news_of_it_came() {
@@ -214,9 +274,40 @@ mod tests {
         assert!(task.delay() > Duration::ZERO && task.delay() != take("a", "n2").delay());
         assert!(work.plan(vec![task.clone()], now).is_empty());
         assert_eq!(work.plan(vec![task.clone()], now + task.delay()).len(), 1);
+        // In another order each time that it is to be had.
+        assert_ne!(task.delay(), take_version("a", "n1", "2").delay());
         // Another was faster: it is not planned any more.
         let mut work = Work::default();
         work.plan(vec![task.clone()], now);
         assert!(work.plan(Vec::new(), now + task.delay()).is_empty());
+    }
+
+    #[test]
+    fn a_claim_that_was_given_back_is_left_to_other_nodes_for_a_while() {
+        let (mut work, now) = (Work::default(), Instant::now());
+        let mut given = now;
+        for pause in [FIRST_TURN, FIRST_TURN * 2, FIRST_TURN * 4] {
+            let taken = provision_soon("a", "1");
+            assert_eq!(work.plan(vec![taken.clone()], given).len(), 1);
+            // News of it come before the task has ended, or afterwards.
+            let free = take("a", "n1");
+            if pause == FIRST_TURN {
+                assert!(work.plan(vec![free.clone()], given).is_empty());
+            }
+            work.ended(&taken.key(), Outcome::GaveBack, given);
+            let just_before = given + pause - Duration::from_millis(1);
+            assert!(work.plan(vec![free.clone()], just_before).is_empty());
+            given = work.next().unwrap();
+            assert!(given >= just_before + Duration::from_millis(1));
+            assert_eq!(work.plan(vec![free.clone()], given).len(), 1);
+            work.ended(&free.key(), Outcome::Done, given);
+        }
+        // Less is asked for: that may do.
+        let taken = provision_soon("a", "1");
+        work.plan(vec![taken.clone()], given);
+        work.ended(&taken.key(), Outcome::GaveBack, given);
+        let other = crate::csi::cluster::plan::tests::take_more("a", "n1");
+        work.plan(vec![other.clone()], given);
+        assert_eq!(work.next(), Some(given + other.delay()));
     }
 }

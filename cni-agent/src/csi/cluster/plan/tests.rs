@@ -69,6 +69,22 @@ pub(in crate::csi::cluster) fn take(name: &str, node: &str) -> Task {
     )
 }
 
+pub(in crate::csi::cluster) fn take_version(name: &str, node: &str, version: &str) -> Task {
+    let claim = versioned(claim(name, None), version);
+    Task::Take(read(claim), read(class("soon", "Immediate")), node.into())
+}
+
+pub(in crate::csi::cluster) fn take_more(name: &str, node: &str) -> Task {
+    let mut claim = claim(name, None);
+    claim["spec"]["resources"]["requests"]["storage"] = json!("2Gi");
+    Task::Take(read(claim), read(class("soon", "Immediate")), node.into())
+}
+
+pub(in crate::csi::cluster) fn provision_soon(name: &str, version: &str) -> Task {
+    let claim = versioned(claim(name, Some("n1")), version);
+    Task::Provision(read(claim), read(class("soon", "Immediate")))
+}
+
 fn objects<K: serde::de::DeserializeOwned>(all: &[Value]) -> Objects<K> {
     let entry = |value: &Value| {
         let text = |field: &str| {

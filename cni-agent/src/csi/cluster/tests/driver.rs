@@ -21,6 +21,10 @@ pub(super) struct Pool {
     /// Parameters of the last change of a volume.
     pub(super) modified: Option<BTreeMap<String, String>>,
     pub(super) asked: Vec<csi::CreateVolumeRequest>,
+    /// How often a volume was asked for.
+    pub(super) tried: usize,
+    /// What it tells of its room; none: the truth.
+    pub(super) tells: Option<Result<i64, Status>>,
 }
 
 pub(super) struct Remembering {
@@ -63,6 +67,34 @@ impl Remembering {
     }
 }
 
+impl Pool {
+    fn has_snapshot(&self, wanted: &str) -> bool {
+        self.snapshots.values().any(|(id, _)| id == wanted)
+    }
+
+    fn has_volume(&self, wanted: &str) -> bool {
+        self.volumes.values().any(|(id, _)| id == wanted)
+    }
+
+    /// As the real one answers: with nodes to choose from, another may have the source.
+    fn look_for_source(&self, asked: &csi::CreateVolumeRequest) -> Result<(), Status> {
+        use csi::volume_content_source::Type;
+        let source = asked.volume_content_source.as_ref();
+        let has = match source.and_then(|source| source.r#type.as_ref()) {
+            None => true,
+            Some(Type::Snapshot(of)) => self.has_snapshot(&of.snapshot_id),
+            Some(Type::Volume(of)) => self.has_volume(&of.volume_id),
+        };
+        match (has, &asked.accessibility_requirements) {
+            (true, _) => Ok(()),
+            (false, Some(_)) => Err(Status::resource_exhausted(
+                "the source of the volume is on another node",
+            )),
+            (false, None) => Err(Status::not_found("the source of the volume is not there")),
+        }
+    }
+}
+
 #[tonic::async_trait]
 impl Controller for Remembering {
     async fn create_volume(
@@ -72,7 +104,9 @@ impl Controller for Remembering {
         // Something else may happen meanwhile.
         tokio::task::yield_now().await;
         let asked = asked.into_inner();
+        self.pool().tried += 1;
         let mut pool = self.willing()?;
+        pool.look_for_source(&asked)?;
         let bytes = asked.capacity_range.unwrap_or_default().required_bytes;
         let id = format!("vol-{}-{}", self.node, pool.volumes.len());
         if !pool.volumes.contains_key(&asked.name) {
@@ -144,7 +178,8 @@ impl Controller for Remembering {
         &self,
         _: Request<csi::GetCapacityRequest>,
     ) -> Answer<csi::GetCapacityResponse> {
-        let available_capacity = self.pool().room;
+        let pool = self.pool();
+        let available_capacity = pool.tells.clone().unwrap_or(Ok(pool.room))?;
         Ok(Response::new(csi::GetCapacityResponse {
             available_capacity,
             maximum_volume_size: Some(available_capacity),
@@ -209,9 +244,12 @@ impl Controller for Remembering {
 
     async fn get_snapshot(
         &self,
-        _: Request<csi::GetSnapshotRequest>,
+        asked: Request<csi::GetSnapshotRequest>,
     ) -> Answer<csi::GetSnapshotResponse> {
-        nothing()
+        match self.pool().has_snapshot(&asked.get_ref().snapshot_id) {
+            true => done(),
+            false => Err(Status::not_found("no such snapshot")),
+        }
     }
 
     async fn controller_expand_volume(
@@ -232,9 +270,12 @@ impl Controller for Remembering {
 
     async fn controller_get_volume(
         &self,
-        _: Request<csi::ControllerGetVolumeRequest>,
+        asked: Request<csi::ControllerGetVolumeRequest>,
     ) -> Answer<csi::ControllerGetVolumeResponse> {
-        nothing()
+        match self.pool().has_volume(&asked.get_ref().volume_id) {
+            true => done(),
+            false => Err(Status::not_found("no such volume")),
+        }
     }
 
     async fn controller_modify_volume(

@@ -28,6 +28,10 @@ pub(super) struct Inner {
     pub(super) events: Vec<Value>,
     /// Method, plural and name of each write.
     pub(super) writes: Vec<String>,
+    /// The same of each object that is read by its name.
+    pub(super) reads: Vec<String>,
+    /// Kinds of which nothing can be made, and the code that says so.
+    pub(super) refuses: BTreeMap<&'static str, u16>,
 }
 
 #[derive(Clone)]
@@ -106,7 +110,7 @@ impl Fake {
         Client::try_from(config).unwrap()
     }
 
-    fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
+    pub(super) fn change<T>(&self, change: impl FnOnce(&mut Inner) -> T) -> T {
         let done = change(&mut self.inner.lock().unwrap());
         self.news.send_replace(());
         done
@@ -276,6 +280,9 @@ async fn answer(
     };
     let key = key(&api, plural, namespace, name);
     let mut inner = inner.lock().unwrap();
+    if method == Method::GET {
+        inner.reads.push(format!("{plural} {name}"));
+    }
     let Some(mut object) = inner.objects.get(&key).cloned() else {
         return refusal(404, "NotFound", &format!("{plural} {name:?} not found"));
     };
@@ -331,6 +338,9 @@ fn create(
         inner.events.push(sent.clone());
         news.send_replace(());
         return answered(200, &json!(sent));
+    }
+    if let Some(code) = inner.refuses.get(plural) {
+        return refusal(*code, "Refused", "it is refused");
     }
     let meta = &mut sent["metadata"];
     if let Some(prefix) = meta["generateName"].as_str() {

@@ -4,7 +4,9 @@ mod driver;
 mod fake;
 mod life;
 mod nodes;
+mod places;
 mod stale;
+mod unwritten;
 
 use super::{Options, Own, Site, run};
 use crate::parts::Shutdown;
@@ -58,6 +60,13 @@ fn start(fake: &Fake, driver: &Arc<Remembering>) -> Agent {
 fn site(fake: &Fake, driver: &Arc<Remembering>) -> Site {
     let own: Own = super::plan::tests::own(&driver.node);
     Site::new(fake.client(), services(driver), own, "kube-system")
+}
+
+/// An object as the cluster has it now.
+fn seen<K: serde::de::DeserializeOwned>(fake: &Fake, api: &str, plural: &str, name: &str) -> K {
+    let mut all = fake.all(api, plural).into_iter();
+    let found = all.find(|of| of["metadata"]["name"] == name);
+    serde_json::from_value(found.unwrap()).unwrap()
 }
 
 /// A cluster of these nodes, with the usual classes.

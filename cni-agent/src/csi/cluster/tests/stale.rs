@@ -1,11 +1,8 @@
 //! What was seen is older than what is done by it: nothing is lost by that.
 
-use super::{Fake, Remembering, cluster, site};
+use super::{Remembering, cluster, seen, site};
 use crate::csi::cluster::{
-    content,
-    reclaim::Step,
-    snapshot_api::VolumeSnapshotContent,
-    work::Outcome,
+    content, reclaim::Step, snapshot_api::VolumeSnapshotContent, work::Outcome,
 };
 use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Value, json};
@@ -31,10 +28,6 @@ fn released() -> Value {
     })
 }
 
-fn seen<K: serde::de::DeserializeOwned>(fake: &Fake, api: &str, plural: &str) -> K {
-    serde_json::from_value(fake.all(api, plural).remove(0)).unwrap()
-}
-
 #[tokio::test]
 async fn a_volume_stays_that_somebody_wants_to_keep_meanwhile() {
     let retain = json!({"spec": {"persistentVolumeReclaimPolicy": "Retain"}});
@@ -47,9 +40,12 @@ async fn a_volume_stays_that_somebody_wants_to_keep_meanwhile() {
         ("the volume", namesake, false),
     ] {
         let (fake, driver) = (cluster(&["n1"]).await, Remembering::of("n1"));
-        driver.pool().volumes.insert("pvc-1".into(), ("v".into(), 1));
+        driver
+            .pool()
+            .volumes
+            .insert("pvc-1".into(), ("v".into(), 1));
         fake.put(V1, VOLUMES, released());
-        let old: PersistentVolume = seen(&fake, V1, VOLUMES);
+        let old: PersistentVolume = seen(&fake, V1, VOLUMES, "pvc-1");
         fake.merge(V1, VOLUMES, "", "pvc-1", change);
         let done = site(&fake, &driver).reclaim(Step::Delete, &old).await;
         let left = (driver.pool().volumes.len(), fake.all(V1, VOLUMES).len());
@@ -83,12 +79,15 @@ async fn a_snapshot_stays_that_somebody_wants_to_keep_meanwhile() {
         leaving["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
         leaving["status"] = json!({"snapshotHandle": "snap", "readyToUse": true});
         fake.put(SNAPSHOT, CONTENTS, leaving);
-        let old: VolumeSnapshotContent = seen(&fake, SNAPSHOT, CONTENTS);
+        let old: VolumeSnapshotContent = seen(&fake, SNAPSHOT, CONTENTS, "snapcontent-s");
         fake.merge(SNAPSHOT, CONTENTS, "", "snapcontent-s", change);
         let done = site(&fake, &driver)
             .content(content::Step::Delete, &old)
             .await;
-        let left = (driver.pool().snapshots.len(), fake.all(SNAPSHOT, CONTENTS).len());
+        let left = (
+            driver.pool().snapshots.len(),
+            fake.all(SNAPSHOT, CONTENTS).len(),
+        );
         match deleted {
             true => assert_eq!((done.is_ok(), left), (true, (0, 0)), "{what}"),
             false => {

@@ -1,0 +1,99 @@
+//! A PersistentVolume can't be written: no volume is left over.
+
+use super::{Fake, Remembering, claim, cluster, seen, site, start};
+use crate::csi::cluster::{
+    plan::{Seen, Task, plan, tests::own},
+    work::Outcome,
+};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+const V1: &str = "v1";
+const STORAGE: &str = "storage.k8s.io/v1";
+const CLAIMS: &str = "persistentvolumeclaims";
+const VOLUMES: &str = "persistentvolumes";
+
+fn another(handle: &str) -> Value {
+    json!({"metadata": {"name": "pvc-uid-a"}, "spec": {"csi": {"driver": "d", "volumeHandle": handle}}})
+}
+
+async fn one() -> (Fake, Arc<Remembering>) {
+    let (fake, driver) = (cluster(&["n1"]).await, Remembering::of("n1"));
+    claim(&fake, "a", Some("n1"), "late");
+    (fake, driver)
+}
+
+#[tokio::test]
+async fn what_is_refused_leaves_no_volume() {
+    let (fake, driver) = one().await;
+    fake.change(|inner| inner.refuses.insert(VOLUMES, 422));
+    let _agent = start(&fake, &driver);
+    let told = fake.told("ProvisioningFailed", "a").await;
+    assert!(told.contains("refused"), "{told}");
+    assert!(driver.pool().volumes.is_empty());
+}
+
+#[tokio::test]
+async fn a_claim_that_has_another_volume_leaves_none() {
+    let (fake, driver) = one().await;
+    fake.put(V1, VOLUMES, another("vol-n2-0"));
+    let _agent = start(&fake, &driver);
+    let told = fake.told("ProvisioningFailed", "a").await;
+    assert!(told.contains("vol-n2-0"), "{told}");
+    assert!(driver.pool().volumes.is_empty());
+}
+
+#[tokio::test]
+async fn a_volume_that_somebody_has_written_by_hand_stays() {
+    let (fake, driver) = one().await;
+    fake.put(V1, VOLUMES, another("vol-n2-0"));
+    let mut by_hand = another("vol-n1-0");
+    by_hand["metadata"]["name"] = json!("mine");
+    fake.put(V1, VOLUMES, by_hand);
+    let _agent = start(&fake, &driver);
+    fake.told("ProvisioningFailed", "a").await;
+    assert_eq!(driver.pool().volumes.len(), 1);
+}
+
+#[tokio::test]
+async fn what_may_not_have_been_written_goes_after_its_claim() {
+    let (fake, driver) = one().await;
+    fake.change(|inner| inner.refuses.insert(VOLUMES, 500));
+    let site = site(&fake, &driver);
+    let (of, class) = (
+        Arc::new(seen(&fake, V1, CLAIMS, "a")),
+        Arc::new(seen(&fake, STORAGE, "storageclasses", "late")),
+    );
+    let failure = site.provision(&of, &class).await.unwrap_err();
+    assert_eq!(
+        (failure.outcome, driver.pool().volumes.len()),
+        (Outcome::Failed, 1)
+    );
+    let name = |name: &str| (String::new(), name.to_owned());
+    let mut cluster = Seen {
+        claims: [(("shop".to_owned(), "a".to_owned()), of)].into(),
+        classes: [(name("late"), class)].into(),
+        unwritten: site.unwritten().clone(),
+        ..Seen::default()
+    };
+    let tasks = |seen: &Seen| -> Vec<_> { plan(seen, &own("n1")).iter().map(Task::key).collect() };
+    assert_eq!(tasks(&cluster), [("provision", "uid-a".to_owned())]);
+    cluster.claims.clear();
+    assert_eq!(tasks(&cluster), [("discard", "pvc-uid-a".to_owned())]);
+    // It was written after all.
+    fake.put(V1, VOLUMES, another("vol-n1-0"));
+    let left = site.unwritten()["pvc-uid-a"].clone();
+    site.discard(&left).await.unwrap();
+    assert_eq!(
+        (site.unwritten().len(), driver.pool().volumes.len()),
+        (0, 1)
+    );
+    // It was not.
+    fake.delete(V1, VOLUMES, "", "pvc-uid-a");
+    site.unwritten().insert("pvc-uid-a".into(), left.clone());
+    site.discard(&left).await.unwrap();
+    assert_eq!(
+        (site.unwritten().len(), driver.pool().volumes.len()),
+        (0, 0)
+    );
+}
