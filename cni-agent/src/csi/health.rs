@@ -23,6 +23,8 @@ pub(super) enum Illness {
     FileShort,
     /// Pods have it, and its device is gone.
     DeviceGone,
+    /// Nothing on this node keeps volumes of its kind any more.
+    BackendGone,
     /// Its file system has stopped to take changes.
     ReadOnly,
     /// Nothing keeps it to its size.
@@ -39,7 +41,7 @@ impl Illness {
     const fn kind(self) -> Kind {
         match self {
             Self::FileGone | Self::FileShort => Kind::DataLoss,
-            Self::DeviceGone => Kind::Inaccessible,
+            Self::DeviceGone | Self::BackendGone => Kind::Inaccessible,
             Self::ReadOnly
             | Self::NoLimit
             | Self::TooLarge
@@ -53,6 +55,7 @@ impl Illness {
             Self::FileGone => "FileGone",
             Self::FileShort => "FileShort",
             Self::DeviceGone => "DeviceGone",
+            Self::BackendGone => "BackendGone",
             Self::ReadOnly => "ReadOnly",
             Self::NoLimit => "NoLimit",
             Self::TooLarge => "TooLarge",
@@ -71,6 +74,9 @@ impl Illness {
             }
             Self::DeviceGone => {
                 "the volume's device is gone; delete the pod, so that the volume is staged again"
+            }
+            Self::BackendGone => {
+                "the volume is a subvolume, and the pool is on no btrfs any more; mount that again, then start the agent anew"
             }
             Self::ReadOnly => {
                 "the volume's file system has become read-only after an error, which the kernel's log names; delete the pod, so that it is checked"
@@ -150,7 +156,10 @@ impl Volumes {
     }
 
     fn illnesses_of_folder(&self, volume: &Volume) -> Result<Vec<Illness>, Fault> {
-        match self.backend(volume.backing)?.unbounded(volume) {
+        let Ok(backend) = self.backend(volume.backing) else {
+            return Ok(vec![Illness::BackendGone]);
+        };
+        match backend.unbounded(volume) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(vec![Illness::FileGone]),
             unbounded => {
                 let unbounded = unbounded.map_err(failed("the volume's limit"))?;

@@ -11,7 +11,7 @@ use super::{
 use rustix::{
     fs::{
         FallocateFlags, IFlags, Mode, OFlags, fallocate, fstatvfs, fsync, ftruncate, ioctl_ficlone,
-        ioctl_getflags, ioctl_setflags,
+        ioctl_getflags, ioctl_setflags, openat,
     },
     io::Errno,
 };
@@ -19,7 +19,7 @@ use std::{
     fs::{self, DirBuilder, File},
     io,
     os::{
-        fd::OwnedFd,
+        fd::{AsFd, OwnedFd},
         unix::fs::{DirBuilderExt as _, MetadataExt as _},
     },
     path::{Path, PathBuf},
@@ -28,6 +28,7 @@ use std::{
 const VOLUMES: &str = "volumes";
 const SNAPSHOTS: &str = "snapshots";
 const TRASH: &str = "trash";
+const STORE: &str = "volumes.redb";
 /// The file with a file system of its own, and where that is mounted.
 const IMAGE: &str = "pool.img";
 const MOUNTED: &str = "pool";
@@ -94,7 +95,7 @@ impl Pool {
             .mode(0o700)
             .create(folder)
             .map_err(fault)?;
-        let root = match folder.join(IMAGE).exists() || !shares_blocks(folder).map_err(fault)? {
+        let root = match folder.join(IMAGE).exists() || !shares(folder).map_err(fault)? {
             false => folder.to_owned(),
             true => mount_image(folder)?,
         };
@@ -134,7 +135,7 @@ impl Pool {
 
     /// Where the store of the pool is.
     pub(super) fn store(&self) -> PathBuf {
-        self.root.join("volumes.redb")
+        self.root.join(STORE)
     }
 
     /// Where volumes are mounted that the kubelet has no place for.
@@ -341,9 +342,22 @@ fn is_written_in_place(file: &File) -> io::Result<bool> {
     }
 }
 
+/// Whether the pool's own files can share blocks. A disk without room can't be tried: then they can where they did.
+pub(super) fn shares(folder: &Path) -> io::Result<bool> {
+    match shares_blocks(&Folder::open(folder)?) {
+        Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+            match folder.join(STORE).exists() {
+                true => Ok(true),
+                false => Err(error),
+            }
+        }
+        tried => tried,
+    }
+}
+
 /// Whether two files of a folder can share blocks.
-pub(super) fn shares_blocks(folder: &Path) -> io::Result<bool> {
-    let scratch = || tempfile_in(folder);
+pub(super) fn shares_blocks(folder: impl AsFd) -> io::Result<bool> {
+    let scratch = || tempfile_in(&folder);
     let (from, to) = (scratch()?, scratch()?);
     rustix::io::write(&from, &[7; 4096])?;
     fsync(&from)?;
@@ -357,9 +371,9 @@ pub(super) fn shares_blocks(folder: &Path) -> io::Result<bool> {
 }
 
 /// A file without a name, which goes with its descriptor.
-fn tempfile_in(folder: &Path) -> io::Result<OwnedFd> {
+fn tempfile_in(folder: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::open(folder, flags, Mode::RUSR | Mode::WUSR)?)
+    Ok(openat(folder, ".", flags, Mode::RUSR | Mode::WUSR)?)
 }
 
 /// Mounts the file system in the folder's image, making it at first; where it is.

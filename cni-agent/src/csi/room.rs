@@ -16,7 +16,7 @@ impl Volumes {
             Backing::Image | Backing::Btrfs => self.pool.room(),
         };
         let room = room.map_err(failed("the pool"))?;
-        let available = room.free.saturating_sub(self.promised()?);
+        let available = room.free.saturating_sub(self.promised());
         // Some is the file system's own.
         Ok(available - available / 64)
     }
@@ -40,7 +40,7 @@ impl Volumes {
     /// What is wrong with the pool.
     pub(super) fn pool_illness(&self) -> Result<Option<String>, Fault> {
         let room = self.pool.room().map_err(failed("the pool"))?;
-        let promised = self.promised()?;
+        let promised = self.promised();
         Ok((promised > room.free).then(|| {
             format!(
                 "{} bytes are promised to volumes and snapshots of this node, and its pool has {} left; remove snapshots, or add room",
@@ -50,25 +50,38 @@ impl Volumes {
     }
 
     /// Bytes that may still be asked for: of what shares blocks, and of what takes them when they are written.
-    pub(super) fn promised(&self) -> Result<u64, Fault> {
+    pub(super) fn promised(&self) -> u64 {
         let contents = self.book.read().clone();
         let volumes = contents.volumes.values().map(Item::Volume);
         let snapshots = contents.snapshots.values().map(Item::Snapshot);
-        let mut promised = 0_u64;
-        for item in volumes.chain(snapshots) {
-            promised = promised.saturating_add(self.promised_to(item)?);
-        }
-        Ok(promised)
+        let promised = volumes.chain(snapshots).map(|item| self.promised_to(item));
+        promised.fold(0, u64::saturating_add)
     }
 
     /// Those of one thing, as far as its class has them kept free.
-    pub(super) fn promised_to(&self, item: Item<'_>) -> Result<u64, Fault> {
-        let (backing, ratio) = match item {
-            Item::Volume(of) => (of.backing, of.parameters.overcommit),
-            Item::Snapshot(of) => (of.backing, of.overcommit),
+    pub(super) fn promised_to(&self, item: Item<'_>) -> u64 {
+        let ratio = match item {
+            Item::Volume(of) => of.parameters.overcommit,
+            Item::Snapshot(of) => of.overcommit,
         };
-        let owed = self.backend(backing)?.owed(item);
-        Ok(ratio.kept(owed.map_err(failed("the pool"))?))
+        ratio.kept(self.owed(item))
+    }
+
+    /// Bytes that may still be asked for one thing. What can't be looked at may ask for all of its own: nobody else goes
+    /// without a volume for it.
+    pub(super) fn owed(&self, item: Item<'_>) -> u64 {
+        let (id, backing, bytes) = match item {
+            Item::Volume(of) => (of.id.as_str(), of.backing, of.bytes),
+            Item::Snapshot(of) => (of.id.as_str(), of.backing, of.bytes),
+        };
+        let owed = self.backend(backing).and_then(|backend| {
+            let owed = backend.owed(item);
+            owed.map_err(|error| Fault::internal("what it has taken", error))
+        });
+        owed.unwrap_or_else(|problem| {
+            tracing::debug!(id, %problem, "counted with all of its bytes");
+            bytes
+        })
     }
 
     /// Looks whether there is room, by one at a time.

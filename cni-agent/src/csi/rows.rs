@@ -32,7 +32,7 @@ impl Volumes {
         let mut found = VolumesSnapshot {
             total: room.total,
             free: room.free,
-            promised: self.promised()?,
+            promised: self.promised(),
             available: self.capacity(Backing::Image)?,
             ..VolumesSnapshot::default()
         };
@@ -134,7 +134,7 @@ impl Volumes {
                 bytes: volume.bytes,
                 own: blocks.own,
                 shared: blocks.shared,
-                promised: self.promised_to(Item::Volume(volume))?,
+                promised: self.promised_to(Item::Volume(volume)),
             });
         }
         for snapshot in contents.snapshots.values() {
@@ -148,7 +148,7 @@ impl Volumes {
                 bytes: snapshot.bytes,
                 own: blocks.own,
                 shared: blocks.shared,
-                promised: self.promised_to(Item::Snapshot(snapshot))?,
+                promised: self.promised_to(Item::Snapshot(snapshot)),
             });
         }
         rows.sort_by_key(|row| std::cmp::Reverse(row.own + row.promised));
@@ -185,12 +185,15 @@ impl Volumes {
         if backing == Backing::Image {
             return self.blocks(file);
         }
-        let owed = self.backend(backing)?.owed(item);
-        let owed = owed.map_err(failed("the pool"))?;
-        Ok(Some(Blocks {
-            own: bytes.saturating_sub(owed),
-            shared: 0,
-        }))
+        let own = match (backing, item) {
+            // It has what it has, and is promised nothing: its size says too much.
+            (Backing::Directory, Item::Snapshot(of)) => {
+                let taken = self.pool.directories.taken(of.id.as_str());
+                taken.unwrap_or(0).min(bytes)
+            }
+            _ => bytes.saturating_sub(self.owed(item)),
+        };
+        Ok(Some(Blocks { own, shared: 0 }))
     }
 }
 

@@ -101,7 +101,7 @@ fn unwell(volume: &Volume, illness: Illness) -> Trouble {
         about: about(volume),
         reason: match illness {
             Illness::ReadOnly => "VolumeReadOnly",
-            Illness::DeviceGone => "VolumeInaccessible",
+            Illness::DeviceGone | Illness::BackendGone => "VolumeInaccessible",
             Illness::FileGone | Illness::FileShort => "VolumeDamaged",
             Illness::NoLimit | Illness::TooLarge | Illness::Subvolumes | Illness::Unthrottled => {
                 "VolumeUnbounded"

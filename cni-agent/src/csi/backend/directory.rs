@@ -8,8 +8,8 @@ use super::{
 };
 use crate::csi::{
     folder::Folder,
-    pool::Kind,
-    records::{Snapshot, Volume},
+    pool::{Kind, shares_blocks},
+    records::{Phase, Snapshot, Volume},
     staging::{Stats, Use},
 };
 use rustix::{
@@ -34,11 +34,19 @@ const OPEN: Mode = Mode::from_raw_mode(0o755);
 /// elsewhere.
 #[derive(Debug)]
 pub(in crate::csi) struct Directories {
-    places: Vec<Folder>,
+    places: Vec<Place>,
     /// Whether a quota holds; if not, why and what to do.
     pub(in crate::csi) quota: Result<(), String>,
     /// New ones are made on the node's own file system, beside the pool's image.
     pub(in crate::csi) on_host: bool,
+}
+
+/// Where folders of volumes are.
+#[derive(Debug)]
+struct Place {
+    folder: Folder,
+    /// Files of a copy have their blocks in common with its original's.
+    shares: bool,
 }
 
 impl Directories {
@@ -49,9 +57,17 @@ impl Directories {
         for root in roots {
             let place = root.made(FOLDER)?;
             place.made(TRASH)?;
-            places.push(place);
+            // What can't be tried may be so.
+            let shares = shares_blocks(&place).unwrap_or(true);
+            places.push(Place {
+                folder: place,
+                shares,
+            });
         }
-        let tried: Vec<Result<(), String>> = places.iter().map(try_quota).collect();
+        let tried: Vec<Result<(), String>> = places
+            .iter()
+            .map(|place| try_quota(&place.folder))
+            .collect();
         let first = tried.iter().position(Result::is_ok);
         let chosen = first.unwrap_or(places.len().saturating_sub(1));
         let on_host = places.len() > 1 && chosen == 0;
@@ -66,9 +82,9 @@ impl Directories {
         })
     }
 
-    fn place_of(&self, name: &str) -> io::Result<&Folder> {
+    fn place_of(&self, name: &str) -> io::Result<&Place> {
         for place in &self.places {
-            if place.has(name)? {
+            if place.folder.has(name)? {
                 return Ok(place);
             }
         }
@@ -76,13 +92,14 @@ impl Directories {
     }
 
     fn within(&self, name: &str) -> io::Result<Folder> {
-        self.place_of(name)?.within(name)
+        self.place_of(name)?.folder.within(name)
     }
 
     /// Where new ones are made.
     fn chosen(&self) -> io::Result<&Folder> {
         let none = || io::Error::other("the pool has no folder of directories");
-        self.places.first().ok_or_else(none)
+        let first = self.places.first().ok_or_else(none)?;
+        Ok(&first.folder)
     }
 
     /// A project that nobody has: none of our volumes, and nobody else on this file system.
@@ -104,11 +121,16 @@ impl Directories {
         }
     }
 
+    /// Bytes that the files of one of them take.
+    pub(in crate::csi) fn taken(&self, name: &str) -> io::Result<u64> {
+        Ok(copy::size(&self.within(name)?)?.0)
+    }
+
     /// What operations left that ended early.
     pub(in crate::csi) fn leftovers(&self) -> io::Result<Vec<String>> {
         let mut all = Vec::new();
         for place in &self.places {
-            all.extend(left_in(place)?);
+            all.extend(left_in(&place.folder)?);
         }
         Ok(all)
     }
@@ -117,8 +139,8 @@ impl Directories {
     pub(in crate::csi) fn sweep(&self) -> io::Result<usize> {
         let mut removed = 0;
         for place in &self.places {
-            for name in left_in(place)? {
-                place.remove(&name)?;
+            for name in left_in(&place.folder)? {
+                place.folder.remove(&name)?;
                 removed += 1;
             }
         }
@@ -129,6 +151,7 @@ impl Directories {
     fn discard(&self, name: &str) -> io::Result<()> {
         for place in &self.places {
             let trash = format!("{TRASH}/{name}");
+            let place = &place.folder;
             match place.rename(name, &trash) {
                 Ok(()) => place.sync(".")?,
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -194,8 +217,8 @@ impl Backend for Directories {
             }) => self
                 .places
                 .iter()
-                .filter(|place| quota(place, *project).is_ok())
-                .try_for_each(|place| set_quota(place, *project, 0, 0)),
+                .filter(|place| quota(&place.folder, *project).is_ok())
+                .try_for_each(|place| set_quota(&place.folder, *project, 0, 0)),
             _ => Ok(()),
         }
     }
@@ -249,25 +272,37 @@ impl Backend for Directories {
     }
 
     fn owed(&self, item: Item<'_>) -> io::Result<u64> {
-        match item {
-            // Files of a copy may share their blocks with others'.
-            Item::Volume(of) if of.source.is_none() => match of.project {
-                Some(project) => match self.within(item.name()) {
-                    // It is on its way.
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(of.bytes),
-                    within => Ok(of.bytes.saturating_sub(quota(within?, project)?.bytes)),
-                },
-                None => Ok(of.bytes),
-            },
-            Item::Volume(of) => Ok(of.bytes),
-            Item::Snapshot(of) => Ok(of.bytes),
+        let (bytes, is_copy) = match item {
+            Item::Volume(of) => (of.bytes, of.source.is_some()),
+            Item::Snapshot(of) => (of.bytes, true),
+        };
+        let place = match self.place_of(item.name()) {
+            // It is on its way.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bytes),
+            place => place?,
+        };
+        if is_copy && place.shares {
+            // Which of its blocks are its own isn't known.
+            return Ok(bytes);
         }
+        Ok(match item {
+            // It has all that it will have.
+            Item::Snapshot(of) if of.phase == Phase::Ready => 0,
+            Item::Volume(Volume {
+                project: Some(project),
+                ..
+            }) => {
+                let quota = quota(place.folder.within(item.name())?, *project)?;
+                bytes.saturating_sub(quota.bytes)
+            }
+            _ => bytes,
+        })
     }
 
     fn names(&self, kind: Kind) -> io::Result<Vec<String>> {
         let mut names = Vec::new();
         for place in &self.places {
-            names.extend(of_kind(place.names(".")?, kind));
+            names.extend(of_kind(place.folder.names(".")?, kind));
         }
         Ok(names)
     }

@@ -8,7 +8,10 @@ use crate::csi::{
     staging::Stats,
     volumes::{cut, image},
 };
-use std::io;
+use std::{io, os::unix::fs::MetadataExt as _};
+
+/// Of what a file has taken.
+const SECTOR: u64 = 512;
 
 impl Backend for Pool {
     fn make(&self, volume: &Volume) -> io::Result<()> {
@@ -47,11 +50,16 @@ impl Backend for Pool {
 
     fn owed(&self, item: Item<'_>) -> io::Result<u64> {
         Ok(match item {
-            // Its blocks are taken, and nobody else's.
+            // Its blocks were taken, and are nobody else's; what its pods gave back (discard) they may ask for again.
             Item::Volume(of)
                 if of.source.is_none() && !of.parameters.thin && of.phase != Phase::Making =>
             {
-                0
+                let taken = match self.image(image(&of.id), false) {
+                    // Nobody writes to what is gone.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+                    file => file?.metadata()?.blocks().saturating_mul(SECTOR),
+                };
+                of.bytes.saturating_sub(taken)
             }
             // Whose blocks are shared isn't known without reading the maps of all: as if it had none.
             Item::Volume(of) => of.bytes,

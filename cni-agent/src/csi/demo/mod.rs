@@ -9,7 +9,7 @@ mod say;
 mod walk;
 mod way;
 
-use super::{CsiSlot, pool, request::Fs, tools};
+use super::{CsiSlot, folder::Folder, pool, request::Fs, tools};
 use crate::{metrics::VolumeCounts, parts::Shutdown};
 use place::Place;
 use say::Say;
@@ -86,7 +86,7 @@ impl Demo {
             Fs::Xfs => vec!["mkfs.xfs", "xfs_growfs"],
             Fs::Folder => Vec::new(),
         };
-        let shares = pool::shares_blocks(&self.folder);
+        let shares = Folder::open(&self.folder).and_then(|folder| pool::shares_blocks(&folder));
         match &shares {
             Ok(true) => {}
             Ok(false) if !programs.contains(&"mkfs.xfs") => programs.push("mkfs.xfs"),
