@@ -1,6 +1,7 @@
 //! On a real disk: a pool of its own, real loop devices, real file systems. Needs root.
 
 mod room;
+mod scattered;
 mod shown;
 mod sources;
 

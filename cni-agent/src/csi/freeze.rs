@@ -31,7 +31,7 @@ const REFUSED: u8 = b'r';
 const LATE: u8 = 3;
 const STUCK: u8 = 4;
 
-/// A file system that is held. Its end lets it go on.
+/// A file system that is held, or about to be. Its end lets it go on.
 pub(super) struct Held {
     within: File,
     /// None: it was let go, or somebody else holds it: theirs to let go.
@@ -41,34 +41,47 @@ pub(super) struct Held {
 }
 
 impl Held {
-    /// Holds the file system that a folder is in.
-    pub(super) fn of(within: File) -> io::Result<Self> {
-        let (mut own, guards) = UnixStream::pair()?;
-        // Before it is held: what can't be guarded is not held.
+    /// Starts the guard of the file system that a folder is in. What can't be guarded is not held.
+    pub(super) fn guarded(within: File) -> io::Result<Self> {
+        let (own, guards) = UnixStream::pair()?;
         let guard = command()
             .stdin(OwnedFd::from(guards))
             .stdout(OwnedFd::from(within.try_clone()?))
             // What ends the agent from its terminal doesn't end the guard.
             .process_group(0)
             .spawn()?;
-        let mut held = Self {
+        Ok(Self {
             within,
-            guard: None,
+            guard: Some((guard, own)),
             counted: None,
+        })
+    }
+
+    /// Writes out what is pending; who writes doesn't wait.
+    pub(super) fn write_out(&self) -> io::Result<()> {
+        Ok(rustix::fs::syncfs(&self.within)?)
+    }
+
+    /// Has the guard hold it. It is held once [`Self::wait`] says so.
+    pub(super) fn ask(&mut self) -> io::Result<()> {
+        match &mut self.guard {
+            Some((_, own)) => own.write_all(&[HELD]),
+            None => Ok(()),
+        }
+    }
+
+    /// Waits until it is held; how long it is will be counted there.
+    pub(super) fn wait(&mut self, counts: &VolumeCounts) -> io::Result<()> {
+        let Some((_, own)) = &mut self.guard else {
+            return Ok(());
         };
-        // Most of what is pending is written before anybody has to wait, and while the guard starts.
-        let synced = rustix::fs::syncfs(&held.within);
-        own.write_all(&[HELD])?;
         let mut answer = [0; 5];
-        let answered = own.read(&mut answer);
-        held.guard = Some((guard, own));
-        synced?;
-        match (answered?, answer) {
-            (1, [HELD, ..]) => Ok(held),
-            (1, [OTHERS, ..]) => {
-                held.end_guard()?;
-                Ok(held)
+        match (own.read(&mut answer)?, answer) {
+            (1, [HELD, ..]) => {
+                self.counted = Some((Instant::now(), counts.clone()));
+                Ok(())
             }
+            (1, [OTHERS, ..]) => self.end_guard().map(drop),
             (5, [REFUSED, code @ ..]) => {
                 Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
             }
@@ -76,10 +89,13 @@ impl Held {
         }
     }
 
-    /// Has it counted how long it is held, from now on.
-    pub(super) fn counted(mut self, counts: &VolumeCounts) -> Self {
-        self.counted = Some((Instant::now(), counts.clone()));
-        self
+    /// Holds the file system that a folder is in.
+    #[cfg(test)]
+    pub(super) fn of(within: File) -> io::Result<Self> {
+        let mut held = Self::guarded(within)?;
+        held.ask()?;
+        held.wait(&VolumeCounts::default())?;
+        Ok(held)
     }
 
     /// Lets it go on. `false`: it had to go on before, so that what was cut meanwhile is not of one moment.

@@ -7,12 +7,10 @@ use super::{
     book::Change,
     controller::{id, snapshot, timestamp},
     fault::Fault,
-    freeze::Held,
     id::{GroupId, SnapshotId, VolumeId},
     records::{Group, Phase, Snapshot, Volume},
     request::{self, Backing, Ratio},
-    staging::{release, too_late},
-    volumes::{Volumes, can_be_cut, failed, now},
+    volumes::{Volumes, can_be_cut, failed},
 };
 use node_api::csi::{
     CreateVolumeGroupSnapshotRequest, CreateVolumeGroupSnapshotResponse,
@@ -104,8 +102,11 @@ impl Volumes {
             self.reserve(Backing::Image, kept.sum(), Ratio::default())?;
             self.book.commit(&all(&group, &members))?;
         }
-        let at = self.cut_all(&volumes, &members);
-        let at = match at {
+        let copies: Vec<_> = members
+            .iter()
+            .map(|member| (&member.of, Item::Snapshot(member)))
+            .collect();
+        let at = match self.cut(&copies) {
             Ok(at) => at,
             Err(fault) => {
                 for member in &members {
@@ -130,34 +131,6 @@ impl Volumes {
         self.book.commit(&all(&group, &members))?;
         tracing::info!(group = %group.id, members = members.len(), "group of snapshots taken");
         Ok((group, members))
-    }
-
-    /// Cuts all while all are still; when that was.
-    fn cut_all(&self, volumes: &[Volume], members: &[Snapshot]) -> Result<i64, Fault> {
-        // In the order of their ids, as every group: two never wait for each other.
-        let mut held: Vec<Option<Held>> = Vec::new();
-        for volume in volumes {
-            held.push(self.hold(&volume.id)?);
-        }
-        let at = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
-        let done = members.iter().try_for_each(|member| {
-            let backend = self.backend(member.backing)?;
-            backend.cut(member).map_err(failed("cutting the volumes"))
-        });
-        let mut in_time = true;
-        let mut failure = None;
-        for held in held.into_iter().rev() {
-            match release(held) {
-                Ok(was) => in_time &= was,
-                Err(fault) => failure = Some(fault),
-            }
-        }
-        done?;
-        match failure {
-            Some(fault) => Err(fault),
-            None if !in_time => Err(too_late()),
-            None => Ok(at),
-        }
     }
 
     fn members(&self, group: &Group) -> Result<Vec<Snapshot>, Fault> {

@@ -10,6 +10,7 @@ use std::{
     fs::{File, OpenOptions},
     io,
     mem::size_of,
+    ops::Range,
     os::{
         fd::{AsFd, AsRawFd as _},
         unix::fs::OpenOptionsExt as _,
@@ -39,6 +40,8 @@ const FIFREEZE: Ioctl = request(0xc004_5877);
 const FITHAW: Ioctl = request(0xc004_5878);
 /// `_IOWR('f', 11, struct fiemap)`.
 const FIEMAP: Ioctl = request(0xc020_660b);
+/// `_IOW(0x94, 13, struct file_clone_range)`.
+const FICLONERANGE: Ioctl = request(0x4020_940d);
 /// `_IOW('f', 16, __u64)`.
 const EXT4_RESIZE: Ioctl = request(0x4008_6610);
 
@@ -262,6 +265,28 @@ pub(super) fn resize_ext4(within: impl AsFd, blocks: u64) -> io::Result<()> {
     // SAFETY: the kernel reads one integer, which lives during the call.
     checked(unsafe { libc::ioctl(within.as_fd().as_raw_fd(), EXT4_RESIZE, &raw mut blocks) })
         .map(drop)
+}
+
+/// `struct file_clone_range`.
+#[repr(C)]
+struct CloneRange {
+    from: i64,
+    from_offset: u64,
+    length: u64,
+    to_offset: u64,
+}
+
+/// Has a range of a file share its blocks with the same range of another; a hole becomes one. Both ends lie on blocks'
+/// borders, or the range goes to the other one's end.
+pub(super) fn clone_range(to: &File, from: &File, range: &Range<u64>) -> io::Result<()> {
+    let asked = CloneRange {
+        from: from.as_raw_fd().into(),
+        from_offset: range.start,
+        length: range.end - range.start,
+        to_offset: range.start,
+    };
+    // SAFETY: the kernel reads one `file_clone_range`, which lives during the call.
+    checked(unsafe { libc::ioctl(to.as_raw_fd(), FICLONERANGE, &raw const asked) }).map(drop)
 }
 
 /// A run of a file's bytes and where they lie on the disk.

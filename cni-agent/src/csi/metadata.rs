@@ -4,6 +4,7 @@
 use super::{
     Driver,
     controller::id,
+    extents::{allocated, changed},
     fault::Fault,
     id::SnapshotId,
     kernel::{self, Extent},
@@ -16,7 +17,7 @@ use node_api::csi::{
     BlockMetadata, BlockMetadataType, GetMetadataAllocatedRequest, GetMetadataAllocatedResponse,
     GetMetadataDeltaRequest, GetMetadataDeltaResponse, snapshot_metadata_server::SnapshotMetadata,
 };
-use std::pin::Pin;
+use std::{ops::Range, pin::Pin};
 use tonic::{Request, Response, Status};
 
 pub(super) type Stretches = Vec<BlockMetadata>;
@@ -26,74 +27,13 @@ type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 const USUAL: usize = 256;
 const MOST: usize = 4096;
 
-/// What is at a place of a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Content {
-    Zeros,
-    /// This place of the disk.
-    At(u64),
-    Unknown,
-}
-
-impl Content {
-    fn of(extent: &Extent, at: u64) -> Self {
-        match extent.flags {
-            flags if flags & Extent::VAGUE != 0 => Self::Unknown,
-            flags if flags & Extent::UNWRITTEN != 0 => Self::Zeros,
-            _ => Self::At(extent.physical + (at - extent.logical)),
-        }
-    }
-}
-
-/// PURE: what is at a place, and up to where the same extent or hole goes.
-fn content(extents: &[Extent], at: u64, end: u64) -> (Content, u64) {
-    let next = extents.partition_point(|extent| extent.logical + extent.length <= at);
-    match extents.get(next) {
-        Some(extent) if extent.logical <= at => (
-            Content::of(extent, at),
-            (extent.logical + extent.length).min(end),
-        ),
-        Some(extent) => (Content::Zeros, extent.logical.min(end)),
-        None => (Content::Zeros, end),
-    }
-}
-
-/// PURE: stretches of `target` that may differ from `base`, in order, from an offset on.
-fn changed(base: &[Extent], target: &[Extent], from: u64, end: u64) -> Stretches {
-    let differs = |one: Content, other: Content| {
-        one != other || one == Content::Unknown || other == Content::Unknown
-    };
-    let mut all = Stretches::new();
-    let mut at = from;
-    while at < end {
-        let (one, until_one) = content(base, at, end);
-        let (other, until_other) = content(target, at, end);
-        let until = until_one.min(until_other);
-        if differs(one, other) {
-            add(&mut all, at, until);
-        }
-        at = until;
-    }
-    all
-}
-
-/// PURE: stretches that are in use, in order, from an offset on.
-fn allocated(extents: &[Extent], from: u64, end: u64) -> Stretches {
-    changed(&[], extents, from, end)
-}
-
-fn add(all: &mut Stretches, from: u64, until: u64) {
+fn stretches(ranges: Vec<Range<u64>>) -> Stretches {
     let number = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
-    let length = number(until - from);
-    match all.last_mut() {
-        Some(last) if last.byte_offset + last.size_bytes == number(from) => {
-            last.size_bytes += length;
-        }
-        _ => all.push(BlockMetadata {
-            byte_offset: number(from),
-            size_bytes: length,
-        }),
-    }
+    let stretch = |of: Range<u64>| BlockMetadata {
+        byte_offset: number(of.start),
+        size_bytes: number(of.end - of.start),
+    };
+    ranges.into_iter().map(stretch).collect()
 }
 
 impl Volumes {
@@ -105,7 +45,7 @@ impl Volumes {
         from: u64,
     ) -> Result<Stretches, Fault> {
         let (base, of_target) = (self.extents(base, from)?, self.extents(target, from)?);
-        Ok(changed(&base, &of_target, from, target.bytes))
+        Ok(stretches(changed(&base, &of_target, from, target.bytes)))
     }
 
     /// The snapshot that a handle means.
@@ -181,7 +121,13 @@ impl SnapshotMetadata for Driver {
         let from = offset(asked.starting_offset, &of)?;
         let bytes = of.bytes;
         let stretches = self
-            .blocking(move |volumes| Ok(allocated(&volumes.extents(&of, from)?, from, of.bytes)))
+            .blocking(move |volumes| {
+                Ok(stretches(allocated(
+                    &volumes.extents(&of, from)?,
+                    from,
+                    of.bytes,
+                )))
+            })
             .await?;
         Ok(Response::new(messages(
             &stretches,
@@ -222,87 +168,5 @@ impl SnapshotMetadata for Driver {
                 block_metadata,
             },
         )))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::{collection::vec, prelude::*};
-
-    fn extent(logical: u64, length: u64, physical: u64, flags: u32) -> Extent {
-        Extent {
-            logical,
-            physical,
-            length,
-            flags,
-        }
-    }
-
-    fn pairs(stretches: &Stretches) -> Vec<(i64, i64)> {
-        stretches
-            .iter()
-            .map(|of| (of.byte_offset, of.size_bytes))
-            .collect()
-    }
-
-    #[test]
-    fn what_is_shared_is_the_same_and_everything_else_may_differ() {
-        let base = [
-            extent(0, 8, 100, 0),
-            extent(8, 8, 300, 0),
-            extent(32, 8, 500, 0),
-        ];
-        let target = [
-            extent(0, 4, 100, 0),
-            extent(4, 4, 900, 0),
-            extent(8, 8, 300, 0),
-            extent(16, 8, 700, Extent::UNWRITTEN),
-            extent(24, 4, 800, 0x4),
-        ];
-        let stretches = changed(&base, &target, 0, 48);
-        assert_eq!(
-            pairs(&stretches),
-            [(4, 4), (24, 4), (32, 8)],
-            "a hole where data was differs, too"
-        );
-        assert_eq!(
-            pairs(&changed(&base, &target, 6, 48)),
-            [(6, 2), (24, 4), (32, 8)]
-        );
-        assert_eq!(pairs(&allocated(&target, 0, 48)), [(0, 16), (24, 4)]);
-        assert!(changed(&base, &base, 0, 48).is_empty());
-    }
-
-    /// Blocks of a file in terms of the disk's; 0: a hole.
-    fn extents_of(blocks: &[u8]) -> Vec<Extent> {
-        let blocks = blocks.iter().enumerate().filter(|(_, place)| **place != 0);
-        blocks
-            .map(|(at, place)| extent(at as u64, 1, u64::from(*place) * 10, 0))
-            .collect()
-    }
-
-    proptest! {
-        /// Writing the target's bytes of each stretch over the base makes the target.
-        #[test]
-        fn the_base_with_what_changed_is_the_target(
-            base in vec(0..6u8, 1..40),
-            target in vec(0..6u8, 40),
-            from in 0..40u64,
-        ) {
-            let mut base = base;
-            base.resize(40, 0);
-            let stretches = changed(&extents_of(&base), &extents_of(&target), from, 40);
-            let mut made = base.clone();
-            let mut last = None;
-            for of in &stretches {
-                prop_assert!(of.size_bytes > 0 && last.is_none_or(|last| last < of.byte_offset));
-                last = Some(of.byte_offset + of.size_bytes);
-                let range = of.byte_offset as usize..(of.byte_offset + of.size_bytes) as usize;
-                prop_assert!(range.clone().all(|at| base[at] != target[at]), "nothing that is the same");
-                made[range.clone()].copy_from_slice(&target[range]);
-            }
-            prop_assert_eq!(&made[from as usize..], &target[from as usize..]);
-        }
     }
 }

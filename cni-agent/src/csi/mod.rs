@@ -4,6 +4,7 @@
 //! A call is read into types of our own ([`request`], PURE), carried out on the pool ([`volumes`], [`staging`],
 //! [`inline`]), and remembered before it is answered ([`book`]). What a crash leaves, [`recover`] puts right.
 
+mod ahead;
 mod anywhere;
 mod attached;
 mod authority;
@@ -14,9 +15,11 @@ mod check;
 mod cluster;
 mod controller;
 mod counted;
+mod cut;
 pub mod demo;
 #[cfg(test)]
 mod disk_tests;
+mod extents;
 mod fault;
 mod file_system;
 mod folder;

@@ -3,6 +3,7 @@
 //! trying, not by the file system's name. Volumes that are no files are its, too: [`super::backend`].
 
 use super::{
+    ahead::Ahead,
     attached::Attached,
     backend::{Found, btrfs::Subvolumes, directory::Directories},
     folder::Folder,
@@ -61,6 +62,11 @@ pub(super) struct Image<'a> {
 impl Image<'_> {
     fn path(&self) -> String {
         format!("{}/{}.img", self.kind.folder(), self.name)
+    }
+
+    /// Where it is until it is whole.
+    fn fresh(&self) -> String {
+        format!("{}/.{}.new", self.kind.folder(), self.name)
     }
 }
 
@@ -206,8 +212,8 @@ impl Pool {
         }
     }
 
-    /// Makes a file of so many bytes that read as zeros, or as another one's. Unless it is thin, nobody else can take its
-    /// blocks any more. There at once and whole, or not at all.
+    /// Makes a file of so many bytes that read as zeros, or as another one's that doesn't change. Unless it is thin, nobody
+    /// else can take its blocks any more. There at once and whole, or not at all.
     pub(super) fn make(
         &self,
         image: Image<'_>,
@@ -215,37 +221,70 @@ impl Pool {
         bytes: u64,
         thin: bool,
     ) -> io::Result<()> {
-        let fresh = format!("{}/.{}.new", image.kind.folder(), image.name);
-        // Of an attempt that ended early.
-        self.dir.remove(&fresh)?;
-        let made = self.fill(&fresh, from, bytes, thin);
+        let made = || {
+            let ahead = match from {
+                Some(from) => {
+                    let mut ahead = self.begin(image, from, false)?;
+                    ahead.cut()?;
+                    ahead
+                }
+                None => {
+                    let file = self.fresh(image)?;
+                    write_in_place(&file)?;
+                    Ahead::of_nothing(file)
+                }
+            };
+            self.keep(image, ahead, bytes, thin)
+        };
+        let made = made();
         if made.is_err() {
-            self.dir.remove(&fresh)?;
+            self.dir.remove(&image.fresh())?;
         }
-        made?;
-        self.dir.rename(&fresh, &image.path())?;
-        self.dir.sync(image.kind.folder())
+        made
     }
 
-    fn fill(&self, fresh: &str, from: Option<Image<'_>>, bytes: u64, thin: bool) -> io::Result<()> {
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
-        let file = self.dir.beneath(fresh, flags)?;
-        match from {
-            None => write_in_place(&file)?,
-            Some(from) => {
-                let from = self.image(from, false)?;
-                if is_written_in_place(&from)? {
-                    write_in_place(&file)?;
-                }
-                ioctl_ficlone(&file, from)?;
-            }
+    /// Begins a copy of a file, which may change meanwhile. `is_guarded`: it is still when the copy is cut. What isn't
+    /// kept in the end is to be removed.
+    pub(super) fn begin(
+        &self,
+        image: Image<'_>,
+        from: Image<'_>,
+        is_guarded: bool,
+    ) -> io::Result<Ahead> {
+        let from = self.image(from, false)?;
+        let file = self.fresh(image)?;
+        if is_written_in_place(&from)? {
+            write_in_place(&file)?;
         }
+        Ahead::of(file, from, is_guarded)
+    }
+
+    /// A new file, not yet in its place.
+    fn fresh(&self, image: Image<'_>) -> io::Result<File> {
+        let fresh = image.fresh();
+        // Of an attempt that ended early.
+        self.dir.remove(&fresh)?;
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        self.dir.beneath(fresh.as_str(), flags).map(File::from)
+    }
+
+    /// Puts a file in its place, of so many bytes.
+    pub(super) fn keep(
+        &self,
+        image: Image<'_>,
+        ahead: Ahead,
+        bytes: u64,
+        thin: bool,
+    ) -> io::Result<()> {
+        let file = ahead.into_file();
         ftruncate(&file, bytes)?;
         if !thin {
             // What is there stays, also where it is shared: room for its change is counted, not taken.
             fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
         }
-        Ok(fsync(&file)?)
+        fsync(&file)?;
+        self.dir.rename(&image.fresh(), &image.path())?;
+        self.dir.sync(image.kind.folder())
     }
 
     /// Lengthens a file.
@@ -262,8 +301,9 @@ impl Pool {
         Ok(())
     }
 
-    /// Removes a file: first out of reach, then its blocks. Does nothing when there is none.
+    /// Removes a file: first out of reach, then its blocks; also what was only begun. Does nothing when there is none.
     pub(super) fn remove(&self, image: Image<'_>) -> io::Result<()> {
+        self.dir.remove(&image.fresh())?;
         let trash = format!("{TRASH}/{}", image.name);
         match self.dir.rename(&image.path(), &trash) {
             Ok(()) => self.dir.sync(image.kind.folder())?,
@@ -327,7 +367,7 @@ impl Pool {
 /// Has a file's blocks be written where they are, on a file system that would write them elsewhere (btrfs): blocks that
 /// were taken for a volume stay its own, and direct I/O stays direct, since nobody sums them up. What shares blocks with
 /// it is safe all the same: the first write of each goes elsewhere. Other file systems know no such word, and do so anyway.
-fn write_in_place(file: &OwnedFd) -> io::Result<()> {
+fn write_in_place(file: &File) -> io::Result<()> {
     match ioctl_getflags(file).and_then(|flags| ioctl_setflags(file, flags | IFlags::NOCOW)) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOTTY | Errno::INVAL) => Ok(()),
         Err(error) => Err(error.into()),

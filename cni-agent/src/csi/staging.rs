@@ -7,8 +7,6 @@ use super::{
     fault::Fault,
     file_system::{format, grow_mounted, grow_unmounted},
     folder::Folder,
-    freeze::Held,
-    id::VolumeId,
     in_flight::Working,
     mounts,
     places::{make_file, make_folder, remove_place},
@@ -20,7 +18,7 @@ use node_api::csi::CapacityRange;
 use std::{
     fs::File,
     io,
-    path::{Path, PathBuf},
+    path::Path,
     thread,
     time::{Duration, Instant},
 };
@@ -439,52 +437,6 @@ impl Volumes {
             inodes: Some(use_of(stat.f_files, stat.f_ffree, stat.f_favail, 1)),
         })
     }
-
-    /// Holds the volume's own file system still, where it is mounted.
-    pub(super) fn hold(&self, id: &VolumeId) -> Result<Option<Held>, Fault> {
-        let places: Vec<PathBuf> = {
-            let contents = self.book.read();
-            let volume = contents.volumes.get(id);
-            // What isn't its own is never held: it would be the pool's, with all other volumes.
-            let volume = volume.filter(|of| of.fs.is_some() && of.backing == Backing::Image);
-            let places = volume.map(|volume| volume.stages.keys().chain(volume.targets.keys()));
-            places.into_iter().flatten().cloned().collect()
-        };
-        for at in places {
-            if mounts::at(&at).map_err(failed("mounts"))?.is_some() {
-                let within = File::open(&at).map_err(failed("the volume's mount"))?;
-                let held = Held::of(within).map_err(failed("holding the volume still"))?;
-                let held = held.counted(&self.counts);
-                return Ok(Some(held));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Does something while the volume's own file system is still.
-    pub(super) fn quiet(
-        &self,
-        id: &VolumeId,
-        cut: impl FnOnce() -> io::Result<()>,
-    ) -> Result<(), Fault> {
-        let held = self.hold(id)?;
-        let done = cut();
-        let in_time = release(held)?;
-        done.map_err(failed("cutting the volume"))?;
-        in_time.then_some(()).ok_or_else(too_late)
-    }
-}
-
-/// Lets a volume go on; whether it had been still until then.
-pub(super) fn release(held: Option<Held>) -> Result<bool, Fault> {
-    match held {
-        None => Ok(true),
-        Some(held) => held.release().map_err(failed("letting the volume go on")),
-    }
-}
-
-pub(super) fn too_late() -> Fault {
-    Fault::Busy("the cut took too long, so that the volume had to go on; ask again".into())
 }
 
 /// Waits for a program that a killed agent left at work on a device, and which has it for itself.

@@ -221,7 +221,7 @@ impl Volumes {
         }
         let backend = self.backend(volume.backing)?;
         let made = match &volume.source {
-            Some(Source::Volume(of)) => self.quiet(of, || backend.make(&volume)),
+            Some(Source::Volume(of)) => self.cut(&[(of, Item::Volume(&volume))]).map(drop),
             _ => backend.make(&volume).map_err(failed("making the volume")),
         };
         if let Err(fault) = made {
@@ -476,17 +476,16 @@ impl Volumes {
             self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
         }
         let backend = self.backend(volume.backing)?;
-        let cut = self.quiet(&volume.id, || {
-            snapshot.made_at_ns = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
-            backend.cut(&snapshot)
-        });
-        if let Err(fault) = cut {
-            backend
-                .remove(Item::Snapshot(&snapshot))
-                .map_err(failed("removing the snapshot"))?;
-            self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
-            return Err(fault);
-        }
+        snapshot.made_at_ns = match self.cut(&[(&volume.id, Item::Snapshot(&snapshot))]) {
+            Ok(at) => at,
+            Err(fault) => {
+                backend
+                    .remove(Item::Snapshot(&snapshot))
+                    .map_err(failed("removing the snapshot"))?;
+                self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
+                return Err(fault);
+            }
+        };
         snapshot.phase = Phase::Ready;
         self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
         tracing::info!(snapshot = %snapshot.id, volume = %snapshot.of, "snapshot taken");

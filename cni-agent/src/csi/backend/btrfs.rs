@@ -3,7 +3,7 @@
 //! turned on here.
 
 use super::{
-    Backend, Item, Unbounded,
+    Backend, Draft, Item, Unbounded,
     kernel::{
         create_subvolume, fsid, has_subvolumes, limit_subvolume, remove_qgroup, snapshot_subvolume,
         subvolume_id,
@@ -13,7 +13,7 @@ use super::{
 use crate::csi::{
     folder::Folder,
     pool::Kind,
-    records::{Snapshot, Volume},
+    records::Volume,
     staging::{Stats, Use},
 };
 use rustix::fs::{Mode, OFlags, fchmod, fstatvfs, fsync};
@@ -133,7 +133,11 @@ impl Backend for Subvolumes {
         self.folder.sync(".")
     }
 
-    fn cut(&self, snapshot: &Snapshot) -> io::Result<()> {
+    fn cut(&self, item: Item<'_>, _: &mut Draft) -> io::Result<()> {
+        let snapshot = match item {
+            Item::Volume(volume) => return self.make(volume),
+            Item::Snapshot(snapshot) => snapshot,
+        };
         let of = self.folder.within(snapshot.of.as_str())?;
         snapshot_subvolume(&self.folder, snapshot.id.as_str(), of, true)?;
         self.folder.sync(".")

@@ -2,14 +2,14 @@
 //! may be so. Whether a quota holds is tried. A snapshot is a copy, file by file, of a volume that no pod has.
 
 use super::{
-    Backend, Item, Unbounded, copy,
+    Backend, Draft, Item, Unbounded, copy,
     kernel::{Quota, quota, set_project, set_quota},
     of_kind, overruns, source,
 };
 use crate::csi::{
     folder::Folder,
     pool::{Kind, shares_blocks},
-    records::{Phase, Snapshot, Volume},
+    records::{Phase, Volume},
     staging::{Stats, Use},
 };
 use rustix::{
@@ -202,7 +202,11 @@ impl Backend for Directories {
         })
     }
 
-    fn cut(&self, snapshot: &Snapshot) -> io::Result<()> {
+    fn cut(&self, item: Item<'_>, _: &mut Draft) -> io::Result<()> {
+        let snapshot = match item {
+            Item::Volume(volume) => return self.make(volume),
+            Item::Snapshot(snapshot) => snapshot,
+        };
         // It never changes: it needs no bound.
         self.fill(snapshot.id.as_str(), Some(snapshot.of.as_str()), |_| Ok(()))
     }

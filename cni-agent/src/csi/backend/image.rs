@@ -1,10 +1,10 @@
 //! Volumes that are files: a loop device and a file system of their own make them volumes.
 
-use super::{Backend, Item, Unbounded, source};
+use super::{Backend, Draft, Item, Unbounded, source};
 use crate::csi::{
     folder::Folder,
     pool::{Image, Kind, Pool},
-    records::{Phase, Snapshot, Volume},
+    records::{Phase, Volume},
     staging::Stats,
     volumes::{cut, image},
 };
@@ -13,6 +13,13 @@ use std::{io, os::unix::fs::MetadataExt as _};
 /// Of what a file has taken.
 const SECTOR: u64 = 512;
 
+fn file<'a>(item: Item<'a>) -> Image<'a> {
+    match item {
+        Item::Volume(volume) => image(&volume.id),
+        Item::Snapshot(snapshot) => cut(&snapshot.id),
+    }
+}
+
 impl Backend for Pool {
     fn make(&self, volume: &Volume) -> io::Result<()> {
         let from = source(volume).map(|(kind, name)| Image { kind, name });
@@ -20,16 +27,34 @@ impl Backend for Pool {
         self.make(image(&volume.id), from, volume.bytes, thin)
     }
 
-    fn cut(&self, snapshot: &Snapshot) -> io::Result<()> {
-        let from = Some(image(&snapshot.of));
-        self.make(cut(&snapshot.id), from, snapshot.bytes, true)
+    fn begin(&self, item: Item<'_>, is_guarded: bool) -> io::Result<Draft> {
+        let from = match item {
+            Item::Volume(volume) => source(volume).map(|(kind, name)| Image { kind, name }),
+            Item::Snapshot(snapshot) => Some(image(&snapshot.of)),
+        };
+        let from = from.ok_or(io::ErrorKind::InvalidInput)?;
+        self.begin(file(item), from, is_guarded)
+            .map(|ahead| Draft(Some(ahead)))
+    }
+
+    fn cut(&self, _: Item<'_>, draft: &mut Draft) -> io::Result<()> {
+        match &mut draft.0 {
+            Some(ahead) => ahead.cut(),
+            None => Err(io::ErrorKind::InvalidInput.into()),
+        }
+    }
+
+    fn keep(&self, item: Item<'_>, draft: Draft) -> io::Result<()> {
+        let ahead = draft.0.ok_or(io::ErrorKind::InvalidInput)?;
+        let (bytes, thin) = match item {
+            Item::Volume(volume) => (volume.bytes, volume.parameters.thin),
+            Item::Snapshot(snapshot) => (snapshot.bytes, true),
+        };
+        self.keep(file(item), ahead, bytes, thin)
     }
 
     fn remove(&self, item: Item<'_>) -> io::Result<()> {
-        self.remove(match item {
-            Item::Volume(volume) => image(&volume.id),
-            Item::Snapshot(snapshot) => cut(&snapshot.id),
-        })
+        self.remove(file(item))
     }
 
     fn grow(&self, volume: &Volume, bytes: u64) -> io::Result<()> {

@@ -13,9 +13,11 @@ pub(super) mod kernel;
 pub(super) use choice::{Asked, Found, choose, fits};
 
 use super::{
+    ahead::Ahead,
     folder::Folder,
     pool::Kind,
     records::{Snapshot, Source, Volume},
+    request::Backing,
     staging::Stats,
 };
 use std::{
@@ -37,17 +39,39 @@ impl Item<'_> {
             Self::Snapshot(of) => of.id.as_str(),
         }
     }
+
+    pub(super) fn backing(&self) -> Backing {
+        match self {
+            Self::Volume(of) => of.backing,
+            Self::Snapshot(of) => of.backing,
+        }
+    }
 }
+
+/// What was made of a copy before the moment that it is of; nothing, where a back end makes it at once.
+#[derive(Debug, Default)]
+pub(super) struct Draft(pub(super) Option<Ahead>);
 
 /// What the pool does for a kind of volumes. What it makes is there at once and whole, or not at all; what it removes may
 /// be gone already.
 pub(super) trait Backend {
-    /// Makes a volume of a record: empty, or with what its source has.
+    /// Makes a volume of a record: empty, or with what the snapshot has that is its source.
     fn make(&self, volume: &Volume) -> io::Result<()>;
 
-    /// Makes a snapshot of a record, from the volume that it is of.
-    fn cut(&self, snapshot: &Snapshot) -> io::Result<()>;
+    /// Begins a copy of a volume, which may change meanwhile. `is_guarded`: it will be still when the copy is cut.
+    fn begin(&self, _: Item<'_>, _is_guarded: bool) -> io::Result<Draft> {
+        Ok(Draft::default())
+    }
 
+    /// Has a copy be as the volume is now: a volume of its source, a snapshot of what it is of.
+    fn cut(&self, item: Item<'_>, draft: &mut Draft) -> io::Result<()>;
+
+    /// Has what was cut be there for good.
+    fn keep(&self, _: Item<'_>, _: Draft) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// Removes it, or what was made of it.
     fn remove(&self, item: Item<'_>) -> io::Result<()>;
 
     /// Has a volume have so many bytes, no fewer than before.
