@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::csi::{
-    backend::{Backend as _, Item, directory::Directories},
+    backend::{Backend as _, Draft, Item, directory::Directories},
     folder::Folder,
     health::Illness,
     id::{SnapshotId, VolumeId},
@@ -118,7 +118,10 @@ fn a_copy_is_promised_room_where_its_blocks_are_another_ones_too() {
         let volume = of_directory(Phase::Ready);
         directories.make(&volume).unwrap();
         let snapshot = snapshot_of(&volume, Phase::Making);
-        directories.cut(&snapshot).unwrap();
+        let mut draft = Draft::default();
+        directories
+            .cut(Item::Snapshot(&snapshot), &mut draft)
+            .unwrap();
         let owed = |phase| {
             let snapshot = Snapshot {
                 phase,
