@@ -62,6 +62,19 @@ impl Attached {
         Ok(None)
     }
 
+    /// The device of a volume's file that was removed, on a disk.
+    pub(super) fn of_removed(volume: &str, disk: u64) -> io::Result<Option<Self>> {
+        for device in LoopDevice::all()? {
+            if let Some(found) = Self::now(device)?
+                && found.backing.0 == disk
+                && is_removed(&device.file_name()?, volume)
+            {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
     pub(super) const fn device(&self) -> LoopDevice {
         self.device
     }
@@ -110,10 +123,39 @@ impl Attached {
     }
 }
 
+/// PURE: whether a file, as the kernel names it, is that of a volume, and was removed.
+fn is_removed(file: &str, volume: &str) -> bool {
+    let Some(path) = file.trim_end().strip_suffix(" (deleted)") else {
+        return false;
+    };
+    let name = path.rsplit('/').next().unwrap_or(path);
+    // In the trash it has no ending.
+    name.strip_suffix(".img").unwrap_or(name) == volume
+}
+
 /// Which file it is.
 pub(super) fn inode(of: &File) -> io::Result<Inode> {
     let metadata = of.metadata()?;
     Ok((metadata.dev(), metadata.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_file_is_known_by_the_name_that_it_had() {
+        for (file, expected) in [
+            ("/pool/volumes/vol-1.img (deleted)\n", true),
+            ("/pool/trash/vol-1 (deleted)\n", true),
+            ("/pool/volumes/vol-1.img\n", false),
+            ("/pool/volumes/vol-11.img (deleted)\n", false),
+            ("/pool/vol-1/other (deleted)\n", false),
+            ("", false),
+        ] {
+            assert_eq!(is_removed(file, "vol-1"), expected, "{file:?}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! On a real disk: a pool of its own, real loop devices, real file systems. Needs root.
 
+mod places;
 mod room;
 mod scattered;
 mod shown;

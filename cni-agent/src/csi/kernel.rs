@@ -164,6 +164,15 @@ impl LoopDevice {
         }
     }
 
+    /// The name of its file; empty: it has none.
+    pub(super) fn file_name(self) -> io::Result<String> {
+        let path = format!("/sys/block/loop{}/loop/backing_file", self.0);
+        match std::fs::read(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            name => Ok(String::from_utf8_lossy(&name?).into_owned()),
+        }
+    }
+
     /// Every device that has a file.
     pub(super) fn all() -> io::Result<Vec<Self>> {
         let mut all = Vec::new();

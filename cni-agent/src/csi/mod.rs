@@ -45,6 +45,7 @@ mod registration;
 mod request;
 mod room;
 mod rows;
+mod shown;
 mod slot;
 mod staging;
 mod superblock;

@@ -2,7 +2,7 @@
 
 use super::{folder::Folder, kernel::LoopDevice};
 use rustix::{
-    fs::CWD,
+    fs::{CWD, StatVfsMountFlags, statvfs},
     io::Errno,
     mount::{MountFlags, UnmountFlags, mount, mount_bind, mount_remount, unmount},
 };
@@ -34,6 +34,12 @@ impl Mount {
     pub(super) fn loop_device(&self) -> Option<LoopDevice> {
         const LOOP_MAJOR: u32 = 7;
         (self.device.0 == LOOP_MAJOR).then_some(LoopDevice(self.device.1))
+    }
+
+    /// Whether it shows a folder of that name, also one that was removed meanwhile.
+    pub(super) fn shows(&self, name: &str) -> bool {
+        // As the kernel has it: `/directories/NAME//deleted`.
+        self.root.ends_with(name) || self.root.ends_with(Path::new(name).join("deleted"))
     }
 }
 
@@ -103,7 +109,14 @@ fn unescaped_bytes(word: &[u8]) -> Vec<u8> {
 pub(super) fn at(place: &Path) -> io::Result<Option<Mount>> {
     // The kernel has paths without links.
     let place = match fs::canonicalize(place) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            return Ok(None);
+        }
         place => place?,
     };
     Ok(all()?.into_iter().rfind(|mount| mount.at == place))
@@ -168,6 +181,12 @@ pub(super) fn folder(folder: &Folder, at: &Path, words: &[String]) -> io::Result
     Ok(())
 }
 
+/// Gives a folder that is shown at a place its words again: who was killed in [`folder`] had not given it them yet.
+pub(super) fn folder_again(at: &Path, words: &[String]) -> io::Result<()> {
+    let (flags, _) = flags(words);
+    Ok(mount_remount(at, MountFlags::BIND | flags, "")?)
+}
+
 /// Whether a place is this very folder.
 pub(super) fn is_folder(folder: &Folder, at: &Path) -> io::Result<bool> {
     let (own, found) = (rustix::fs::fstat(folder)?, rustix::fs::stat(at)?);
@@ -177,15 +196,30 @@ pub(super) fn is_folder(folder: &Folder, at: &Path) -> io::Result<bool> {
 /// Shows what is at one place at another, too.
 pub(super) fn bind(from: &Path, at: &Path, readonly: bool) -> io::Result<()> {
     mount_bind(from, at)?;
-    if readonly {
-        let again = MountFlags::BIND | MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-        if let Err(error) = mount_remount(at, again, "") {
-            // What may not be written must not be left there to be written.
-            unmount(at, UnmountFlags::empty())?;
-            return Err(error.into());
-        }
+    if readonly && let Err(error) = make_readonly(at) {
+        // What may not be written must not be left there to be written.
+        unmount(at, UnmountFlags::empty())?;
+        return Err(error);
     }
     Ok(())
+}
+
+/// Has what is shown at a place be only read there. All else that its mount forbids stays forbidden: the kernel takes the
+/// words of a mount for all that it is to have.
+pub(super) fn make_readonly(at: &Path) -> io::Result<()> {
+    let has = statvfs(at)?.f_flag;
+    let mut flags = MountFlags::BIND | MountFlags::RDONLY;
+    for (of, flag) in [
+        (StatVfsMountFlags::NOSUID, MountFlags::NOSUID),
+        (StatVfsMountFlags::NODEV, MountFlags::NODEV),
+        (StatVfsMountFlags::NOEXEC, MountFlags::NOEXEC),
+        (StatVfsMountFlags::NOATIME, MountFlags::NOATIME),
+        (StatVfsMountFlags::NODIRATIME, MountFlags::NODIRATIME),
+        (StatVfsMountFlags::RELATIME, MountFlags::RELATIME),
+    ] {
+        flags.set(flag, has.contains(of));
+    }
+    Ok(mount_remount(at, flags, "")?)
 }
 
 /// Takes every mount at a place away; how many there were.

@@ -41,6 +41,15 @@ pub(super) fn make_file(at: &Path) -> Result<(), Fault> {
     made().map_err(failed("the place of the device"))
 }
 
+/// Removes what was made for a volume that isn't shown there after all, and nothing else: an empty folder or file.
+pub(super) fn remove_unused(at: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(at)? {
+        metadata if metadata.is_dir() => fs::remove_dir(at),
+        metadata if metadata.is_file() && metadata.len() == 0 => fs::remove_file(at),
+        _ => Ok(()),
+    }
+}
+
 /// Removes an empty folder or file that pods saw a volume at.
 pub(super) fn remove_place(at: &Path) -> Result<(), Fault> {
     let removed = match fs::symlink_metadata(at) {
@@ -49,7 +58,14 @@ pub(super) fn remove_place(at: &Path) -> Result<(), Fault> {
         Ok(_) => fs::remove_file(at),
     };
     match removed {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+            ) =>
+        {
+            Ok(())
+        }
         removed => removed.map_err(failed("the place of the volume")),
     }
 }

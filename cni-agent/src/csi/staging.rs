@@ -6,13 +6,12 @@ use super::{
     book::Change,
     fault::Fault,
     file_system::{format, grow_mounted, grow_unmounted},
-    folder::Folder,
     in_flight::Working,
     mounts,
-    places::{make_file, make_folder, remove_place},
+    places::{make_file, make_folder, remove_place, remove_unused},
     records::{Target, Volume},
     request::{Access, Backing, Capability, Fs, Mode},
-    volumes::{Volumes, failed, image},
+    volumes::{Volumes, failed},
 };
 use node_api::csi::CapacityRange;
 use std::{
@@ -40,55 +39,6 @@ pub(super) struct Stats {
 }
 
 impl Volumes {
-    fn file(&self, volume: &Volume) -> Result<File, Fault> {
-        self.pool
-            .image(image(&volume.id), true)
-            .map_err(failed("opening the volume"))
-    }
-
-    /// The loop device that the volume is behind.
-    pub(super) fn device(&self, volume: &Volume) -> Result<Option<Attached>, Fault> {
-        let file = match self.pool.image(image(&volume.id), true) {
-            // Lost, or another thing in its place: pods must be able to leave all the same.
-            Err(error) if is_no_file(&error) => return Ok(None),
-            file => file.map_err(failed("opening the volume"))?,
-        };
-        Attached::of(&file).map_err(failed("loop devices"))
-    }
-
-    fn attach(&self, volume: &Volume) -> Result<Attached, Fault> {
-        if let Some(device) = self.device(volume)? {
-            device.check().map_err(failed("the loop device"))?;
-            return Ok(device);
-        }
-        let device = Attached::new(&self.file(volume)?).map_err(failed("a loop device"))?;
-        if !device.is_direct().map_err(failed("the loop device"))? {
-            tracing::warn!(volume = %volume.id, "the pool's file system takes no direct I/O: the volume is cached twice");
-        }
-        Ok(device)
-    }
-
-    /// Whether this volume's own file system is mounted there, and nothing else.
-    pub(super) fn is_mounted(&self, volume: &Volume, at: &Path) -> Result<bool, Fault> {
-        let Some(mount) = mounts::at(at).map_err(failed("mounts"))? else {
-            return Ok(false);
-        };
-        let is_own = match volume.backing {
-            Backing::Image => {
-                let device = self.device(volume)?;
-                device.is_some_and(|device| mount.loop_device() == Some(device.device()))
-            }
-            Backing::Btrfs | Backing::Directory => mounts::is_folder(&self.folder(volume)?, at)
-                .map_err(failed("the volume's mount"))?,
-        };
-        match is_own {
-            true => Ok(true),
-            false => Err(Fault::Precondition(
-                "something else is mounted where the volume should be; unmount it".into(),
-            )),
-        }
-    }
-
     /// Prepares a volume on this node for pods.
     pub(super) fn stage(
         &self,
@@ -106,42 +56,59 @@ impl Volumes {
                 },
             ));
         }
-        match volume.stages.get(at) {
+        let is_new = match volume.stages.get(at) {
             Some(there) if there != capability => {
                 return Err(Fault::Exists(
                     "the volume is staged there in another way".into(),
                 ));
             }
-            Some(_) => {}
+            Some(_) => false,
             None => {
                 // Before anything is done: a start then knows whose it is.
                 volume.stages.insert(at.to_owned(), capability.clone());
                 self.book.commit(&[Change::Volume(volume.clone())])?;
+                true
             }
-        }
-        match (&capability.access, volume.backing) {
+        };
+        let staged = match (&capability.access, volume.backing) {
             (Access::Block, _) => self.attach(&volume).map(drop),
-            (Access::Mount { flags, .. }, Backing::Image) => {
-                let device = self.attach(&volume)?;
-                self.mount(&mut volume, &device, at, flags)
-            }
+            (Access::Mount { flags, .. }, Backing::Image) => self
+                .attach(&volume)
+                .and_then(|device| self.mount(&mut volume, &device, at, flags)),
             (Access::Mount { flags, .. }, _) => self.mount_folder(&volume, at, flags),
-        }
+        };
+        staged.inspect_err(|fault| {
+            if is_new && self.is_over(&volume, at, fault) {
+                volume.stages.remove(at);
+                self.forget(volume);
+            }
+        })
     }
 
-    /// What pods are shown of a volume that is no file.
-    fn folder(&self, volume: &Volume) -> Result<Folder, Fault> {
-        let folder = self
-            .backend(volume.backing)?
-            .folder(volume)
-            .map_err(failed("opening the volume"))?;
-        folder.ok_or_else(|| Fault::internal("the volume", "has no folder"))
+    /// Whether a call that failed is over, and the volume is not where it was to be: then nobody has to take it away.
+    fn is_over(&self, volume: &Volume, at: &Path, fault: &Fault) -> bool {
+        // Asked again, it goes on.
+        !matches!(fault, Fault::Busy(_)) && matches!(self.is_shown(volume, at), Ok(false))
+    }
+
+    /// Commits a volume's record without a place that this call had noted, and takes its device away when that was its
+    /// last. What can't be done now, unstaging or a start does.
+    fn forget(&self, volume: Volume) {
+        let forgotten = match volume.stages.is_empty() && volume.targets.is_empty() {
+            true => self.detach(&volume),
+            false => Ok(()),
+        };
+        let id = volume.id.clone();
+        let forgotten = forgotten.and_then(|()| self.book.commit(&[Change::Volume(volume)]));
+        if let Err(problem) = forgotten {
+            tracing::warn!(volume = %id, %problem, "a volume that was not staged is still noted");
+        }
     }
 
     fn mount_folder(&self, volume: &Volume, at: &Path, flags: &[String]) -> Result<(), Fault> {
         make_folder(at)?;
         if self.is_mounted(volume, at)? {
-            return Ok(());
+            return mounts::folder_again(at, flags).map_err(failed("mounting the volume"));
         }
         mounts::folder(&self.folder(volume)?, at, flags).map_err(|error| {
             match error.raw_os_error() {
@@ -229,7 +196,7 @@ impl Volumes {
                 "pods still have the volume; unpublish it first".into(),
             ));
         }
-        if volume.fs.is_some() && self.is_mounted(&volume, at)? {
+        if volume.fs.is_some() && self.is_left(&volume, at)? {
             mounts::clear(at).map_err(failed("unmounting the volume"))?;
         }
         volume.stages.remove(at);
@@ -237,16 +204,6 @@ impl Volumes {
             self.detach(&volume)?;
         }
         self.book.commit(&[Change::Volume(volume)])
-    }
-
-    pub(super) fn detach(&self, volume: &Volume) -> Result<(), Fault> {
-        if volume.backing != Backing::Image {
-            return Ok(());
-        }
-        if let Some(device) = self.device(volume)? {
-            device.detach().map_err(failed("the loop device"))?;
-        }
-        Ok(())
     }
 
     /// Shows a volume to a pod.
@@ -272,13 +229,13 @@ impl Volumes {
         let (access, mode) = (target.capability.access.clone(), target.capability.mode);
         target.readonly |= mode == Mode::Readers;
         let readonly = target.readonly;
-        match volume.targets.get(at) {
+        let is_new = match volume.targets.get(at) {
             Some(there) if !there.is_like(&target) => {
                 return Err(Fault::Exists(
                     "the volume is published there in another way".into(),
                 ));
             }
-            Some(_) => {}
+            Some(_) => false,
             None if !volume.admits(mode) => {
                 return Err(Fault::Precondition(
                     "the volume is for one pod at a time, and another pod has it".into(),
@@ -287,16 +244,27 @@ impl Volumes {
             None => {
                 volume.targets.insert(at.to_owned(), target);
                 self.book.commit(&[Change::Volume(volume.clone())])?;
+                true
             }
-        }
+        };
         // Before the pod has it.
-        if volume.limits.has_rates() {
-            self.throttle(&volume, &volume.limits, [at.to_owned()].iter())?;
-        }
-        match access {
+        let bounded = match volume.limits.has_rates() {
+            true => self.throttle(&volume, &volume.limits, [at.to_owned()].iter()),
+            false => Ok(()),
+        };
+        let shown = bounded.and_then(|()| match access {
             Access::Block => self.show_device(&volume, at),
             Access::Mount { .. } => self.show(&volume, stage, at, readonly),
-        }
+        });
+        shown.inspect_err(|fault| {
+            if is_new && self.is_over(&volume, at, fault) {
+                if let Err(error) = remove_unused(at) {
+                    tracing::debug!(%error, "the place of a volume that was not published stays");
+                }
+                volume.targets.remove(at);
+                self.forget(volume);
+            }
+        })
     }
 
     fn show(&self, volume: &Volume, stage: &Path, at: &Path, readonly: bool) -> Result<(), Fault> {
@@ -309,7 +277,13 @@ impl Volumes {
         }
         make_folder(at)?;
         if self.is_mounted(volume, at)? {
-            return Ok(());
+            // An agent may have ended before it had made it so.
+            return match readonly {
+                true => {
+                    mounts::make_readonly(at).map_err(failed("mounting the volume for the pod"))
+                }
+                false => Ok(()),
+            };
         }
         mounts::bind(stage, at, readonly).map_err(failed("mounting the volume for the pod"))
     }
@@ -318,14 +292,8 @@ impl Volumes {
         let device = self.device(volume)?.ok_or_else(|| {
             Fault::Precondition("the volume has no device; stage it again".into())
         })?;
-        if mounts::at(at).map_err(failed("mounts"))?.is_some() {
-            let shown = mounts::device_of(at).map_err(failed("the pod's device"))?;
-            return match shown == Some(device.device()) {
-                true => Ok(()),
-                false => Err(Fault::Precondition(
-                    "something else is mounted where the device should be".into(),
-                )),
-            };
+        if self.shows_device(volume, at)? {
+            return Ok(());
         }
         make_file(at)?;
         device.check().map_err(failed("the loop device"))?;
@@ -461,8 +429,4 @@ fn settle(device: &Attached) -> Result<(), Fault> {
         thread::sleep(Duration::from_millis(5));
     }
     Ok(())
-}
-
-fn is_no_file(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ELOOP))
 }
