@@ -10,7 +10,8 @@ use super::{
     id::{GroupId, SnapshotId, VolumeId},
     records::{Group, Phase, Snapshot, Volume},
     request::{self, Backing, Ratio},
-    volumes::{Volumes, can_be_cut, failed},
+    snapshots::can_be_cut,
+    volumes::{Volumes, failed},
 };
 use node_api::csi::{
     CreateVolumeGroupSnapshotRequest, CreateVolumeGroupSnapshotResponse,
@@ -37,17 +38,23 @@ impl Volumes {
         let sources: BTreeSet<&str> = of.iter().map(String::as_str).collect();
         let there = self.book.read().group_named(name).cloned();
         if let Some(there) = there {
-            let same = there
-                .snapshots
-                .keys()
-                .map(VolumeId::as_str)
-                .eq(sources.iter().copied());
-            return match same {
-                true => self.members(&there).map(|members| (there, members)),
-                false => Err(Fault::Exists(
-                    "a group of this name is of other volumes".into(),
-                )),
-            };
+            let of = there.snapshots.keys().map(VolumeId::as_str);
+            let is_same = of.eq(sources.iter().copied());
+            match there.phase {
+                // Neither taking it nor removing it succeeded; nobody takes it now, since its name is ours.
+                Phase::Making => self.remove_group(there)?,
+                Phase::Ready | Phase::Deleting if !is_same => {
+                    return Err(Fault::Exists(
+                        "a group of this name is of other volumes".into(),
+                    ));
+                }
+                Phase::Ready => return self.members(&there).map(|members| (there, members)),
+                Phase::Deleting => {
+                    return Err(Fault::Busy(
+                        "the group of this name is on its way out".into(),
+                    ));
+                }
+            }
         }
         let sources: Vec<&str> = sources.into_iter().collect();
         let _sources = self.busy.begin(&sources)?;
@@ -144,11 +151,11 @@ impl Volumes {
             .ok_or_else(|| Fault::internal("the group", "has lost a snapshot"))
     }
 
-    /// A group, whose snapshots are those that the caller names, if it names any.
-    fn found_group(&self, handle: &str, members: &[String]) -> Result<Option<Group>, Fault> {
+    /// A group that somebody was told of, whose snapshots are those that the caller names, if it names any.
+    fn told_group(&self, handle: &str, members: &[String]) -> Result<Option<Group>, Fault> {
         let contents = self.book.read();
         let found = GroupId::parse(handle).and_then(|id| contents.groups.get(&id));
-        let Some(group) = found.filter(|group| group.phase == Phase::Ready) else {
+        let Some(group) = found.filter(|group| group.phase != Phase::Making) else {
             return Ok(None);
         };
         let named: BTreeSet<&str> = members.iter().map(String::as_str).collect();
@@ -159,12 +166,30 @@ impl Volumes {
         }
     }
 
+    /// Removes a group and its snapshots; one that isn't there is removed.
     pub(super) fn delete_group(&self, handle: &str, members: &[String]) -> Result<(), Fault> {
-        let Some(mut group) = self.found_group(handle, members)? else {
+        let Some(group) = self.told_group(handle, members)? else {
             return Ok(());
         };
-        let _working = self.busy.begin(&[group.id.as_str()])?;
-        let mut snapshots = self.members(&group)?;
+        let snapshots = group.snapshots.values().map(SnapshotId::as_str);
+        let all: Vec<&str> = [group.id.as_str()].into_iter().chain(snapshots).collect();
+        // Also volumes may be made from each of them just now.
+        let _working = self.busy.begin(&all)?;
+        match self.told_group(handle, members)? {
+            Some(group) => self.remove_group(group),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a group that nobody uses, with those of its snapshots that are there still.
+    fn remove_group(&self, mut group: Group) -> Result<(), Fault> {
+        let mut snapshots: Vec<Snapshot> = {
+            let contents = self.book.read();
+            let members = group.snapshots.values();
+            members
+                .filter_map(|id| contents.snapshots.get(id).cloned())
+                .collect()
+        };
         group.phase = Phase::Deleting;
         for snapshot in &mut snapshots {
             snapshot.phase = Phase::Deleting;
@@ -254,7 +279,8 @@ impl GroupController for Driver {
     ) -> Answer<GetVolumeGroupSnapshotResponse> {
         let asked = asked.into_inner();
         let handle = id("group_snapshot_id", &asked.group_snapshot_id)?;
-        let found = self.volumes.found_group(handle, &asked.snapshot_ids)?;
+        let found = self.volumes.told_group(handle, &asked.snapshot_ids)?;
+        let found = found.filter(|group| group.phase == Phase::Ready);
         let group =
             found.ok_or_else(|| Fault::NotFound("there is no such group on this node".into()))?;
         let members = self.volumes.members(&group)?;

@@ -47,6 +47,7 @@ mod room;
 mod rows;
 mod shown;
 mod slot;
+mod snapshots;
 mod staging;
 mod superblock;
 mod tell;

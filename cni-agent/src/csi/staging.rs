@@ -15,8 +15,6 @@ use super::{
 };
 use node_api::csi::CapacityRange;
 use std::{
-    fs::File,
-    io,
     path::Path,
     thread,
     time::{Duration, Instant},

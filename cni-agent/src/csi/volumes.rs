@@ -9,8 +9,9 @@ use super::{
     in_flight::{InFlight, Working},
     limits::Limits,
     pool::{Image, Kind, Pool},
-    records::{ObjectName, Phase, Snapshot, Source, Volume},
+    records::{ObjectName, Phase, Source, Volume},
     request::{self, Access, Backing, Capability, Fs, Parameters},
+    snapshots::can_be_cut,
 };
 use crate::metrics::VolumeCounts;
 use node_api::csi::CapacityRange;
@@ -46,6 +47,15 @@ pub(super) struct Wanted {
     pub(super) source: Option<Source>,
     pub(super) limits: Limits,
     pub(super) claim: Option<ObjectName>,
+}
+
+impl Wanted {
+    const fn asked(&self) -> Asked<'_> {
+        Asked {
+            parameters: &self.parameters,
+            capabilities: self.capabilities.as_slice(),
+        }
+    }
 }
 
 /// What a source has.
@@ -149,17 +159,17 @@ impl Volumes {
     pub(super) fn create(&self, wanted: &Wanted) -> Result<Volume, Fault> {
         let name = format!("the volume of {:?}", wanted.name);
         let _working = self.busy.begin(&[&name])?;
+        let there = self.book.read().named(&wanted.name).cloned();
+        match there {
+            // Neither making it nor removing it succeeded; nobody makes it now, since its name is ours.
+            Some(left) if left.phase == Phase::Making => self.remove(left)?,
+            Some(there) => return again(&there, wanted).map(|()| there),
+            None => {}
+        }
         let _reading = self.hold_source(wanted.source.as_ref())?;
         let original = self.original(wanted.source.as_ref())?;
-        let there = self.book.read().named(&wanted.name).cloned();
-        let backing = self.backing(wanted, there.as_ref(), original.as_ref())?;
-        let fs = match backing {
-            Backing::Image => file_system(wanted, original.as_ref())?,
-            Backing::Btrfs | Backing::Directory => Some(Fs::Folder),
-        };
-        if let Some(there) = there {
-            return same(&there, wanted, fs).map(|()| there);
-        }
+        let backing = self.backing(wanted, original.as_ref())?;
+        let fs = file_system(wanted, backing, original.as_ref())?;
         let least = original.as_ref().map(|original| original.bytes);
         let bytes = request::size(wanted.range.as_ref(), least)?;
         let id = VolumeId::random().map_err(failed("a name for the volume"))?;
@@ -177,24 +187,14 @@ impl Volumes {
         self.make(volume)
     }
 
-    /// Which back end a volume is of: that of the one that is there, of its source, or the one that suits.
-    fn backing(
-        &self,
-        wanted: &Wanted,
-        there: Option<&Volume>,
-        original: Option<&Original>,
-    ) -> Result<Backing, Fault> {
-        let asked = Asked {
-            parameters: &wanted.parameters,
-            capabilities: &wanted.capabilities,
-        };
-        let given = there.map(|there| there.backing);
-        let given = given.or(original.map(|original| original.backing));
-        let Some(given) = given else {
+    /// Which back end a new volume is of: that of its source, or the one that suits.
+    fn backing(&self, wanted: &Wanted, original: Option<&Original>) -> Result<Backing, Fault> {
+        let asked = wanted.asked();
+        let Some(given) = original.map(|original| original.backing) else {
             return choose(&asked, self.pool.found());
         };
         match wanted.parameters.backend {
-            Some(wanted) if wanted != given && there.is_none() => Err(Fault::invalid(
+            Some(wanted) if wanted != given => Err(Fault::invalid(
                 "parameters",
                 format!(
                     "backend: {}, and the source is of {}; use a class of that back end",
@@ -276,6 +276,7 @@ impl Volumes {
             }
             Some(Source::Volume(id)) => {
                 let found = contents.volumes.get(id);
+                found.map_or(Ok(()), can_be_cut)?;
                 found.map(|of| (of.phase, of.backing, of.bytes, of.fs, of.formatted))
             }
         };
@@ -441,96 +442,18 @@ impl Volumes {
         volume.published = None;
         self.book.commit(&[Change::Volume(volume)])
     }
-
-    /// Takes a snapshot, or answers with the one that was taken for this name.
-    pub(super) fn snapshot(&self, name: &str, of: &str) -> Result<Snapshot, Fault> {
-        let key = format!("the snapshot of {name:?}");
-        let _working = self.busy.begin(&[&key])?;
-        let there = self.book.read().snapshot_named(name).cloned();
-        if let Some(there) = there {
-            return match there.of.as_str() == of {
-                true => Ok(there),
-                false => Err(Fault::Exists(
-                    "a snapshot of this name is of another volume".into(),
-                )),
-            };
-        }
-        let (_source, volume) = self.begin(of)?;
-        can_be_cut(&volume)?;
-        let mut snapshot = Snapshot {
-            id: SnapshotId::random().map_err(failed("a name for the snapshot"))?,
-            name: name.to_owned(),
-            phase: Phase::Making,
-            of: volume.id.clone(),
-            backing: volume.backing,
-            bytes: volume.bytes,
-            fs: volume.fs,
-            formatted: volume.formatted,
-            made_at_ns: 0,
-            group: None,
-            overcommit: volume.parameters.overcommit,
-        };
-        {
-            let _promising = self.promising();
-            self.reserve(snapshot.backing, snapshot.bytes, snapshot.overcommit)?;
-            self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
-        }
-        let backend = self.backend(volume.backing)?;
-        snapshot.made_at_ns = match self.cut(&[(&volume.id, Item::Snapshot(&snapshot))]) {
-            Ok(at) => at,
-            Err(fault) => {
-                backend
-                    .remove(Item::Snapshot(&snapshot))
-                    .map_err(failed("removing the snapshot"))?;
-                self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
-                return Err(fault);
-            }
-        };
-        snapshot.phase = Phase::Ready;
-        self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
-        tracing::info!(snapshot = %snapshot.id, volume = %snapshot.of, "snapshot taken");
-        Ok(snapshot)
-    }
-
-    /// Removes a snapshot; one that isn't there is removed. Volumes that were made from it stay whole.
-    pub(super) fn delete_snapshot(&self, handle: &str) -> Result<(), Fault> {
-        let Some(id) = SnapshotId::parse(handle) else {
-            return Ok(());
-        };
-        let _working = self.busy.begin(&[id.as_str()])?;
-        let Some(mut snapshot) = self.book.read().snapshots.get(&id).cloned() else {
-            return Ok(());
-        };
-        if snapshot.group.is_some() {
-            return Err(Fault::invalid(
-                "snapshot_id",
-                "is one of a group; delete the group",
-            ));
-        }
-        snapshot.phase = Phase::Deleting;
-        self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
-        self.backend(snapshot.backing)?
-            .remove(Item::Snapshot(&snapshot))
-            .map_err(failed("removing the snapshot"))?;
-        self.book.commit(&[Change::NoSnapshot(id.clone())])?;
-        tracing::info!(snapshot = %id, "snapshot removed");
-        Ok(())
-    }
-}
-
-/// PURE: whether a snapshot of a volume is one of a moment.
-pub(super) fn can_be_cut(volume: &Volume) -> Result<(), Fault> {
-    match volume.backing == Backing::Directory && !volume.targets.is_empty() {
-        true => Err(Fault::Precondition(
-            "a directory that pods write to can't be cut at one moment: its files are copied one after another; stop its pods first, or use a class of another backend".into(),
-        )),
-        false => Ok(()),
-    }
 }
 
 /// PURE: which file system a volume gets; none: it is raw.
-fn file_system(wanted: &Wanted, original: Option<&Original>) -> Result<Option<Fs>, Fault> {
+fn file_system(
+    wanted: &Wanted,
+    backing: Backing,
+    original: Option<&Original>,
+) -> Result<Option<Fs>, Fault> {
     const FIELD: &str = "volume_capabilities";
+    if backing != Backing::Image {
+        return Ok(Some(Fs::Folder));
+    }
     let mut asked = None;
     for capability in &wanted.capabilities {
         match &capability.access {
@@ -573,6 +496,27 @@ fn file_system(wanted: &Wanted, original: Option<&Original>) -> Result<Option<Fs
     }
 }
 
+/// PURE: whether the volume that was made for a name is the one that is asked for. Its source may be gone by now: what that
+/// had, it has.
+fn again(there: &Volume, wanted: &Wanted) -> Result<(), Fault> {
+    if there.phase == Phase::Ready && there.source != wanted.source {
+        return Err(another("source"));
+    }
+    fits(there.backing, &wanted.asked())?;
+    let original = there.source.as_ref().map(|_| Original {
+        backing: there.backing,
+        bytes: there.bytes,
+        fs: there.fs,
+        formatted: there.formatted,
+    });
+    let fs = file_system(wanted, there.backing, original.as_ref())?;
+    same(there, wanted, fs)
+}
+
+fn another(difference: &str) -> Fault {
+    Fault::Exists(format!("a volume of this name has another {difference}"))
+}
+
 /// PURE: whether the volume of a name is the one that is asked for.
 fn same(there: &Volume, wanted: &Wanted, fs: Option<Fs>) -> Result<(), Fault> {
     let range = wanted.range.unwrap_or_default();
@@ -586,13 +530,10 @@ fn same(there: &Volume, wanted: &Wanted, fs: Option<Fs>) -> Result<(), Fault> {
         () if !fits => "size",
         () if there.fs != fs => "file system",
         () if there.parameters != wanted.parameters => "parameters",
-        () if there.source != wanted.source => "source",
         () if there.limits != wanted.limits => "limits",
         () => return Ok(()),
     };
-    Err(Fault::Exists(format!(
-        "a volume of this name has another {difference}"
-    )))
+    Err(another(difference))
 }
 
 #[cfg(test)]
@@ -635,7 +576,8 @@ mod tests {
             formatted: true,
         };
         let with = |capability: &Capability, original: Option<Original>| {
-            file_system(&wanted(std::slice::from_ref(capability)), original.as_ref())
+            let wanted = wanted(std::slice::from_ref(capability));
+            file_system(&wanted, Backing::Image, original.as_ref())
         };
         assert_eq!(with(&mount(None), None), Ok(Some(Fs::Ext4)));
         assert_eq!(with(&mount(Some(Fs::Xfs)), None), Ok(Some(Fs::Xfs)));

@@ -64,7 +64,7 @@ fn folder(
             _ => {}
         }
         match kind {
-            FileType::RegularFile => file(from, to, &name, &of)?,
+            FileType::RegularFile => file(from, to, &name)?,
             FileType::Symlink => {
                 symlinkat(readlinkat(from, &name, Vec::new())?, to, &name)?;
                 whose(to, &name, &of)?;
@@ -78,8 +78,13 @@ fn folder(
     Ok(())
 }
 
-fn file(from: &Folder, to: &Folder, name: &CStr, of: &Stat) -> io::Result<()> {
+fn file(from: &Folder, to: &Folder, name: &CStr) -> io::Result<()> {
     let source = from.beneath(name, OFlags::RDONLY | OFlags::NONBLOCK)?;
+    // Of what was opened: the name may mean something else by now.
+    let of = rustix::fs::fstat(&source)?;
+    if FileType::from_raw_mode(of.st_mode) != FileType::RegularFile {
+        return Err(io::Error::other("a file was exchanged while it was copied"));
+    }
     let copy = to.beneath(name, OFlags::RDWR | OFlags::CREATE | OFlags::EXCL)?;
     match ioctl_ficlone(&copy, &source) {
         Ok(()) => {}
@@ -88,7 +93,7 @@ fn file(from: &Folder, to: &Folder, name: &CStr, of: &Stat) -> io::Result<()> {
         }
         Err(error) => return Err(error.into()),
     }
-    attributes(&source, &copy, of)
+    attributes(&source, &copy, &of)
 }
 
 /// Copies what isn't a hole.
@@ -251,5 +256,19 @@ mod tests {
         let (bytes, files) = size(&open(&to)).unwrap();
         assert_eq!(files, 5);
         assert!(bytes < 1 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn a_file_is_copied_as_it_is_when_it_is_opened() {
+        let place = tempfile::tempdir().unwrap();
+        let (from, to) = (place.path().join("from"), place.path().join("to"));
+        for folder in [&from, &to] {
+            fs::create_dir(folder).unwrap();
+        }
+        let open = |path: &Path| Folder::open(path).unwrap();
+        let pipe = (open(&from), open(&to));
+        mknodat(&pipe.0, "pipe", FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        assert!(file(&pipe.0, &pipe.1, c"pipe").is_err());
+        assert!(!to.join("pipe").exists());
     }
 }
