@@ -2,7 +2,7 @@
 
 use super::{
     Site,
-    attachment::{NODE_ID, Step, finalizer},
+    attachment::{HANDLE, NODE_ID, Step, finalizer},
     expansion::access,
     failure::Failure,
     words::{annotation, csi, handle, is_held, text, without},
@@ -23,7 +23,7 @@ use tonic::Request;
 const FAILED: &str = "VolumeAttachmentFailed";
 
 impl Site {
-    fn attachments(&self) -> Api<VolumeAttachment> {
+    pub(super) fn attachments(&self) -> Api<VolumeAttachment> {
         Api::all(self.client.clone())
     }
 
@@ -43,11 +43,25 @@ impl Site {
         &self,
         step: Step,
         of: &VolumeAttachment,
-        volume: &PersistentVolume,
+        volume: Option<&PersistentVolume>,
     ) -> Result<(), Failure> {
-        let (done, field) = match step {
-            Step::Attach => (self.attach(of, volume).await, "attachError"),
-            Step::Detach => (self.detach(of, volume).await, "detachError"),
+        let named = text(of.spec.source.persistent_volume_name.as_ref());
+        let volume = match volume {
+            Some(volume) => Some(volume.clone()),
+            // Not seen: it may be gone, or lack the label by which it is watched.
+            None => within(self.volumes().get_opt(named)).await?,
+        };
+        let (done, field) = match (step, volume) {
+            (Step::Attach, Some(volume)) => (self.attach(of, &volume).await, "attachError"),
+            (Step::Attach, None) => {
+                let text = format!("the PersistentVolume {named} is not there");
+                (Err(Failure::told(FAILED, text)), "attachError")
+            }
+            (Step::Detach, volume) => {
+                let before = annotation(&of.metadata, HANDLE).map(str::to_owned);
+                let volume = volume.as_ref().map(handle).or(before);
+                (self.detach(of, volume).await, "detachError")
+            }
         };
         if let Err(failure) = &done
             && failure.reason.is_some()
@@ -68,13 +82,14 @@ impl Site {
         let capability = access(volume).map_err(|text| Failure::told(FAILED, text))?;
         let (meta, own) = (&of.metadata, &self.own);
         let finalizer = finalizer(&own.driver);
-        let known = annotation(meta, NODE_ID) == Some(&own.node);
+        let known = annotation(meta, NODE_ID) == Some(&own.node)
+            && annotation(meta, HANDLE) == Some(&csi.volume_handle);
         if !is_held(meta, &finalizer) || !known {
             let mut finalizers = without(meta, &finalizer);
             finalizers.push(finalizer);
             let patch = json!({"metadata": {
                 "resourceVersion": meta.resource_version,
-                "annotations": {NODE_ID: own.node},
+                "annotations": {NODE_ID: own.node, HANDLE: csi.volume_handle},
                 "finalizers": finalizers
             }});
             self.patch(&self.attachments(), of, &patch).await?;
@@ -101,21 +116,20 @@ impl Site {
         self.attachment_status(of, status).await
     }
 
-    async fn detach(
-        &self,
-        of: &VolumeAttachment,
-        volume: &PersistentVolume,
-    ) -> Result<(), Failure> {
-        let asked = ControllerUnpublishVolumeRequest {
-            volume_id: handle(volume),
-            node_id: self.own.node.clone(),
-            ..ControllerUnpublishVolumeRequest::default()
-        };
-        let done = self
-            .driver()
-            .controller_unpublish_volume(Request::new(asked))
-            .await;
-        done.map_err(|status| Failure::driver(FAILED, &status))?;
+    /// `volume`: as the driver calls it, if that is known yet.
+    async fn detach(&self, of: &VolumeAttachment, volume: Option<String>) -> Result<(), Failure> {
+        if let Some(volume_id) = volume {
+            let asked = ControllerUnpublishVolumeRequest {
+                volume_id,
+                node_id: self.own.node.clone(),
+                ..ControllerUnpublishVolumeRequest::default()
+            };
+            let done = self
+                .driver()
+                .controller_unpublish_volume(Request::new(asked))
+                .await;
+            done.map_err(|status| Failure::driver(FAILED, &status))?;
+        }
         // What goes and is held by nobody counts as detached, whatever its status says.
         let patch = json!({"metadata": {
             "resourceVersion": of.metadata.resource_version,

@@ -6,6 +6,9 @@ use k8s_openapi::api::storage::v1::VolumeAttachment;
 /// The id by which the driver knows the node of an attachment.
 pub(super) const NODE_ID: &str = "csi.alpha.kubernetes.io/node-id";
 
+/// What the driver calls the volume of an attachment, for the time when its PersistentVolume is gone.
+pub(super) const HANDLE: &str = "csi.fairlead.dev/volume-handle";
+
 /// What there is to do with one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {

@@ -59,10 +59,13 @@ pub(super) fn step(content: &VolumeSnapshotContent, own: &Own) -> Option<Step> {
 fn is_leaving(content: &VolumeSnapshotContent) -> bool {
     let meta = &content.metadata;
     let unbound = content.spec.volume_snapshot_ref.uid.is_empty();
+    let status = content.status.as_ref();
+    let is_known = status.is_some_and(|status| status.snapshot_handle.is_some());
     meta.deletion_timestamp.is_some()
         && (content.spec.source.snapshot_handle.is_some() && unbound
-            // While it is being taken, nobody knows what there is to delete.
-            || annotation(meta, BEING_CREATED).is_none() && annotation(meta, BEING_DELETED).is_some())
+            // While it is being taken, nobody knows what there is to delete, until it is told.
+            || (annotation(meta, BEING_CREATED).is_none() || is_known)
+                && annotation(meta, BEING_DELETED).is_some())
 }
 
 /// Patch of the status of a content whose snapshot is known.
@@ -168,6 +171,15 @@ mod tests {
             (
                 vec![leaving.clone(), deleted.clone(), created.clone()],
                 Some(Step::Take),
+            ),
+            (
+                vec![
+                    leaving.clone(),
+                    deleted.clone(),
+                    created.clone(),
+                    ("/status", json!({"snapshotHandle": "s"})),
+                ],
+                Some(Step::Delete),
             ),
             (vec![leaving.clone(), ready.clone()], None),
             (

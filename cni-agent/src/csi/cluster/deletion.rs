@@ -1,7 +1,7 @@
 //! PersistentVolumes of this node are held while their volumes are there, and go with them.
 
 use super::{
-    Site,
+    Site, attachment,
     failure::Failure,
     reclaim::{self, Step},
     words::{CAPACITY_BEFORE, VOLUME_FINALIZER, handle, text, without},
@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_secs(30);
 const PAGE: u32 = 250;
 
 impl Site {
-    fn volumes(&self) -> Api<PersistentVolume> {
+    pub(super) fn volumes(&self) -> Api<PersistentVolume> {
         Api::all(self.client.clone())
     }
 
@@ -42,6 +42,16 @@ impl Site {
                     .await
             }
             Step::Delete => self.delete(of).await,
+            Step::Detached => {
+                // They are not watched where pods don't wait for them, and some may be left from before.
+                let name = text(of.metadata.name.as_ref());
+                let all = within(self.attachments().list(&ListParams::default())).await?;
+                if all.items.iter().any(|one| attachment::is_of(one, name)) {
+                    return Err(Failure::waiting("a VolumeAttachment is of it"));
+                }
+                let finalizer = attachment::finalizer(&self.own.driver);
+                self.finalizers(of, without(&of.metadata, &finalizer)).await
+            }
         }
     }
 

@@ -30,6 +30,7 @@ use tonic::Request;
 /// Reasons of Events, as external-resizer has them.
 const RESIZING: &str = "Resizing";
 const RESIZE_FAILED: &str = "VolumeResizeFailed";
+const RESIZED: &str = "VolumeResizeSuccessful";
 const ON_THE_NODE: &str = "FileSystemResizeRequired";
 const MODIFYING: &str = "VolumeModify";
 const MODIFIED: &str = "VolumeModifySuccessful";
@@ -107,7 +108,7 @@ impl Site {
             .controller_expand_volume(Request::new(asked))
             .await
         {
-            Ok(answer) => answer.into_inner().capacity_bytes,
+            Ok(answer) => answer.into_inner(),
             Err(status) => {
                 let (code, infeasible) = (status.code(), is_infeasible(status.code()));
                 match is_final(code) {
@@ -131,7 +132,16 @@ impl Site {
             .as_ref()
             .and_then(|status| status.capacity.as_ref());
         let before = before.and_then(|capacity| capacity.get(STORAGE));
-        let mut patch = json!({"spec": {"capacity": {STORAGE: quantity(grown)}}});
+        let bytes = grown.capacity_bytes;
+        let mut patch = json!({"spec": {"capacity": {STORAGE: quantity(bytes)}}});
+        if !grown.node_expansion_required {
+            self.spec(volume, &patch).await?;
+            self.status(&claim, &growth::finished(&claim, bytes))
+                .await?;
+            let note = format!("the volume has {bytes} bytes");
+            self.tell(&about, EventType::Normal, RESIZED, note).await;
+            return Ok(());
+        }
         if annotation(&volume.metadata, CAPACITY_BEFORE).is_none() {
             patch["metadata"] = json!({"annotations": {CAPACITY_BEFORE: before}});
         }

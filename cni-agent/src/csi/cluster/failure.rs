@@ -86,15 +86,12 @@ impl From<kube::Error> for Failure {
     }
 }
 
-/// Whether nothing goes on any more after this error of the driver.
+/// Whether nothing goes on any more after this error of the driver. A lack of room is its own answer here, and the end of
+/// the call: no transport is between that could say the same of a message.
 pub(super) fn is_final(code: Code) -> bool {
     !matches!(
         code,
-        Code::Cancelled
-            | Code::DeadlineExceeded
-            | Code::Unavailable
-            | Code::ResourceExhausted
-            | Code::Aborted
+        Code::Cancelled | Code::DeadlineExceeded | Code::Unavailable | Code::Aborted
     )
 }
 

@@ -174,6 +174,23 @@ pub(super) fn grown(claim: &PersistentVolumeClaim, now: &Time) -> Value {
     )
 }
 
+/// The same: the volume has grown, and nothing is left to do on the node.
+pub(super) fn finished(claim: &PersistentVolumeClaim, bytes: i64) -> Value {
+    let before = status(claim).and_then(|status| status.conditions.as_ref());
+    let others = before.into_iter().flatten();
+    let others: Vec<_> = others
+        .filter(|one| !CONDITIONS.contains(&one.type_.as_str()))
+        .collect();
+    patch(
+        claim,
+        json!({
+            "capacity": {STORAGE: quantity(bytes)},
+            "conditions": others,
+            "allocatedResourceStatuses": {STORAGE: null},
+        }),
+    )
+}
+
 /// The same: it could not grow, and won't until something else is asked for, or it may.
 pub(super) fn failed(
     claim: &PersistentVolumeClaim,
@@ -387,6 +404,9 @@ mod tests {
         assert_eq!(types(&again), [FS_PENDING, "Other", RESIZING]);
         assert!(again["status"]["allocatedResourceStatuses"].is_null());
         assert_eq!(types(&grown(&before, &now)), ["Other", FS_PENDING]);
+        let done = finished(&before, 2 << 30);
+        assert_eq!(types(&done), ["Other"]);
+        assert_eq!(done["status"]["capacity"], json!({"storage": "2Gi"}));
         let failure = failed(&before, "no room", false, &now);
         assert_eq!(types(&failure), [FS_PENDING, "Other", CONTROLLER_ERROR]);
     }

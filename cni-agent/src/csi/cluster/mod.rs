@@ -231,7 +231,7 @@ async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
         Task::Grow(claim, volume) => site.grow(claim, volume).await,
         Task::Modify(claim, volume) => site.modify(claim, volume).await,
         Task::Content(step, content) => site.content(*step, content).await,
-        Task::Attachment(step, one, volume) => site.attachment(*step, one, volume).await,
+        Task::Attachment(step, one, volume) => site.attachment(*step, one, volume.as_deref()).await,
     };
     let Err(Failure {
         text,

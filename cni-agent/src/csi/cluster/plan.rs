@@ -57,7 +57,7 @@ pub(super) enum Task {
     Attachment(
         attachment::Step,
         Arc<VolumeAttachment>,
-        Arc<PersistentVolume>,
+        Option<Arc<PersistentVolume>>,
     ),
 }
 
@@ -233,8 +233,8 @@ pub(super) fn plan(seen: &Seen, own: &Own) -> Vec<Task> {
             .clone()
             .unwrap_or_default();
         let volume = seen.volumes.get(&(String::new(), name));
-        if let (Some(step), Some(volume)) = (attachment::step(one, own), volume) {
-            tasks.push(Task::Attachment(step, one.clone(), volume.clone()));
+        if let Some(step) = attachment::step(one, own) {
+            tasks.push(Task::Attachment(step, one.clone(), volume.cloned()));
         }
     }
     tasks

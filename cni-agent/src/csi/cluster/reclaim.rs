@@ -2,7 +2,7 @@
 //! if its claim is gone and its policy says so: never because something of the cluster is missing.
 
 use super::{
-    Own,
+    Own, attachment,
     words::{PROVISIONED_BY, VOLUME_FINALIZER, annotation, csi, is_held, is_here},
 };
 use k8s_openapi::api::core::v1::PersistentVolume;
@@ -16,6 +16,8 @@ pub(super) enum Step {
     LetGo,
     /// With its volume.
     Delete,
+    /// external-attacher holds it, which answered attachments before: it lets go of what is attached nowhere.
+    Detached,
 }
 
 /// Whether a volume is this driver's and on this node.
@@ -45,13 +47,15 @@ pub(super) fn step(volume: &PersistentVolume, attached: bool, own: &Own) -> Opti
         .status
         .as_ref()
         .and_then(|status| status.phase.as_deref());
-    match (policy, phase) {
+    let step = match (policy, phase) {
         (Some("Delete"), Some("Bound")) if !held && !leaving => Some(Step::Hold),
         // One that is going and is not held: its volume was deleted.
         (Some("Delete"), Some("Released")) if !attached && (held || !leaving) => Some(Step::Delete),
         (Some("Retain" | "Recycle"), _) if held => Some(Step::LetGo),
         _ => None,
-    }
+    };
+    let by_attacher = is_held(meta, &attachment::finalizer(&own.driver));
+    step.or((leaving && by_attacher && !attached).then_some(Step::Detached))
 }
 
 #[cfg(test)]
@@ -131,6 +135,23 @@ mod tests {
             held: true,
             leaving: false,
         });
+        let finalizer = || Some(vec![attachment::finalizer("d")]);
+        for (policy, leaving, attached, expected) in [
+            ("Delete", true, false, Some(Step::Detached)),
+            ("Retain", true, false, Some(Step::Detached)),
+            ("Delete", true, true, None),
+            ("Retain", false, false, None),
+        ] {
+            let mut of = volume(&Case {
+                policy,
+                phase: "Released",
+                held: false,
+                leaving,
+            });
+            of.metadata.finalizers = finalizer();
+            let found = step(&of, attached, &own("n1"));
+            assert_eq!(found, expected, "{policy} {leaving} {attached}");
+        }
         let by = [(PROVISIONED_BY.to_owned(), "another".to_owned())];
         of.metadata.annotations = Some(by.into());
         assert_eq!(step(&of, false, &own("n1")), None, "another provisioner's");

@@ -23,6 +23,8 @@ pub(super) struct Pool {
     pub(super) asked: Vec<csi::CreateVolumeRequest>,
     /// How often a volume was asked for.
     pub(super) tried: usize,
+    /// Its volumes have no file system of their own that the node would grow.
+    pub(super) folders: bool,
     /// What it tells of its room; none: the truth.
     pub(super) tells: Option<Result<i64, Status>>,
 }
@@ -262,9 +264,10 @@ impl Controller for Remembering {
         let of = volumes.find(|(id, _)| *id == asked.volume_id);
         let of = of.ok_or_else(|| Status::not_found("no such volume"))?;
         of.1 = asked.capacity_range.unwrap_or_default().required_bytes;
+        let capacity_bytes = of.1;
         Ok(Response::new(csi::ControllerExpandVolumeResponse {
-            capacity_bytes: of.1,
-            node_expansion_required: true,
+            capacity_bytes,
+            node_expansion_required: !pool.folders,
         }))
     }
 

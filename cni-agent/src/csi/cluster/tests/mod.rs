@@ -2,6 +2,8 @@
 
 mod driver;
 mod fake;
+mod growing;
+mod leaving;
 mod life;
 mod nodes;
 mod places;
