@@ -180,6 +180,11 @@ pub struct CsiArgs {
     #[arg(long, env = "FAIRLEAD_CSI_CLUSTER", value_enum, default_value_t = Switch::On)]
     pub csi_cluster: Switch,
 
+    /// Namespace of the CSIStorageCapacity objects that tell the scheduler of the node's room; by default the one of the
+    /// agent's pod or of its kubeconfig, else kube-system.
+    #[arg(long, env = "FAIRLEAD_CSI_NAMESPACE", value_parser = namespace_name)]
+    pub csi_namespace: Option<String>,
+
     /// Folder of the kubelet: the driver's socket and its registration are in there.
     #[arg(long, env = "FAIRLEAD_KUBELET_DIR", default_value = "/var/lib/kubelet")]
     pub kubelet_dir: PathBuf,
@@ -197,6 +202,22 @@ fn driver_name(text: &str) -> Result<String, String> {
         true => Ok(text.to_owned()),
         false => Err(
             "write a domain of at most 63 letters, digits, dots and dashes that begins and ends with a letter".into(),
+        ),
+    }
+}
+
+/// A name as Kubernetes has it for namespaces.
+fn namespace_name(text: &str) -> Result<String, String> {
+    let word = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let end = |c: Option<char>| c.is_some_and(word);
+    let fits = text.len() <= 63
+        && text.chars().all(|c| word(c) || c == '-')
+        && end(text.chars().next())
+        && end(text.chars().next_back());
+    match fits {
+        true => Ok(text.to_owned()),
+        false => Err(
+            "write the name of a namespace: at most 63 lower-case letters, digits and dashes, like kube-system".into(),
         ),
     }
 }
@@ -418,6 +439,8 @@ pub struct CsiConfig {
     pub api: Option<ApiOptions>,
     /// The claims of the cluster are answered.
     pub claims: bool,
+    /// Where the scheduler is told of the node's room, if that was said.
+    pub namespace: Option<String>,
     /// Of pods, which what they read and write is bounded by.
     pub cgroup: CgroupChoice,
 }
@@ -509,6 +532,7 @@ impl Config {
             driver: args.csi.csi_driver,
             pool: args.csi.csi_pool,
             kubelet_dir: args.csi.kubelet_dir,
+            namespace: args.csi.csi_namespace,
             claims: args.csi.csi_cluster == Switch::On && api.is_some(),
             api: api.clone(),
             cgroup: args.cgroup.clone(),
@@ -644,6 +668,12 @@ mod tests {
         assert!(answers(&["--kubeconfig", "/k"]));
         assert!(!answers(&["--kubeconfig", "/k", "--csi-cluster", "off"]));
         assert!(!answers(&["--source", "manifests"]));
+        let shop = ["--kubeconfig", "/k", "--csi-namespace", "shop"];
+        let namespace = config(&shop).unwrap().csi.namespace;
+        assert_eq!(namespace.as_deref(), Some("shop"));
+        for odd in ["", "Shop", "a/b", "-a", &"a".repeat(64)] {
+            assert!(namespace_name(odd).is_err(), "{odd}");
+        }
     }
 
     #[test]

@@ -62,7 +62,6 @@ use crate::{
     datapath::unified_cgroup,
     metrics::VolumeCounts,
     parts::Shutdown,
-    source::kubernetes::client,
 };
 use book::Book;
 use counted::Counted;
@@ -195,10 +194,10 @@ pub async fn run(
     let registering = register(&config, &counts, shutdown.clone());
     let answering = answer(&config, topology, services, shutdown.clone());
     let telling = tell::run(teller, config.api.clone(), told, shutdown);
-    let (served, beside, registered, answered, ()) =
+    let (served, beside, registered, (), ()) =
         tokio::join!(serving, beside, registering, answering, telling);
     served.map_err(|error| fault(&error))?;
-    beside.and(registered).and(answered)
+    beside.and(registered)
 }
 
 /// Answers the claims of this node, where that is this agent's.
@@ -207,21 +206,17 @@ async fn answer(
     topology: Topology,
     services: axum::Router,
     shutdown: Shutdown,
-) -> Result<(), String> {
+) {
     let Some(api) = config.api.as_ref().filter(|_| config.claims) else {
-        return Ok(());
+        return;
     };
-    let client = client::connect(api)
-        .await
-        .map_err(|error| error.to_string())?;
     let options = cluster::Options {
         node: config.node_name.clone(),
         driver: config.driver.clone(),
         topology: topology.segments.into_iter().collect(),
-        namespace: client.default_namespace().to_owned(),
+        namespace: config.namespace.clone(),
     };
-    cluster::run(client, services, options, shutdown).await;
-    Ok(())
+    cluster::serve(api, services, options, shutdown).await;
 }
 
 /// Has the kubelet find the driver, again and again while it refuses it.

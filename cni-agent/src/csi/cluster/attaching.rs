@@ -80,7 +80,7 @@ impl Site {
     ) -> Result<(), Failure> {
         let csi = csi(volume).cloned().unwrap_or_default();
         let capability = access(volume).map_err(|text| Failure::told(FAILED, text))?;
-        let (meta, own) = (&of.metadata, &self.own);
+        let (meta, own) = (&of.metadata, self.own());
         let finalizer = finalizer(&own.driver);
         let known = annotation(meta, NODE_ID) == Some(&own.node)
             && annotation(meta, HANDLE) == Some(&csi.volume_handle);
@@ -121,7 +121,7 @@ impl Site {
         if let Some(volume_id) = volume {
             let asked = ControllerUnpublishVolumeRequest {
                 volume_id,
-                node_id: self.own.node.clone(),
+                node_id: self.own().node.clone(),
                 ..ControllerUnpublishVolumeRequest::default()
             };
             let done = self
@@ -133,7 +133,7 @@ impl Site {
         // What goes and is held by nobody counts as detached, whatever its status says.
         let patch = json!({"metadata": {
             "resourceVersion": of.metadata.resource_version,
-            "finalizers": without(&of.metadata, &finalizer(&self.own.driver))
+            "finalizers": without(&of.metadata, &finalizer(&self.own().driver))
         }});
         self.patch(&self.attachments(), of, &patch).await?;
         Ok(())

@@ -32,12 +32,24 @@ pub(super) async fn keep(site: Arc<Site>, classes: Arc<Kept<StorageClass>>) {
     let api: Api<CSIStorageCapacity> = Api::namespaced(site.client.clone(), namespace);
     let mut known: Option<(Vec<CSIStorageCapacity>, Instant)> = None;
     let mut exact = true;
+    let mut node = site.own().node_uid.clone();
+    let mut trouble = None;
     loop {
-        let there = known.take().filter(|(_, at)| at.elapsed() < RELIST);
+        // What was told goes with the node that it was told of.
+        let before = std::mem::replace(&mut node, site.own().node_uid.clone());
+        let is_recent = |since: &Instant| since.elapsed() < RELIST && node == before;
+        let there = known.take().filter(|(_, since)| is_recent(since));
         match tell(&site, &api, &classes, there, exact).await {
-            Ok(told) => known = Some(told),
+            Ok(told) => (known, trouble) = (Some(told), None),
             Err(error) => {
-                tracing::warn!(%error, "the scheduler may not know how much room this node has")
+                let now = why(&error, namespace);
+                if trouble.as_ref() != Some(&now) {
+                    tracing::warn!(
+                        reason = now,
+                        "the scheduler may not know how much room this node has"
+                    );
+                }
+                trouble = Some(now);
             }
         }
         exact = timeout(LOOK, site.room.notified()).await.is_ok();
@@ -45,6 +57,20 @@ pub(super) async fn keep(site: Arc<Site>, classes: Arc<Kept<StorageClass>>) {
             sleep(GATHER).await;
         }
     }
+}
+
+/// What went wrong, and what to do where only people can.
+fn why(error: &Error, namespace: &str) -> String {
+    let remedy = match error {
+        Error::Api(status) if status.code == 404 && status.message.starts_with("namespace") => {
+            "make it, or name another by --csi-namespace"
+        }
+        Error::Api(status) if status.code == 403 => {
+            "grant list, create, update and delete of csistoragecapacities in it, or name another by --csi-namespace"
+        }
+        _ => return error.to_string(),
+    };
+    format!("namespace {namespace}: {error}; {remedy}")
 }
 
 /// Tells once; what the cluster has then, and since when that is known.
@@ -58,7 +84,7 @@ async fn tell(
     let (mut there, since) = match known {
         Some(known) => known,
         None => {
-            let labels: Vec<_> = capacity::labels(&site.own)
+            let labels: Vec<_> = capacity::labels(&site.own())
                 .into_iter()
                 .map(|(key, value)| format!("{key}={value}"))
                 .collect();
@@ -76,7 +102,7 @@ async fn tell(
             rooms.insert(text(class.metadata.name.as_ref()).to_owned(), room);
         }
     }
-    for change in changes(&there, &rooms, &site.own, exact) {
+    for change in changes(&there, &rooms, &site.own(), exact) {
         let params = PostParams::default();
         match change {
             Change::Create(object) => there.push(within(api.create(&params, &object)).await?),
@@ -103,7 +129,7 @@ async fn room(site: &Site, class: &StorageClass) -> Option<Room> {
     let asked = GetCapacityRequest {
         parameters: parameters(class.parameters.as_ref()).ok()?,
         accessible_topology: Some(Topology {
-            segments: site.own.topology.clone().into_iter().collect(),
+            segments: site.own().topology.clone().into_iter().collect(),
         }),
         ..GetCapacityRequest::default()
     };
@@ -118,6 +144,38 @@ async fn room(site: &Site, class: &StorageClass) -> Option<Room> {
         Err(status) => {
             tracing::warn!(code = ?status.code(), reason = status.message(), "the driver does not tell how much room there is");
             None
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_that_can_t_be_used_is_told_with_its_remedy() {
+        for (code, message, parts) in [
+            (
+                404,
+                "namespaces \"shop\" not found",
+                ["namespace shop", "--csi-namespace"],
+            ),
+            (
+                403,
+                "may not create",
+                ["csistoragecapacities", "--csi-namespace"],
+            ),
+            (
+                404,
+                "csistoragecapacities \"csisc-1\" not found",
+                ["csisc-1", "not found"],
+            ),
+        ] {
+            let status = kube::core::Status::failure(message, "").with_code(code);
+            let text = why(&Error::Api(status.boxed()), "shop");
+            for part in parts {
+                assert!(text.contains(part), "{text} lacks {part}");
+            }
         }
     }
 }

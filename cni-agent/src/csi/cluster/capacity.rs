@@ -21,6 +21,20 @@ const LONGEST: usize = 63;
 /// A difference that the scheduler need not know; room that others take from the same disk changes all the time.
 const SMALL: i64 = 16 << 20;
 
+/// Where objects are, if nothing else is known.
+pub(super) const NAMESPACE: &str = "kube-system";
+
+/// Where this node's objects are: where was said; else the namespace of the agent's pod, or the one that its kubeconfig
+/// names. `client`: what the client has by itself, which is `default` for a kubeconfig that names none.
+pub(super) fn namespace(said: Option<&str>, client: &str, by_kubeconfig: bool) -> String {
+    let is_named = !by_kubeconfig || client != "default";
+    said.unwrap_or(match is_named {
+        true => client,
+        false => NAMESPACE,
+    })
+    .to_owned()
+}
+
 /// What the driver tells of a class.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Room {
@@ -172,6 +186,21 @@ mod tests {
     use crate::csi::cluster::plan::tests::own;
 
     const GIB: i64 = 1 << 30;
+
+    #[test]
+    fn objects_are_where_was_said_or_with_the_agent() {
+        for (said, client, by_kubeconfig, expected) in [
+            (Some("shop"), "fairlead", false, "shop"),
+            (Some("default"), "x", true, "default"),
+            (None, "fairlead", false, "fairlead"),
+            (None, "default", false, "default"),
+            (None, "storage", true, "storage"),
+            (None, "default", true, NAMESPACE),
+        ] {
+            let found = namespace(said, client, by_kubeconfig);
+            assert_eq!(found, expected, "{said:?} {client} {by_kubeconfig}");
+        }
+    }
 
     fn rooms(all: &[(&str, i64)]) -> BTreeMap<String, Room> {
         let room = |bytes| Room {

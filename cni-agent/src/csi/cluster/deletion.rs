@@ -49,7 +49,7 @@ impl Site {
                 if all.items.iter().any(|one| attachment::is_of(one, name)) {
                     return Err(Failure::waiting("a VolumeAttachment is of it"));
                 }
-                let finalizer = attachment::finalizer(&self.own.driver);
+                let finalizer = attachment::finalizer(&self.own().driver);
                 self.finalizers(of, without(&of.metadata, &finalizer)).await
             }
         }
@@ -74,7 +74,7 @@ impl Site {
         let still = |now: &PersistentVolume| {
             now.metadata.uid == of.metadata.uid
                 && handle(now) == handle(of)
-                && reclaim::step(now, false, &self.own) == Some(Step::Delete)
+                && reclaim::step(now, false, &self.own()) == Some(Step::Delete)
         };
         if !now.as_ref().is_some_and(still) {
             return Err(Failure::overtaken(
@@ -115,7 +115,7 @@ impl Site {
     /// Gives volumes of this node its label that somebody else has made: only what has it is watched.
     async fn label(&self) -> Result<(), kube::Error> {
         let lacking: Vec<_> = self
-            .own
+            .own()
             .topology
             .keys()
             .map(|key| format!("!{key}"))
@@ -126,9 +126,9 @@ impl Site {
             for volume in listed
                 .items
                 .iter()
-                .filter(|one| reclaim::is_own(one, &self.own))
+                .filter(|one| reclaim::is_own(one, &self.own()))
             {
-                let patch = json!({"metadata": {"labels": self.own.topology}});
+                let patch = json!({"metadata": {"labels": self.own().topology}});
                 self.patch(&self.volumes(), volume, &patch).await?;
             }
             match listed.metadata.continue_ {

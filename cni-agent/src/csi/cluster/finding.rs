@@ -26,7 +26,7 @@ impl Site {
     ) -> Result<Option<Found>, Failure> {
         let refused = |text: String| Failure::told(FAILED, text);
         let namespace = text(claim.metadata.namespace.as_ref());
-        let own = &self.own;
+        let own = self.own();
         match source::origin(claim).map_err(refused)? {
             Origin::Nothing | Origin::Other(_) => Ok(None),
             Origin::Claim(name) => {
@@ -101,8 +101,9 @@ impl Site {
             return Ok(Err(format!("node {node} is not in the cluster any more")));
         };
         let mut place = there.metadata.labels.unwrap_or_default();
-        let own = self.own.topology.keys();
-        place.extend(own.map(|key| (key.clone(), node.to_owned())));
+        let own = self.own();
+        let there = |key: &String| (key.clone(), node.to_owned());
+        place.extend(own.topology.keys().map(there));
         Ok(match topology::allows(class, &place) {
             true => Ok(()),
             false => Err(topology::refusal(class, node)),

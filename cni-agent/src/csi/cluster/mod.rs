@@ -15,6 +15,7 @@ mod deletion;
 mod expansion;
 mod failure;
 mod finding;
+mod following;
 mod growth;
 mod modification;
 mod plan;
@@ -34,12 +35,12 @@ mod watched;
 mod words;
 mod work;
 
-use crate::{node::fitting, parts::Shutdown};
+use crate::{config::ApiOptions, node::fitting, parts::Shutdown, source::kubernetes::client};
 use axum::Router;
 use failure::Failure;
-use k8s_openapi::api::core::v1::{Node, ObjectReference};
+use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{
-    Api, Client, Resource,
+    Client, Resource,
     runtime::events::{Event, EventType, Recorder, Reporter},
 };
 use node_api::csi::{
@@ -50,7 +51,7 @@ use node_api::csi::{
 use plan::Task;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 use tokio::{sync::Notify, task::JoinSet, time::sleep};
@@ -60,6 +61,8 @@ use work::{Outcome, Work};
 
 /// Pause before something is asked again that has to be known first.
 const PAUSE: Duration = Duration::from_secs(5);
+/// The same, when it was asked for many times.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// Who does it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -85,7 +88,8 @@ impl Own {
 
 /// What every task works with.
 pub(super) struct Site {
-    own: Own,
+    /// As it is now: labels may change, and a node may come again.
+    own: Mutex<Arc<Own>>,
     client: Client,
     /// The driver's services, called as over its socket.
     driver: Router,
@@ -104,13 +108,52 @@ pub(super) struct Options {
     pub(super) node: String,
     pub(super) driver: String,
     pub(super) topology: BTreeMap<String, String>,
-    pub(super) namespace: String,
+    /// Where what tells of the room is, if that was said.
+    pub(super) namespace: Option<String>,
+}
+
+/// Does all of it until `shutdown`, once there is a client.
+pub(super) async fn serve(
+    api: &ApiOptions,
+    driver: Router,
+    options: Options,
+    mut shutdown: Shutdown,
+) {
+    let client = tokio::select! {
+        client = connected(api, PAUSE) => client,
+        () = shutdown.requested() => return,
+    };
+    let by_kubeconfig = api.kubeconfig.is_some();
+    let namespace = capacity::namespace(
+        options.namespace.as_deref(),
+        client.default_namespace(),
+        by_kubeconfig,
+    );
+    let options = Options {
+        namespace: Some(namespace),
+        ..options
+    };
+    run(client, driver, options, shutdown).await;
+}
+
+/// A client of the API server. Who looks at the log sees why there is none, and need not restart the agent.
+async fn connected(api: &ApiOptions, mut pause: Duration) -> Client {
+    loop {
+        match client::connect(api).await {
+            Ok(client) => return client,
+            Err(error) => {
+                tracing::error!(%error, "claims of this node are not answered for now; it is tried again");
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
 }
 
 /// Does all of it until `shutdown`.
-pub(super) async fn run(client: Client, driver: Router, options: Options, mut shutdown: Shutdown) {
+async fn run(client: Client, driver: Router, options: Options, mut shutdown: Shutdown) {
     let done = async {
-        let node = own_node(&client, &options.node).await;
+        let node = following::own_node(&client, &options.node).await;
         let own = Own {
             node: options.node,
             driver: options.driver,
@@ -118,9 +161,11 @@ pub(super) async fn run(client: Client, driver: Router, options: Options, mut sh
             labels: node.metadata.labels.unwrap_or_default(),
             node_uid: node.metadata.uid,
         };
-        let site = Arc::new(Site::new(client, driver, own, &options.namespace));
+        let namespace = options.namespace.as_deref();
+        let namespace = namespace.unwrap_or(capacity::NAMESPACE);
+        let site = Arc::new(Site::new(client, driver, own, namespace));
         tracing::info!(
-            driver = site.own.driver,
+            driver = site.own().driver,
             "claims of this node are answered by the agent itself"
         );
         loop {
@@ -140,30 +185,13 @@ pub(super) async fn run(client: Client, driver: Router, options: Options, mut sh
     }
 }
 
-/// The node's object, once it is there.
-async fn own_node(client: &Client, name: &str) -> Node {
-    let nodes: Api<Node> = Api::all(client.clone());
-    loop {
-        match nodes.get_opt(name).await {
-            Ok(Some(node)) => return node,
-            Ok(None) => tracing::info!(
-                node = name,
-                "waiting for the node's object, to answer claims"
-            ),
-            Err(error) => {
-                tracing::warn!(%error, "claims wait: the node's object can't be read for now");
-            }
-        }
-        sleep(PAUSE).await;
-    }
-}
-
 /// Watches, plans and works for ever.
 async fn keep(site: Arc<Site>) {
     let changed = Arc::new(Notify::new());
     let (watched, mut watching) = watched::begin(&site, &changed).await;
     watching.spawn(capacities::keep(site.clone(), watched.classes.clone()));
     watching.spawn(deletion::adopt(site.clone()));
+    watching.spawn(following::node(site.clone(), changed.clone()));
     let mut work = Work::default();
     let mut running = JoinSet::new();
     let mut keys = BTreeMap::new();
@@ -176,7 +204,7 @@ async fn keep(site: Arc<Site>) {
                 classes = Some(seen.classes.clone());
                 site.room.notify_one();
             }
-            for task in work.plan(plan::plan(&seen, &site.own), Instant::now()) {
+            for task in work.plan(plan::plan(&seen, &site.own()), Instant::now()) {
                 let key = task.key();
                 let id = running.spawn(carry_out(site.clone(), task)).id();
                 keys.insert(id, key);
@@ -256,7 +284,7 @@ async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
 impl Site {
     fn new(client: Client, driver: Router, own: Own, namespace: &str) -> Self {
         Self {
-            own,
+            own: Mutex::new(Arc::new(own)),
             events: Recorder::new(client.clone(), Reporter::from("fairlead-csi".to_owned())),
             client,
             driver,
@@ -265,6 +293,13 @@ impl Site {
             ended: Mutex::default(),
             unwritten: Mutex::default(),
         }
+    }
+
+    fn own(&self) -> Arc<Own> {
+        self.own
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn driver(&self) -> ControllerClient<Router> {

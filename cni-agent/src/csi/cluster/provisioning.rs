@@ -82,11 +82,11 @@ impl Site {
         }
         let found = self.found(claim).await?;
         if let Some(there) = found.as_ref().and_then(|found| found.node.as_deref())
-            && there != self.own.node
+            && there != self.own().node
         {
             return self.redirect(claim, class, there).await;
         }
-        let own = &self.own;
+        let own = self.own();
         if !topology::allows(class, &own.place()) {
             let why = topology::refusal(class, &own.node);
             // Nobody else has its source.
@@ -96,7 +96,7 @@ impl Site {
             });
         }
         let mut asked =
-            claim::request(claim, class, own).map_err(|text| Failure::hopeless(FAILED, text))?;
+            claim::request(claim, class, &own).map_err(|text| Failure::hopeless(FAILED, text))?;
         if let Some(found) = &found {
             asked.volume_content_source = Some(content_source(found));
             // With it a source that is not here would look like a lack of room.
@@ -117,7 +117,7 @@ impl Site {
             Err(status) => return Err(self.not_made(claim, found.as_ref(), &status).await),
         };
         self.room.notify_one();
-        let volume = claim::volume(claim, class, &made, own)
+        let volume = claim::volume(claim, class, &made, &own)
             .map_err(|text| Failure::hopeless(FAILED, text))?;
         self.write(claim, volume).await
     }
@@ -129,7 +129,7 @@ impl Site {
         found: Option<&Found>,
         status: &Status,
     ) -> Failure {
-        let (words, node) = (status.message(), &self.own.node);
+        let (words, node) = (status.message(), &self.own().node);
         match (status.code(), found) {
             (Code::ResourceExhausted, None) => self.give_back(claim, words.to_owned()).await,
             // The driver has its source: no other node could make it.
@@ -167,7 +167,7 @@ impl Site {
         let may_be = self.may_be_on(class, there).await?;
         may_be
             .map_err(|why| Failure::hopeless(FAILED, format!("its source is there, but {why}")))?;
-        if selected(claim) != Some(&self.own.node) {
+        if selected(claim) != Some(&self.own().node) {
             return Ok(());
         }
         self.select(claim, Some(there)).await?;
@@ -205,9 +205,10 @@ impl Site {
         let classes: Api<VolumeAttributesClass> = Api::all(self.client.clone());
         Ok(match within(classes.get_opt(name)).await? {
             None => Err(format!("the VolumeAttributesClass {name} is not there")),
-            Some(class) if class.driver_name != self.own.driver => Err(format!(
+            Some(class) if class.driver_name != self.own().driver => Err(format!(
                 "the VolumeAttributesClass {name} is for the driver {:?}, the volume is of {:?}",
-                class.driver_name, self.own.driver
+                class.driver_name,
+                self.own().driver
             )),
             Some(class) => Ok(class),
         })

@@ -209,7 +209,7 @@ impl Site {
         let name = text(of.metadata.name.as_ref());
         let now = within(self.contents().get_opt(name)).await?;
         let still = |now: &VolumeSnapshotContent| {
-            now.metadata.uid == of.metadata.uid && content::step(now, &self.own) == Some(step)
+            now.metadata.uid == of.metadata.uid && content::step(now, &self.own()) == Some(step)
         };
         now.filter(still).ok_or_else(changed)
     }

@@ -17,7 +17,7 @@ impl Site {
         claim: &PersistentVolumeClaim,
         class: &StorageClass,
     ) -> Result<(), Failure> {
-        let own = self.own.node.clone();
+        let own = self.own().node.clone();
         let found = match self.found(claim).await {
             Ok(found) => found,
             // A source that can't be used is told by whoever makes the volume.
@@ -53,7 +53,7 @@ impl Site {
         claim: &PersistentVolumeClaim,
         class: &StorageClass,
     ) -> Result<(), Failure> {
-        let asked = claim::request(claim, class, &self.own);
+        let asked = claim::request(claim, class, &self.own());
         let parameters = parameters(class.parameters.as_ref());
         let (Ok(asked), Ok(parameters)) = (asked, parameters) else {
             // What can't be asked for is told by whoever takes it.
@@ -63,7 +63,7 @@ impl Site {
             volume_capabilities: asked.volume_capabilities,
             parameters,
             accessible_topology: Some(Topology {
-                segments: self.own.topology.clone().into_iter().collect(),
+                segments: self.own().topology.clone().into_iter().collect(),
             }),
         };
         let answer = self.driver().get_capacity(Request::new(asked)).await;

@@ -80,6 +80,12 @@ impl<K> Kept<K> {
         self.replace(Objects::new());
     }
 
+    /// What was seen of this kind says nothing any more.
+    pub(super) fn forget(&self) {
+        self.listed.send_replace(false);
+        self.objects().clear();
+    }
+
     fn replace(&self, objects: Objects<K>) {
         *self.objects() = objects;
         self.listed.send_replace(true);

@@ -1,7 +1,7 @@
 //! Everything that is watched: of each kind what concerns this node.
 
 use super::{
-    PAUSE, Site, attachment, modifies,
+    Site, following, modifies,
     plan::{self, Seen},
     reclaim,
     snapshot_api::{self, VolumeSnapshotContent},
@@ -9,7 +9,7 @@ use super::{
 };
 use k8s_openapi::api::{
     core::v1::{PersistentVolume, PersistentVolumeClaim},
-    storage::v1::{CSIDriver, StorageClass, VolumeAttachment},
+    storage::v1::{StorageClass, VolumeAttachment},
 };
 use kube::{Api, runtime::watcher::Config};
 use std::{
@@ -19,7 +19,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::{sync::Notify, task::JoinSet, time::sleep};
+use tokio::{sync::Notify, task::JoinSet};
 
 /// What is watched.
 pub(super) struct Watched {
@@ -65,7 +65,7 @@ pub(super) async fn begin(site: &Arc<Site>, changed: &Arc<Notify>) -> (Watched, 
         modifies: modifies(site).await,
     };
     let mut watching = JoinSet::new();
-    let own = site.own.clone();
+    let own = site.own().clone();
     let labels: Vec<_> = own
         .topology
         .iter()
@@ -75,7 +75,7 @@ pub(super) async fn begin(site: &Arc<Site>, changed: &Arc<Notify>) -> (Watched, 
     let is_own = move |volume: &PersistentVolume| reclaim::is_own(volume, &own);
     let volumes = Api::all(site.client.clone());
     watching.spawn(watch::watch(volumes, here, is_own, watched.volumes.clone()));
-    let own = site.own.clone();
+    let own = site.own().clone();
     let is_own = move |class: &StorageClass| class.provisioner == own.driver;
     let classes = Api::all(site.client.clone());
     watching.spawn(watch::watch(
@@ -85,7 +85,7 @@ pub(super) async fn begin(site: &Arc<Site>, changed: &Arc<Notify>) -> (Watched, 
         watched.classes.clone(),
     ));
     let (own, kept, volumes) = (
-        site.own.clone(),
+        site.own().clone(),
         watched.claims.clone(),
         watched.volumes.clone(),
     );
@@ -99,47 +99,15 @@ pub(super) async fn begin(site: &Arc<Site>, changed: &Arc<Notify>) -> (Watched, 
     });
     let (client, kept) = (site.client.clone(), watched.contents.clone());
     let labelled =
-        Config::default().labels(&format!("{}={}", snapshot_api::MANAGED_BY, site.own.node));
+        Config::default().labels(&format!("{}={}", snapshot_api::MANAGED_BY, site.own().node));
     watching.spawn(async move {
         watch::defined(&client, snapshot_api::CONTENTS).await;
         watch::watch(Api::all(client), labelled, |_| true, kept).await;
     });
-    let (site, kept, attaches) = (
+    watching.spawn(following::attachments(
         site.clone(),
         watched.attachments.clone(),
         watched.attaches.clone(),
-    );
-    watching.spawn(async move {
-        if !attachments_are_required(&site).await {
-            return kept.none();
-        }
-        attaches.store(true, Ordering::Relaxed);
-        let own = site.own.clone();
-        let is_own = move |one: &VolumeAttachment| attachment::is_own(one, &own);
-        watch::watch(
-            Api::all(site.client.clone()),
-            Config::default(),
-            is_own,
-            kept,
-        )
-        .await;
-    });
+    ));
     (watched, watching)
-}
-
-/// Whether pods wait until their volumes are attached. Without a CSIDriver object they do.
-async fn attachments_are_required(site: &Site) -> bool {
-    let drivers: Api<CSIDriver> = Api::all(site.client.clone());
-    loop {
-        match drivers.get_opt(&site.own.driver).await {
-            Ok(found) => {
-                let required = found.and_then(|driver| driver.spec.attach_required);
-                return required.unwrap_or(true);
-            }
-            Err(error) => {
-                tracing::warn!(%error, "claims wait: the CSIDriver object can't be read for now");
-                sleep(PAUSE).await;
-            }
-        }
-    }
 }

@@ -49,6 +49,7 @@ impl Place {
             kubelet_dir: self.folder.join("kubelet"),
             cgroup: CgroupChoice::Off,
             api: None,
+            namespace: None,
             claims: false,
         }
     }

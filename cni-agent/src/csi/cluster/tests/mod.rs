@@ -2,6 +2,7 @@
 
 mod driver;
 mod fake;
+mod following;
 mod growing;
 mod leaving;
 mod life;
@@ -52,7 +53,7 @@ fn start(fake: &Fake, driver: &Arc<Remembering>) -> Agent {
         node: driver.node.clone(),
         driver: "d".into(),
         topology: [("t/node".to_owned(), driver.node.clone())].into(),
-        namespace: "kube-system".into(),
+        namespace: None,
     };
     let running = run(fake.client(), services(driver), options, shutdown);
     Agent(tokio::spawn(running), stop)
