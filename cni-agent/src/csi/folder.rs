@@ -3,16 +3,14 @@
 
 use super::backend::kernel::destroy_subvolume;
 use rustix::{
-    fs::{
-        AtFlags, Dir, FileType, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, renameat,
-        unlinkat,
-    },
+    fs::{AtFlags, Dir, Mode, OFlags, ResolveFlags, fsync, mkdirat, openat2, renameat, unlinkat},
     io::Errno,
     path::Arg,
 };
 use std::{
-    ffi::CString,
+    ffi::{CStr, CString},
     io,
+    ops::ControlFlow,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
     path::Path,
 };
@@ -21,6 +19,8 @@ use std::{
 const MOVED: &str = ".moved-";
 /// Subvolumes that pods made in each other's: who goes deeper means harm.
 const DEEPEST: usize = 16;
+/// Names that are read before what they mean is removed.
+const AT_A_TIME: usize = 1024;
 
 /// The open folder.
 #[derive(Debug)]
@@ -78,9 +78,12 @@ impl Folder {
 
     /// Names of what is in a folder of it, as far as they are ours.
     pub(super) fn names(&self, path: &str) -> io::Result<Vec<String>> {
-        let entries = self.within(path)?.entries()?.into_iter();
-        let names = entries.filter_map(|(name, _)| name.into_string().ok());
-        Ok(names.collect())
+        let mut names = Vec::new();
+        self.within(path)?.each(|name| {
+            names.extend(name.to_str().ok().map(str::to_owned));
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(names)
     }
 
     /// Makes what was done in a folder of it durable.
@@ -107,16 +110,32 @@ impl Folder {
         remove_folder(&parent, name, 0)
     }
 
-    /// What is in it.
-    pub(super) fn entries(&self) -> io::Result<Vec<(CString, FileType)>> {
-        let mut entries = Vec::new();
+    /// Does something for each name in it, until that breaks off. Pods may have made more than memory holds.
+    pub(super) fn each(
+        &self,
+        mut work: impl FnMut(&CStr) -> io::Result<ControlFlow<()>>,
+    ) -> io::Result<()> {
         for entry in Dir::read_from(self)? {
             let entry = entry?;
-            if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
-                entries.push((entry.file_name().to_owned(), entry.file_type()));
+            let is_own = matches!(entry.file_name().to_bytes(), b"." | b"..");
+            if !is_own && work(entry.file_name())?.is_break() {
+                break;
             }
         }
-        Ok(entries)
+        Ok(())
+    }
+
+    /// Some of the names in it, while it is emptied; none: there are no more.
+    fn some(&self) -> io::Result<Vec<CString>> {
+        let mut names = Vec::new();
+        self.each(|name| {
+            names.push(name.to_owned());
+            Ok(match names.len() < AT_A_TIME {
+                true => ControlFlow::Continue(()),
+                false => ControlFlow::Break(()),
+            })
+        })?;
+        Ok(names)
     }
 }
 
@@ -143,11 +162,11 @@ fn remove_folder(parent: &Folder, name: &str, depth: usize) -> io::Result<()> {
 fn empty(root: &Folder, depth: usize) -> io::Result<()> {
     let mut moved = 0_u64;
     loop {
-        let entries = root.entries()?;
-        if entries.is_empty() {
+        let names = root.some()?;
+        if names.is_empty() {
             return Ok(());
         }
-        for (name, _) in entries {
+        for name in names {
             match unlinkat(root, &name, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => continue,
                 Err(Errno::ISDIR | Errno::PERM) => {}
@@ -170,10 +189,19 @@ fn empty(root: &Folder, depth: usize) -> io::Result<()> {
     }
 }
 
+/// The next name of a folder that is emptied, of those that were read, or of those that are there still.
+fn next(folder: &Folder, names: &mut Vec<CString>) -> io::Result<Option<CString>> {
+    if names.is_empty() {
+        *names = folder.some()?;
+    }
+    Ok(names.pop())
+}
+
 /// Moves the folders of a folder up to the root, removes the rest of it, and the folder.
 fn lift(root: &Folder, name: &str, moved: &mut u64, depth: usize) -> io::Result<()> {
     let folder = root.within(name)?;
-    for (entry, _) in folder.entries()? {
+    let mut names = Vec::new();
+    while let Some(entry) = next(&folder, &mut names)? {
         match unlinkat(&folder, &entry, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => continue,
             Err(Errno::ISDIR | Errno::PERM) => {}
@@ -228,6 +256,23 @@ mod tests {
         folder.remove("tree").unwrap();
         assert_eq!(folder.names(".").unwrap(), [""; 0]);
         assert!(outside.path().join("kept").exists());
+    }
+
+    #[test]
+    fn so_many_names_as_pods_like_go_a_few_at_a_time() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = Folder::open(place.path()).unwrap();
+        let tree = folder.made("tree").unwrap();
+        for inner in [&tree, &tree.made("inner").unwrap()] {
+            for n in 0..2 * AT_A_TIME {
+                inner.made(&format!("folder-{n}")).unwrap();
+                let flags = OFlags::WRONLY | OFlags::CREATE;
+                inner.beneath(format!("file-{n}"), flags).unwrap();
+            }
+            assert_eq!(inner.some().unwrap().len(), AT_A_TIME);
+        }
+        folder.remove("tree").unwrap();
+        assert_eq!(folder.names(".").unwrap(), [""; 0]);
     }
 
     #[test]

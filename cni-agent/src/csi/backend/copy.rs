@@ -13,22 +13,66 @@ use rustix::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    ffi::{CStr, CString},
+    ffi::CStr,
     io,
+    ops::ControlFlow,
     os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
-/// Folders in folders; two descriptors are open for each.
+/// Folders in folders; three descriptors are open for each.
 const DEEPEST: usize = 128;
+/// Paths that are kept of files with several names, in bytes.
+const MOST_OF_PATHS: usize = 64 << 20;
+/// Names that are counted; what is more isn't.
+const MOST_NAMES: u64 = 1 << 22;
+/// Files with several names that are known again; others are counted by each of their names.
+const MOST_SEEN: usize = 1 << 20;
 /// Values of attributes: the kernel's own limit.
 const LONGEST: usize = 64 << 10;
 
 /// Copies all of a folder to another that is empty; the tree doesn't change meanwhile.
 pub(super) fn tree(from: &Folder, to: &Folder) -> io::Result<()> {
-    let mut links = HashMap::new();
+    let mut links = Links::up_to(MOST_OF_PATHS);
     folder(from, to, Path::new(""), to, &mut links)?;
     attributes(from, to, &rustix::fs::fstat(from)?)
+}
+
+/// The first name of each file that has further ones, by its inode, until all of them were met.
+struct Links {
+    first: HashMap<u64, (PathBuf, u64)>,
+    left: usize,
+}
+
+impl Links {
+    fn up_to(left: usize) -> Self {
+        Self {
+            first: HashMap::new(),
+            left,
+        }
+    }
+
+    /// The name that a file was met by first, if it was.
+    fn met(&mut self, inode: u64) -> Option<PathBuf> {
+        let (path, further) = self.first.get_mut(&inode)?;
+        let path = path.clone();
+        *further -= 1;
+        if *further == 0 {
+            self.first.remove(&inode);
+            self.left += path.as_os_str().len();
+        }
+        Some(path)
+    }
+
+    /// Notes a name by which a file with so many is met first.
+    fn note(&mut self, inode: u64, names: u64, path: PathBuf) -> io::Result<()> {
+        let left = self.left.checked_sub(path.as_os_str().len());
+        self.left = left.ok_or_else(|| {
+            io::Error::other("too many of its files have further names (hard links); remove some")
+        })?;
+        self.first.insert(inode, (path, names - 1));
+        Ok(())
+    }
 }
 
 fn folder(
@@ -36,46 +80,43 @@ fn folder(
     to: &Folder,
     path: &Path,
     root: &Folder,
-    links: &mut HashMap<u64, PathBuf>,
+    links: &mut Links,
 ) -> io::Result<()> {
     if path.components().count() > DEEPEST {
         return Err(too_deep());
     }
-    for (name, _) in from.entries()? {
-        let of = statat(from, &name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let here = path.join(as_path(&name));
+    from.each(|name| {
+        let of = statat(from, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let here = path.join(as_path(name));
         let kind = FileType::from_raw_mode(of.st_mode);
-        match kind {
-            FileType::Directory => {
-                mkdirat(to, &name, Mode::RWXU)?;
-                let (from, to) = (from.within(name.as_c_str())?, to.within(name.as_c_str())?);
-                folder(&from, &to, &here, root, links)?;
-                // After what is in it, which would change its times.
-                attributes(&from, &to, &of)?;
-                continue;
+        if kind == FileType::Directory {
+            mkdirat(to, name, Mode::RWXU)?;
+            let (from, to) = (from.within(name)?, to.within(name)?);
+            folder(&from, &to, &here, root, links)?;
+            // After what is in it, which would change its times.
+            attributes(&from, &to, &of)?;
+            return Ok(ControlFlow::Continue(()));
+        }
+        if of.st_nlink > 1 {
+            if let Some(first) = links.met(of.st_ino) {
+                linkat(root, first, to, name, AtFlags::empty())?;
+                return Ok(ControlFlow::Continue(()));
             }
-            _ if of.st_nlink > 1 => {
-                if let Some(first) = links.get(&of.st_ino) {
-                    linkat(root, first, to, &name, AtFlags::empty())?;
-                    continue;
-                }
-                links.insert(of.st_ino, here);
-            }
-            _ => {}
+            links.note(of.st_ino, of.st_nlink.into(), here)?;
         }
         match kind {
-            FileType::RegularFile => file(from, to, &name)?,
+            FileType::RegularFile => file(from, to, name)?,
             FileType::Symlink => {
-                symlinkat(readlinkat(from, &name, Vec::new())?, to, &name)?;
-                whose(to, &name, &of)?;
+                symlinkat(readlinkat(from, name, Vec::new())?, to, name)?;
+                whose(to, name, &of)?;
             }
             _ => {
-                mknodat(to, &name, kind, Mode::from_raw_mode(of.st_mode), of.st_rdev)?;
-                whose(to, &name, &of)?;
+                mknodat(to, name, kind, Mode::from_raw_mode(of.st_mode), of.st_rdev)?;
+                whose(to, name, &of)?;
             }
         }
-    }
-    Ok(())
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
 fn file(from: &Folder, to: &Folder, name: &CStr) -> io::Result<()> {
@@ -162,45 +203,59 @@ fn times(of: &Stat) -> Timestamps {
     }
 }
 
-/// Bytes that a folder's files take, and how many files there are. Pods may change it meanwhile, and what lies too deep
-/// isn't counted.
+/// Bytes that a folder's files take, and how many files there are. Pods may change it meanwhile; what lies too deep, and
+/// names after the first four million, aren't counted.
 pub(super) fn size(of: &Folder) -> io::Result<(u64, u64)> {
+    size_of(of, MOST_NAMES)
+}
+
+fn size_of(of: &Folder, most: u64) -> io::Result<(u64, u64)> {
     let mut counted = (0, 0);
-    count(of, 0, &mut HashSet::new(), &mut counted)?;
+    count(of, 0, most, &mut HashSet::new(), &mut counted)?;
     Ok(counted)
 }
 
 fn count(
     of: &Folder,
     depth: usize,
+    most: u64,
     seen: &mut HashSet<u64>,
     counted: &mut (u64, u64),
 ) -> io::Result<()> {
     const BLOCK: u64 = 512;
-    for (name, _) in of.entries()? {
-        let found = match statat(of, &name, AtFlags::SYMLINK_NOFOLLOW) {
-            Err(Errno::NOENT) => continue,
+    of.each(|name| {
+        if counted.1 >= most {
+            return Ok(ControlFlow::Break(()));
+        }
+        let found = match statat(of, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => return Ok(ControlFlow::Continue(())),
             found => found?,
         };
         let is_folder = FileType::from_raw_mode(found.st_mode) == FileType::Directory;
-        if !is_folder && found.st_nlink > 1 && !seen.insert(found.st_ino) {
-            continue;
+        if !is_folder && found.st_nlink > 1 {
+            let is_known = seen.contains(&found.st_ino);
+            if is_known {
+                return Ok(ControlFlow::Continue(()));
+            }
+            if seen.len() < MOST_SEEN {
+                seen.insert(found.st_ino);
+            }
         }
         counted.0 += u64::try_from(found.st_blocks).unwrap_or(0) * BLOCK;
         counted.1 += 1;
         if is_folder && depth < DEEPEST {
-            match of.within(name.as_c_str()) {
+            match of.within(name) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                within => count(&within?, depth + 1, seen, counted)?,
+                within => count(&within?, depth + 1, most, seen, counted)?,
             }
         }
-    }
-    Ok(())
+        Ok(ControlFlow::Continue(()))
+    })
 }
 
-fn as_path(name: &CString) -> &Path {
+fn as_path(name: &CStr) -> &Path {
     use std::os::unix::ffi::OsStrExt as _;
-    Path::new(std::ffi::OsStr::from_bytes(name.as_bytes()))
+    Path::new(std::ffi::OsStr::from_bytes(name.to_bytes()))
 }
 
 fn too_deep() -> io::Error {
@@ -256,6 +311,26 @@ mod tests {
         let (bytes, files) = size(&open(&to)).unwrap();
         assert_eq!(files, 5);
         assert!(bytes < 1 << 20, "{bytes}");
+    }
+
+    #[test]
+    fn what_is_kept_and_counted_of_a_tree_has_bounds() {
+        let mut links = Links::up_to(5);
+        links.note(1, 3, "abc".into()).unwrap();
+        assert!(links.note(2, 2, "def".into()).is_err());
+        for _ in 0..2 {
+            assert_eq!(links.met(1), Some("abc".into()));
+        }
+        assert_eq!(links.met(1), None);
+        links.note(2, 2, "defgh".into()).unwrap();
+
+        let place = tempfile::tempdir().unwrap();
+        for n in 0..9 {
+            fs::write(place.path().join(n.to_string()), "x").unwrap();
+        }
+        let folder = Folder::open(place.path()).unwrap();
+        assert_eq!(size(&folder).unwrap().1, 9);
+        assert_eq!(size_of(&folder, 4).unwrap().1, 4);
     }
 
     #[test]
