@@ -10,6 +10,7 @@ use super::{
     look::{Look, PodFolder, pod_folders},
     pool::Kind,
     records::{Phase, Volume},
+    recover::Failure,
     request::Backing,
     volumes::{Volumes, failed},
 };
@@ -35,6 +36,8 @@ struct Found {
     pods: Vec<PodFolder>,
     /// What is wrong with the pool as a whole.
     pool: Option<String>,
+    /// What the start could not put right.
+    unrecovered: Vec<Failure>,
 }
 
 impl Volumes {
@@ -66,6 +69,7 @@ impl Volumes {
             places,
             pods,
             pool,
+            unrecovered: self.unrecovered(),
         };
         Ok(found.answer())
     }
@@ -108,6 +112,13 @@ impl Found {
         self.pods(&mut differences);
         if let Some(problem) = &self.pool {
             differences.push(told("the pool", problem));
+        }
+        for Failure { what, problem } in &self.unrecovered {
+            differences.push(new(
+                what,
+                format!("could not be put right when the agent started ({problem})"),
+                "remove the cause, and restart the agent: a start tries again",
+            ));
         }
         differences.sort();
         let ours = self

@@ -1,6 +1,7 @@
 //! On a real disk: a pool of its own, real loop devices, real file systems. Needs root.
 
 mod places;
+mod recovering;
 mod room;
 mod scattered;
 mod shown;
@@ -100,7 +101,7 @@ impl Node {
         let pool = Pool::open(&self.pool()).unwrap();
         let book = Book::open(&pool.store()).unwrap();
         let volumes = Volumes::new(pool, book, "n1");
-        let (recovered, strangers) = volumes.recover().unwrap();
+        let (recovered, strangers) = volumes.recover();
         assert_eq!(strangers, [""; 0]);
         self.volumes = Some(volumes);
         recovered
@@ -553,6 +554,7 @@ fn what_a_killed_agent_left_is_finished_or_undone() {
         thawed: 1,
         detached: 1,
         orphans: 0,
+        failed: 0,
     };
     assert_eq!(recovered, expected);
     assert_eq!(node.restart(), Recovered::default(), "once is enough");

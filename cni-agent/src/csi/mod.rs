@@ -267,7 +267,7 @@ fn open(config: &CsiConfig, counts: &VolumeCounts, troubles: Troubles) -> Result
     let volumes = Volumes::new(pool, book, &config.node_name)
         .counted(counts)
         .bounding_by(cgroups);
-    let (recovered, strangers) = volumes.recover().map_err(|fault| fault.to_string())?;
+    let (recovered, strangers) = volumes.recover();
     tracing::info!(
         undone = recovered.undone,
         finished = recovered.finished,
@@ -275,7 +275,8 @@ fn open(config: &CsiConfig, counts: &VolumeCounts, troubles: Troubles) -> Result
         thawed = recovered.thawed,
         detached = recovered.detached,
         orphans = recovered.orphans,
-        "the pool of volumes is whole"
+        failed = recovered.failed,
+        "the pool of volumes is open"
     );
     for (what, count) in [
         ("undone", recovered.undone),
@@ -284,6 +285,7 @@ fn open(config: &CsiConfig, counts: &VolumeCounts, troubles: Troubles) -> Result
         ("thawed", recovered.thawed),
         ("detached", recovered.detached),
         ("orphans", recovered.orphans),
+        ("failed", recovered.failed),
         ("strangers", strangers.len()),
     ] {
         counts.recovered(what, count);

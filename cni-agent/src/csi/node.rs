@@ -216,8 +216,18 @@ impl Node for Driver {
             message,
             volume_capability: None,
         });
+        let failures = self.blocking(|volumes| Ok(volumes.unrecovered())).await?;
+        let unrecovered = failures.first().map(|first| StorageBackendHealth {
+            status: StorageHealthErrorType::StorageDegraded.into(),
+            reason: "NotRecovered".to_owned(),
+            message: format!(
+                "{} things could not be put right when the agent started, first {} ({}); `fairlead volume check` names each, remove the cause and restart the agent",
+                failures.len(), first.what, first.problem
+            ),
+            volume_capability: None,
+        });
         Ok(Response::new(NodeGetStorageHealthResponse {
-            backend_health: backend_health.into_iter().collect(),
+            backend_health: backend_health.into_iter().chain(unrecovered).collect(),
         }))
     }
 }

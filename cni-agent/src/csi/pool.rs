@@ -204,14 +204,6 @@ impl Pool {
             .map(File::from)
     }
 
-    pub(super) fn has(&self, image: Image<'_>) -> io::Result<bool> {
-        match self.image(image, false) {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
-            Err(error) => Err(error),
-        }
-    }
-
     /// Makes a file of so many bytes that read as zeros, or as another one's that doesn't change. Unless it is thin, nobody
     /// else can take its blocks any more. There at once and whole, or not at all.
     pub(super) fn make(
@@ -313,30 +305,38 @@ impl Pool {
         self.dir.remove(&trash)
     }
 
-    /// Removes what operations left that ended early; how many files.
-    pub(super) fn sweep(&self) -> io::Result<usize> {
-        let mut removed = self.directories.sweep()?;
+    /// Removes what operations left that ended early; how many of them. Tells what can't be removed, and goes on.
+    pub(super) fn sweep(&self, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
+        let mut removed = self.directories.sweep(failed);
         if let Some(subvolumes) = &self.subvolumes {
-            removed += subvolumes.sweep()?;
+            removed += subvolumes.sweep(failed);
         }
         for folder in [VOLUMES, SNAPSHOTS, TRASH] {
-            for name in self.dir.names(folder)? {
-                if folder == TRASH || name.ends_with(".new") {
-                    self.dir.remove(&format!("{folder}/{name}"))?;
-                    removed += 1;
+            let left = self.left_in(folder);
+            for name in left.unwrap_or_else(|error| {
+                failed(folder, error);
+                Vec::new()
+            }) {
+                match self.dir.remove(&name) {
+                    Ok(()) => removed += 1,
+                    Err(error) => failed(&name, error),
                 }
             }
         }
-        Ok(removed)
+        removed
+    }
+
+    fn left_in(&self, folder: &str) -> io::Result<Vec<String>> {
+        let names = self.dir.names(folder)?.into_iter();
+        let left = names.filter(|name| folder == TRASH || name.ends_with(".new"));
+        Ok(left.map(|name| format!("{folder}/{name}")).collect())
     }
 
     /// Names of what [`Self::sweep`] would remove.
     pub(super) fn leftovers(&self) -> io::Result<Vec<String>> {
         let mut found = Vec::new();
         for folder in [VOLUMES, SNAPSHOTS, TRASH] {
-            let names = self.dir.names(folder)?.into_iter();
-            let left = names.filter(|name| folder == TRASH || name.ends_with(".new"));
-            found.extend(left.map(|name| format!("{folder}/{name}")));
+            found.extend(self.left_in(folder)?);
         }
         found.extend(self.directories.leftovers()?);
         if let Some(subvolumes) = &self.subvolumes {

@@ -1,18 +1,18 @@
 //! What a start finds: the disk is the truth, and what is remembered says how far everything was.
 
 use super::{
-    attached::{Attached, inode},
     backend::Item,
     book::Change,
     fault::Fault,
+    id::{SnapshotId, VolumeId},
     kernel::{self, LoopDevice},
     mounts,
     pool::Kind,
-    records::Phase,
+    records::{Phase, Snapshot, Volume},
     request::Backing,
-    volumes::{Volumes, failed, image},
+    volumes::{Volumes, failed},
 };
-use std::{collections::BTreeSet, fs::File};
+use std::{collections::BTreeSet, fs::File, path::PathBuf, sync::PoisonError};
 
 /// What was put right.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,75 +29,128 @@ pub(super) struct Recovered {
     pub(super) detached: usize,
     /// Inline volumes whose pods are gone.
     pub(super) orphans: usize,
+    /// What could not be put right: it stays for the next start, and is told.
+    pub(super) failed: usize,
+}
+
+/// What could not be put right, and why: one of them keeps nothing else from it.
+#[derive(Debug, Default)]
+struct Failures(Vec<Failure>);
+
+/// Something that could not be put right, by its id or name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Failure {
+    pub(super) what: String,
+    pub(super) problem: String,
+}
+
+impl Failures {
+    /// What something came to, if it went well.
+    fn noting<T>(&mut self, what: &str, done: Result<T, Fault>) -> Option<T> {
+        match done {
+            Ok(done) => Some(done),
+            Err(problem) => {
+                tracing::warn!(what, %problem, "this could not be put right; the next start tries again");
+                self.0.push(Failure {
+                    what: what.to_owned(),
+                    problem: problem.to_string(),
+                });
+                None
+            }
+        }
+    }
 }
 
 impl Volumes {
     /// Puts right what an earlier agent left, and names files that nobody remembers.
-    pub(super) fn recover(&self) -> Result<(Recovered, Vec<String>), Fault> {
+    pub(super) fn recover(&self) -> (Recovered, Vec<String>) {
+        let mut failures = Failures::default();
         let mut recovered = Recovered {
-            thawed: self.thaw()?,
+            thawed: self.thaw(),
             ..Recovered::default()
         };
         let contents = self.book.read().clone();
         for snapshot in contents.snapshots.values() {
-            match snapshot.phase {
+            let count = match snapshot.phase {
                 Phase::Ready => continue,
-                Phase::Making => recovered.undone += 1,
-                Phase::Deleting => recovered.finished += 1,
-            }
-            self.backend(snapshot.backing)?
-                .remove(Item::Snapshot(snapshot))
-                .map_err(failed("removing a snapshot"))?;
-            self.book
-                .commit(&[Change::NoSnapshot(snapshot.id.clone())])?;
+                Phase::Making => &mut recovered.undone,
+                Phase::Deleting => &mut recovered.finished,
+            };
+            let ended = failures.noting(snapshot.id.as_str(), self.end_snapshot(snapshot));
+            *count += usize::from(ended.is_some());
         }
-        for group in contents
-            .groups
-            .values()
-            .filter(|group| group.phase != Phase::Ready)
-        {
-            // Its snapshots were on the same way.
-            self.book.commit(&[Change::NoGroup(group.id.clone())])?;
+        for group in contents.groups.values() {
+            // Its snapshots are on the same way.
+            let left = self.book.read().snapshots.clone();
+            let is_left = group.snapshots.values().any(|id| left.contains_key(id));
+            if group.phase != Phase::Ready && !is_left {
+                let ended = self.book.commit(&[Change::NoGroup(group.id.clone())]);
+                failures.noting(group.id.as_str(), ended);
+            }
         }
         for volume in contents.volumes.values() {
-            match volume.phase {
-                Phase::Ready => {}
-                Phase::Making | Phase::Deleting => {
-                    match volume.phase {
-                        Phase::Making => recovered.undone += 1,
-                        _ => recovered.finished += 1,
-                    }
-                    let is_file = volume.backing == Backing::Image;
-                    if is_file
-                        && self
-                            .pool
-                            .has(image(&volume.id))
-                            .map_err(failed("the pool"))?
-                    {
-                        self.detach(volume)?;
-                    }
-                    self.backend(volume.backing)?
-                        .remove(Item::Volume(volume))
-                        .map_err(failed("removing a volume"))?;
-                    self.book.commit(&[Change::NoVolume(volume.id.clone())])?;
-                    continue;
-                }
-            }
-            // Of an inline volume nobody says reliably that its pod is gone (topolvm#223): then its folder is.
-            let gone = |at: &std::path::PathBuf| at.parent().is_none_or(|folder| !folder.exists());
-            if volume.inline && volume.targets.keys().all(gone) {
-                self.dissolve(volume.clone())?;
-                recovered.orphans += 1;
-            }
+            let count = match volume.phase {
+                Phase::Ready if is_orphan(volume) => &mut recovered.orphans,
+                Phase::Ready => continue,
+                Phase::Making => &mut recovered.undone,
+                Phase::Deleting => &mut recovered.finished,
+            };
+            let ended = match volume.phase {
+                Phase::Ready => self.dissolve(volume.clone()),
+                Phase::Making | Phase::Deleting => self.end_volume(volume),
+            };
+            let ended = failures.noting(volume.id.as_str(), ended);
+            *count += usize::from(ended.is_some());
         }
-        recovered.swept = self.pool.sweep().map_err(failed("the pool"))?;
-        recovered.detached = self.detach_unused()?;
-        self.bound_again()?;
-        Ok((recovered, self.strangers()?))
+        let swept = self.pool.sweep(&mut |name, error| {
+            failures.noting::<()>(name, Err(failed("removing a file")(error)));
+        });
+        recovered.swept = swept;
+        recovered.detached = self.detach_unused(&mut failures);
+        self.bound_again();
+        let strangers = self.strangers(&mut failures);
+        recovered.failed = failures.0.len();
+        *self
+            .unrecovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = failures.0;
+        (recovered, strangers)
+    }
+
+    /// What the start could not put right, as far as it is there still.
+    pub(super) fn unrecovered(&self) -> Vec<Failure> {
+        let failures = self
+            .unrecovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        let contents = self.book.read();
+        let is_gone = |what: &str| {
+            let volume = VolumeId::parse(what).map(|id| contents.volumes.contains_key(&id));
+            let snapshot = SnapshotId::parse(what).map(|id| contents.snapshots.contains_key(&id));
+            volume.or(snapshot) == Some(false)
+        };
+        let left = failures.into_iter().filter(|of| !is_gone(&of.what));
+        left.collect()
+    }
+
+    fn end_snapshot(&self, snapshot: &Snapshot) -> Result<(), Fault> {
+        self.backend(snapshot.backing)?
+            .remove(Item::Snapshot(snapshot))
+            .map_err(failed("removing a snapshot"))?;
+        self.book.commit(&[Change::NoSnapshot(snapshot.id.clone())])
+    }
+
+    fn end_volume(&self, volume: &Volume) -> Result<(), Fault> {
+        self.detach(volume)?;
+        self.backend(volume.backing)?
+            .remove(Item::Volume(volume))
+            .map_err(failed("removing a volume"))?;
+        self.book.commit(&[Change::NoVolume(volume.id.clone())])
     }
 
     /// Lets every volume go on that is held still.
-    fn thaw(&self) -> Result<usize, Fault> {
+    fn thaw(&self) -> usize {
         let places: Vec<_> = {
             let contents = self.book.read();
             let mounted = contents
@@ -120,48 +173,51 @@ impl Volumes {
                 thawed += 1;
             }
         }
-        Ok(thawed)
+        thawed
     }
 
-    /// Devices of volumes that nothing on this node uses.
-    fn detach_unused(&self) -> Result<usize, Fault> {
+    /// Takes devices of volumes away that nothing on this node uses; how many.
+    fn detach_unused(&self, failures: &mut Failures) -> usize {
         let contents = self.book.read().clone();
-        let mut detached = 0;
-        let devices = LoopDevice::all().map_err(failed("loop devices"))?;
-        let mounted: BTreeSet<LoopDevice> = mounts::all()
-            .map_err(failed("mounts"))?
+        let mounted = mounts::all().map_err(failed("mounts"));
+        let Some(mounted) = failures.noting("mounts", mounted) else {
+            return 0;
+        };
+        let mounted: BTreeSet<LoopDevice> = mounted
             .iter()
             .filter_map(mounts::Mount::loop_device)
             .collect();
+        let mut detached = 0;
         let unused = contents
             .volumes
             .values()
             .filter(|volume| volume.backing == Backing::Image)
             .filter(|volume| volume.stages.is_empty() && volume.targets.is_empty());
         for volume in unused {
-            let file = self
-                .pool
-                .image(image(&volume.id), false)
-                .map_err(failed("a volume"))?;
-            let of = inode(&file).map_err(failed("a volume"))?;
-            for device in devices.iter().filter(|device| !mounted.contains(device)) {
-                let now = Attached::now(*device).map_err(failed("loop devices"))?;
-                if let Some(attached) = now.filter(|now| now.backing() == of) {
-                    attached.detach().map_err(failed("a loop device"))?;
-                    detached += 1;
+            let done = self.devices(volume).and_then(|devices| {
+                let unused = devices
+                    .into_iter()
+                    .filter(|of| !mounted.contains(&of.device()));
+                let mut count = 0;
+                for device in unused {
+                    device.detach().map_err(failed("a loop device"))?;
+                    count += 1;
                 }
-            }
+                Ok(count)
+            });
+            detached += failures.noting(volume.id.as_str(), done).unwrap_or(0);
         }
-        Ok(detached)
+        detached
     }
 
     /// Files of the pool that nobody remembers: they stay, for people to look at.
-    fn strangers(&self) -> Result<Vec<String>, Fault> {
+    fn strangers(&self, failures: &mut Failures) -> Vec<String> {
         let contents = self.book.read();
         let mut strangers = Vec::new();
         for backend in self.backends() {
             for kind in [Kind::Volume, Kind::Snapshot] {
-                for name in backend.names(kind).map_err(failed("the pool"))? {
+                let names = backend.names(kind).map_err(failed("the pool"));
+                for name in failures.noting("the pool", names).unwrap_or_default() {
                     let is_known = match kind {
                         Kind::Volume => contents.volumes.keys().any(|id| id.as_str() == name),
                         Kind::Snapshot => contents.snapshots.keys().any(|id| id.as_str() == name),
@@ -172,27 +228,32 @@ impl Volumes {
                 }
             }
         }
-        Ok(strangers)
+        strangers
     }
 
     /// Sets the limits of volumes again: who turns a file system's quotas off and on has them all lost, and an agent may
     /// have ended before it had changed them.
-    fn bound_again(&self) -> Result<(), Fault> {
+    fn bound_again(&self) {
         let contents = self.book.read().clone();
         let ready = contents.volumes.values();
         for volume in ready.filter(|volume| volume.phase == Phase::Ready) {
             let bound = match volume.backing {
                 Backing::Image if !volume.limits.has_rates() => Ok(()),
                 Backing::Image => self.throttle(volume, &volume.limits, volume.targets.keys()),
-                backing => {
-                    let grown = self.backend(backing)?.grow(volume, volume.bytes);
+                backing => self.backend(backing).and_then(|backend| {
+                    let grown = backend.grow(volume, volume.bytes);
                     grown.map_err(failed("the volume's limit"))
-                }
+                }),
             };
             if let Err(problem) = bound {
                 tracing::warn!(volume = %volume.id, %problem, "a volume's limits don't hold");
             }
         }
-        Ok(())
     }
+}
+
+/// Of an inline volume nobody says reliably that its pod is gone (topolvm#223): then its folder is.
+fn is_orphan(volume: &Volume) -> bool {
+    let is_gone = |at: &PathBuf| at.parent().is_none_or(|folder| !folder.exists());
+    volume.inline && volume.targets.keys().all(is_gone)
 }

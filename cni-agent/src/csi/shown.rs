@@ -1,9 +1,10 @@
 //! What the kernel has of a volume: its loop device, and whether what is at a place is this very volume, and nothing else.
 
 use super::{
-    attached::Attached,
+    attached::{Attached, inode},
     fault::Fault,
     folder::Folder,
+    kernel::LoopDevice,
     mounts,
     records::Volume,
     request::Backing,
@@ -20,12 +21,29 @@ impl Volumes {
 
     /// The loop device that the volume is behind.
     pub(super) fn device(&self, volume: &Volume) -> Result<Option<Attached>, Fault> {
-        let file = match self.pool.image(image(&volume.id), true) {
+        let file = match self.pool.image(image(&volume.id), false) {
             // Lost, or another thing in its place: pods must be able to leave all the same.
             Err(error) if is_no_file(&error) => return Ok(None),
             file => file.map_err(failed("opening the volume"))?,
         };
         Attached::of(&file).map_err(failed("loop devices"))
+    }
+
+    /// Every device that the volume is behind, also when it is lost.
+    pub(super) fn devices(&self, volume: &Volume) -> Result<Vec<Attached>, Fault> {
+        let of = match self.pool.image(image(&volume.id), false) {
+            Err(error) if is_no_file(&error) => None,
+            file => {
+                let of = file.and_then(|file| inode(&file));
+                Some(of.map_err(failed("opening the volume"))?)
+            }
+        };
+        let mut found: Vec<Attached> = self.lost_device(volume)?.into_iter().collect();
+        for device in LoopDevice::all().map_err(failed("loop devices"))? {
+            let now = Attached::now(device).map_err(failed("loop devices"))?;
+            found.extend(now.filter(|now| Some(now.backing()) == of));
+        }
+        Ok(found)
     }
 
     pub(super) fn attach(&self, volume: &Volume) -> Result<Attached, Fault> {

@@ -10,6 +10,7 @@ use super::{
     limits::Limits,
     pool::{Image, Kind, Pool},
     records::{ObjectName, Phase, Source, Volume},
+    recover::Failure,
     request::{self, Access, Backing, Capability, Fs, Parameters},
     snapshots::can_be_cut,
 };
@@ -35,6 +36,7 @@ pub(super) struct Volumes {
     pub(super) cgroups: Option<PathBuf>,
     /// Room is promised by one at a time.
     promising: Mutex<()>,
+    pub(super) unrecovered: Mutex<Vec<Failure>>,
 }
 
 /// A volume that is asked for.
@@ -106,6 +108,7 @@ impl Volumes {
             counts: VolumeCounts::default(),
             cgroups: None,
             promising: Mutex::new(()),
+            unrecovered: Mutex::default(),
         }
     }
 

@@ -16,7 +16,10 @@ use crate::csi::{
     records::Volume,
     staging::{Stats, Use},
 };
-use rustix::fs::{Mode, OFlags, fchmod, fstatvfs, fsync};
+use rustix::{
+    fs::{AtFlags, Mode, OFlags, fchmod, fstatvfs, fsync, unlinkat},
+    io::Errno,
+};
 use std::{fs, io, os::fd::AsFd};
 
 const FOLDER: &str = "subvolumes";
@@ -39,9 +42,24 @@ impl Subvolumes {
         let folder = root.made(FOLDER)?;
         // Of a start that ended early.
         folder.remove(PROBE)?;
-        if create_subvolume(&folder, PROBE).is_err() {
-            rustix::fs::unlinkat(root, FOLDER, rustix::fs::AtFlags::REMOVEDIR)?;
-            return Ok(None);
+        if let Err(error) = create_subvolume(&folder, PROBE) {
+            if let Ok(bytes) = fsid(&folder) {
+                // It is a btrfs, whose subvolumes can be used, and removed.
+                let limits = Err(format!(
+                    "no subvolume can be made in it ({error}); make room, then start the agent anew"
+                ));
+                let fsid = uuid(&bytes);
+                return Ok(Some(Self {
+                    folder,
+                    fsid,
+                    limits,
+                }));
+            }
+            return match unlinkat(root, FOLDER, AtFlags::REMOVEDIR) {
+                // Somebody has moved the pool here from one: what it had is told of each volume.
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
         }
         let limits = match holds(&folder.within(PROBE)?) {
             Ok(true) => Ok(()),
@@ -69,11 +87,19 @@ impl Subvolumes {
         Ok(names)
     }
 
-    /// Removes that; how many.
-    pub(in crate::csi) fn sweep(&self) -> io::Result<usize> {
-        let names = self.leftovers()?;
-        names.iter().try_for_each(|name| self.discard(name))?;
-        Ok(names.len())
+    /// Removes that; how many. Tells what can't be removed, and goes on.
+    pub(in crate::csi) fn sweep(&self, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
+        let mut removed = 0;
+        for name in self.leftovers().unwrap_or_else(|error| {
+            failed(FOLDER, error);
+            Vec::new()
+        }) {
+            match self.discard(&name) {
+                Ok(()) => removed += 1,
+                Err(error) => failed(&name, error),
+            }
+        }
+        removed
     }
 
     fn discard(&self, name: &str) -> io::Result<()> {

@@ -135,16 +135,21 @@ impl Directories {
         Ok(all)
     }
 
-    /// Removes that; how many.
-    pub(in crate::csi) fn sweep(&self) -> io::Result<usize> {
+    /// Removes that; how many. Tells what can't be removed, and goes on.
+    pub(in crate::csi) fn sweep(&self, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
         let mut removed = 0;
         for place in &self.places {
-            for name in left_in(&place.folder)? {
-                place.folder.remove(&name)?;
-                removed += 1;
+            for name in left_in(&place.folder).unwrap_or_else(|error| {
+                failed(FOLDER, error);
+                Vec::new()
+            }) {
+                match place.folder.remove(&name) {
+                    Ok(()) => removed += 1,
+                    Err(error) => failed(&name, error),
+                }
             }
         }
-        Ok(removed)
+        removed
     }
 
     /// First out of reach, then its blocks.
