@@ -10,6 +10,7 @@ use crate::{build, setup, workspace};
 use anyhow::{Context, Result};
 use files::Files;
 use oci::Image;
+pub(crate) use oci::hex;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeSet,

@@ -94,7 +94,8 @@ fn digest(bytes: &[u8]) -> String {
     format!("sha256:{}", hex(bytes))
 }
 
-fn hex(bytes: &[u8]) -> String {
+/// The SHA-256 of something, as it is written.
+pub(crate) fn hex(bytes: &[u8]) -> String {
     Sha256::digest(bytes)
         .iter()
         .map(|byte| format!("{byte:02x}"))

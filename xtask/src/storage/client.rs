@@ -5,7 +5,10 @@ use crate::csi_client::{answer, by_one_writer, range};
 use node_api::csi::{
     self, group_controller_client::GroupControllerClient, volume_capability, volume_content_source,
 };
-use std::{collections::BTreeSet, path::Path};
+use std::{
+    collections::{BTreeSet, HashMap},
+    path::Path,
+};
 use tonic::{Status, transport::Channel};
 
 /// What a volume is like.
@@ -14,16 +17,38 @@ pub(super) enum Form {
     Ext4,
     Xfs,
     Block,
+    /// A subvolume of the pool's btrfs.
+    Btrfs,
+    /// A folder of the pool.
+    Directory,
 }
 
 impl Form {
     /// The smallest that serves.
     pub(super) const fn bytes(self) -> u64 {
         match self {
-            Self::Ext4 => 64 << 20,
+            Self::Ext4 | Self::Btrfs | Self::Directory => 64 << 20,
             Self::Xfs => 320 << 20,
             Self::Block => 16 << 20,
         }
+    }
+
+    /// Whether it is a file of the pool, with all that such a volume can.
+    pub(super) const fn is_image(self) -> bool {
+        matches!(self, Self::Ext4 | Self::Xfs | Self::Block)
+    }
+
+    /// Of its StorageClass.
+    fn parameters(self) -> HashMap<String, String> {
+        let named: &[(&str, &str)] = match self {
+            Self::Ext4 | Self::Xfs | Self::Block => &[],
+            Self::Btrfs => &[("backend", "btrfs")],
+            Self::Directory => &[("backend", "directory"), ("allowUnenforced", "true")],
+        };
+        let named = named.iter();
+        named
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect()
     }
 
     /// A volume of a name.
@@ -40,6 +65,7 @@ impl Form {
             name: name.to_owned(),
             capacity_range: Some(range(required)),
             volume_capabilities: vec![self.into()],
+            parameters: self.parameters(),
             volume_content_source: source.map(|source| csi::VolumeContentSource {
                 r#type: Some(source),
             }),
@@ -61,6 +87,7 @@ impl From<Form> for csi::VolumeCapability {
             Form::Ext4 => mount("ext4"),
             Form::Xfs => mount("xfs"),
             Form::Block => AccessType::Block(BlockVolume {}),
+            Form::Btrfs | Form::Directory => mount(""),
         })
     }
 }

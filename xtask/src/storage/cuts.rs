@@ -1,13 +1,14 @@
-//! Power cuts while pods write and operations run. The pool's image is cloned at one moment, as a disk is that loses its
-//! power: what the kernel had not yet written to it is not in the clone. An agent on the clone has every operation that
-//! was acknowledged before, and pods find every record that was fsync'ed before.
+//! Power cuts while pods write and operations run. The image that a pool is on is cloned at one moment, as a disk is that
+//! loses its power: what the kernel had not yet written to it is not in the clone. An agent on the clone has every
+//! operation that was acknowledged before, and pods find every record that was fsync'ed before.
 //!
 //! What it can't show: a disk that loses what it had acknowledged without a flush.
 
 use super::{
+    backend::Backend,
     chance::{self, Chance},
     client::{Client, Form, Of, Refused},
-    node::{Disk, Node, clone, must},
+    node::{Disk, DiskFs, Node, clone, must},
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,8 +27,12 @@ use std::{
 const BLOCK: usize = 4096;
 /// Records are written over again and again, so that shared blocks are, too.
 const SLOTS: u64 = 512;
+/// Records that a pod writes between two operations.
+const RECORDS: u64 = 40;
 /// Clones of one life of a pool.
 const CUTS: u64 = 5;
+/// How large a pool seems: its file takes what is written.
+const POOL: u64 = 20 << 30;
 /// Between two of them, at most.
 const PAUSE: Duration = Duration::from_millis(1200);
 
@@ -129,33 +134,105 @@ impl Drop for Stopping<'_> {
     }
 }
 
-/// A pod that writes numbered records, each durable before the next one.
-fn write(journal: &Journal, pod: &str, at: &Path, stop: &AtomicBool) {
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .open(at.join("records"))
-        .unwrap();
-    let mut last = journal.now().synced.get(pod).copied().unwrap_or(0);
-    while !stop.load(Ordering::Relaxed) {
-        last += 1;
-        journal.now().begun.insert(pod.to_owned(), last);
-        file.write_all_at(&record(last), (last % SLOTS) * BLOCK as u64)
+/// A pod's file of numbered records, each durable before the next one.
+struct Writer<'a> {
+    journal: &'a Journal,
+    pod: &'a str,
+    file: File,
+    last: u64,
+}
+
+impl<'a> Writer<'a> {
+    fn new(journal: &'a Journal, pod: &'a str, at: &Path) -> Self {
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(at.join("records"))
             .unwrap();
-        file.sync_data().unwrap();
-        journal.now().synced.insert(pod.to_owned(), last);
+        let last = journal.now().synced.get(pod).copied().unwrap_or(0);
+        Self {
+            journal,
+            pod,
+            file,
+            last,
+        }
+    }
+
+    fn write(&mut self) {
+        self.last += 1;
+        let (pod, last) = (self.pod.to_owned(), self.last);
+        self.journal.now().begun.insert(pod.clone(), last);
+        let at = (last % SLOTS) * BLOCK as u64;
+        self.file.write_all_at(&record(last), at).unwrap();
+        self.file.sync_data().unwrap();
+        self.journal.now().synced.insert(pod, last);
+    }
+}
+
+/// A pod that writes until it is stopped.
+fn write(journal: &Journal, pod: &str, at: &Path, stop: &AtomicBool) {
+    let mut writer = Writer::new(journal, pod, at);
+    while !stop.load(Ordering::Relaxed) {
+        writer.write();
+    }
+}
+
+/// What a pool of a back end is on, and who has volumes there.
+#[derive(Clone, Copy)]
+struct Life {
+    /// Pods that write all the time.
+    pods: &'static [&'static str],
+    /// Whose volumes snapshots and clones are of.
+    sources: &'static [&'static str],
+    /// A source has a pod between two operations only.
+    by_turns: bool,
+}
+
+impl Life {
+    fn of(backend: Backend) -> Self {
+        let (pods, sources, by_turns): (&[_], &[_], _) = match backend {
+            Backend::Image => (&["ext4", "xfs"], &["ext4", "xfs"], false),
+            Backend::Btrfs => (&["btrfs", "other-btrfs"], &["btrfs", "other-btrfs"], false),
+            Backend::Directory => (&["directory"], &["source", "other-source"], true),
+        };
+        Self {
+            pods,
+            sources,
+            by_turns,
+        }
+    }
+
+    /// All who have a volume.
+    fn all(self) -> impl Iterator<Item = &'static str> {
+        let others = self
+            .sources
+            .iter()
+            .filter(move |of| !self.pods.contains(of));
+        self.pods.iter().chain(others).copied()
+    }
+
+    /// Of whose volume something of that round is.
+    fn source(self, round: usize) -> &'static str {
+        self.sources[round % self.sources.len()]
     }
 }
 
 /// Operations one after another, each in the journal before and after it.
-fn operate(journal: &Journal, client: &Client, pods: &[String], stop: &AtomicBool) {
+fn operate(life: Life, journal: &Journal, client: &Client, node: &Node, stop: &AtomicBool) {
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         round += 1;
         let (volume, snapshot) = (format!("v{round}"), format!("s{round}"));
-        let pod = &pods[round % pods.len()];
+        let pod = life.source(round);
         let source = journal.now().ids[pod].clone();
+        if life.by_turns {
+            let at = give(client, node, &source, pod).unwrap();
+            let mut writer = Writer::new(journal, pod, &at);
+            (0..RECORDS).for_each(|_| writer.write());
+            drop(writer);
+            take(client, node, &source, pod);
+        }
         {
             let mut told = journal.now();
             told.snapshots.entry(snapshot.clone()).or_default().made = Some(false);
@@ -196,7 +273,9 @@ fn operate(journal: &Journal, client: &Client, pods: &[String], stop: &AtomicBoo
 fn form(pod: &str) -> Form {
     match pod {
         "xfs" => Form::Xfs,
-        _ => Form::Ext4,
+        "ext4" => Form::Ext4,
+        "btrfs" | "other-btrfs" => Form::Btrfs,
+        _ => Form::Directory,
     }
 }
 
@@ -223,32 +302,34 @@ fn expected(cut: &Cut, of: fn(&Told) -> &Fates) -> (BTreeSet<String>, BTreeSet<S
 }
 
 /// Has a node run until its disk was cut several times.
-fn live(node: &mut Node, disk: &Disk, chance: &mut Chance) -> Vec<Cut> {
+fn live(life: Life, node: &mut Node, power: &Power, chance: &mut Chance) -> Vec<Cut> {
     let (journal, stop) = (Journal::default(), AtomicBool::new(false));
     node.start();
     let client = Client::lazy(&node.socket()).unwrap();
-    let pods = ["ext4", "xfs"].map(str::to_owned);
-    for pod in &pods {
+    let node = &*node;
+    for pod in life.all() {
         let id = client.create(form(pod).volume(pod, &Of::Nothing)).unwrap();
-        give(&client, node, &id, pod).unwrap();
+        if life.pods.contains(&pod) {
+            give(&client, node, &id, pod).unwrap();
+        }
         let mut told = journal.now();
-        told.ids.insert(pod.clone(), id);
-        told.volumes.entry(pod.clone()).or_default().made = Some(true);
+        told.ids.insert(pod.to_owned(), id);
+        told.volumes.entry(pod.to_owned()).or_default().made = Some(true);
     }
     thread::scope(|scope| {
         // Also when a cut fails.
         let _stopping = Stopping(&stop);
-        let (journal, stop, client, pods) = (&journal, &stop, &client, &pods);
-        for pod in pods {
+        let (journal, stop, client) = (&journal, &stop, &client);
+        for pod in life.pods {
             let at = node.place(pod);
             scope.spawn(move || write(journal, pod, &at, stop));
         }
-        scope.spawn(move || operate(journal, client, pods, stop));
+        scope.spawn(move || operate(life, journal, client, node, stop));
         let cuts = (0..CUTS).map(|number| {
             thread::sleep(chance.moment(PAUSE));
-            let image = disk.root().join(format!("cut-{number}.img"));
+            let image = power.image.with_file_name(format!("cut-{number}.img"));
             let before = journal.now().clone();
-            clone(&disk.root().join("pool/pool.img"), &image);
+            clone(&power.image, &image);
             let after = journal.now().clone();
             Cut {
                 image,
@@ -283,8 +364,9 @@ fn take(client: &Client, node: &Node, id: &str, pod: &str) {
 }
 
 /// What an agent makes of the disk as it was at a cut.
-fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
-    fs::rename(&cut.image, disk.root().join("pool/pool.img")).map_err(|e| e.to_string())?;
+fn recover(life: Life, node: &mut Node, power: &mut Power, cut: &Cut) -> Result<(), String> {
+    fs::rename(&cut.image, &power.image).map_err(|e| e.to_string())?;
+    power.on();
     node.start();
     let client = Client::lazy(&node.socket()).unwrap();
     let (volumes, snapshots) = (client.volumes().unwrap(), client.all_snapshots().unwrap());
@@ -301,7 +383,7 @@ fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
             ));
         }
     }
-    for pod in ["ext4", "xfs"] {
+    for pod in life.all() {
         let id = &cut.after.ids[pod];
         let at = give(&client, node, id, pod)?;
         let synced = cut.before.synced.get(pod).copied().unwrap_or(0);
@@ -315,8 +397,8 @@ fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
         .iter()
         .filter(|(_, id)| snapshots.contains(*id))
     {
-        let rounds: usize = name[1..].parse().unwrap();
-        let pod = ["ext4", "xfs"][rounds % 2];
+        let rounds = name[1..].parse().unwrap();
+        let pod = life.source(rounds);
         let made = client
             .create(form(pod).volume("restored", &Of::Snapshot(id.clone())))
             .map_err(|refused| refused.message().to_owned())?;
@@ -345,44 +427,97 @@ fn recover(node: &mut Node, disk: &Disk, cut: &Cut) -> Result<(), String> {
     match node.left() {
         (mounts, devices, files) if mounts.is_empty() && devices.is_empty() && files.is_empty() => {
             node.power_off();
+            power.off();
             Ok(())
         }
         left => Err(format!("left: {left:?}")),
     }
 }
 
-/// Five cuts; `FAIRLEAD_CUTS` has more of them.
-#[test]
-#[ignore = "needs root, loop devices and the built binaries"]
-fn a_power_cut_loses_nothing_that_was_acknowledged_and_leaves_nothing() {
-    let wanted = chance::number("FAIRLEAD_CUTS", CUTS);
-    let mut chance = Chance::new("power cuts");
-    let disk = Disk::new(40 << 30);
-    let pool = disk.root().join("pool");
-    let (mut done, mut records) = (0, 0);
-    while done < wanted {
+/// The disk that loses its power: an image on another one, whose files can be cloned.
+struct Power {
+    image: PathBuf,
+    /// Where it is mounted here; else the agent does that.
+    disk: Option<Disk>,
+    pool: PathBuf,
+}
+
+impl Power {
+    /// A new one, which is on, in a folder.
+    fn new(folder: &Path, fs: DiskFs) -> Self {
+        if fs == DiskFs::Btrfs {
+            let disk = Disk::within(folder, POOL, fs);
+            return Self {
+                image: disk.image().to_owned(),
+                pool: disk.root().join("pool"),
+                disk: Some(disk),
+            };
+        }
+        let pool = folder.join("pool");
         fs::create_dir(&pool).unwrap();
         let image = pool.join("pool.img");
-        File::create(&image).unwrap().set_len(20 << 30).unwrap();
+        File::create(&image).unwrap().set_len(POOL).unwrap();
         let words = ["-q", "-s", "size=4096", "-m", "reflink=1"];
         must(
             "mkfs.xfs",
             &[&words[..], &[&image.to_string_lossy()]].concat(),
         );
-        let mut node = Node::with_pool(pool.clone());
-        let cuts = live(&mut node, &disk, &mut chance);
-        node.power_off();
-        for cut in cuts {
-            done += 1;
-            records += cut.before.synced.values().sum::<u64>();
-            if let Err(problem) = recover(&mut node, &disk, &cut) {
-                panic!("cut {done}: {problem}\n{}", node.log());
-            }
+        Self {
+            image,
+            pool,
+            disk: None,
         }
-        println!("{done} power cuts, {records} records fsync'ed before them");
-        assert!(records > 0, "nobody wrote");
-        drop(node);
-        fs::remove_dir_all(&pool).unwrap();
+    }
+
+    fn on(&mut self) {
+        self.disk.iter_mut().for_each(Disk::attach);
+    }
+
+    fn off(&mut self) {
+        self.disk.iter_mut().for_each(Disk::detach);
+    }
+}
+
+/// Five cuts of each back end; `FAIRLEAD_CUTS` has more of them in all, and `FAIRLEAD_BACKEND` one back end alone.
+#[test]
+#[ignore = "needs root, loop devices and the built binaries"]
+fn a_power_cut_loses_nothing_that_was_acknowledged_and_leaves_nothing() {
+    let backends = Backend::wanted();
+    let wanted = chance::number("FAIRLEAD_CUTS", 1).div_ceil(backends.len() as u64);
+    for backend in backends {
+        let mut chance = Chance::new("power cuts");
+        let disk = Disk::new(40 << 30, DiskFs::Xfs);
+        let (life, name) = (Life::of(backend), backend.name());
+        let (mut done, mut records) = (0, 0);
+        let disks = match backend {
+            Backend::Image => &[DiskFs::Xfs][..],
+            Backend::Btrfs => &[DiskFs::Btrfs],
+            Backend::Directory => &[DiskFs::Xfs, DiskFs::Btrfs],
+        };
+        for fs in disks.iter().cycle() {
+            if done >= wanted {
+                break;
+            }
+            let folder = disk.root().join("life");
+            fs::create_dir(&folder).unwrap();
+            let mut power = Power::new(&folder, *fs);
+            let mut node = Node::with_pool(power.pool.clone());
+            let cuts = live(life, &mut node, &power, &mut chance);
+            node.power_off();
+            power.off();
+            for cut in cuts {
+                done += 1;
+                records += cut.before.synced.values().sum::<u64>();
+                if let Err(problem) = recover(life, &mut node, &mut power, &cut) {
+                    panic!("{name} on {fs:?}, cut {done}: {problem}\n{}", node.log());
+                }
+            }
+            println!("{name} on {fs:?}: {done} power cuts, {records} records fsync'ed before them");
+            assert!(records > 0, "nobody wrote");
+            drop(node);
+            drop(power);
+            fs::remove_dir_all(&folder).unwrap();
+        }
     }
 }
 

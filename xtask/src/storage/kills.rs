@@ -2,9 +2,10 @@
 //! acknowledged before is there, no byte that was fsync'ed is lost, no file system is held still, and nothing is left.
 
 use super::{
+    backend::Backend,
     chance::{self, Chance},
     client::{Client, Form, Of, Refused},
-    node::Node,
+    node::{Disk, DiskFs, Node},
     sweep::thaw,
 };
 use std::{
@@ -22,6 +23,8 @@ use std::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long an operation takes that was never seen to its end.
 const GUESS: Duration = Duration::from_millis(40);
+/// A disk for a pool.
+const DISK: u64 = 8 << 30;
 /// What a pod writes.
 const CONTENT: usize = 1 << 20;
 
@@ -43,12 +46,23 @@ struct Trial {
     snapshots: BTreeSet<String>,
     /// What pods wrote and had fsync'ed, by where they have it.
     written: BTreeMap<PathBuf, Vec<u8>>,
+    /// The pool's, if it has one of its own. Goes last.
+    _disk: Option<Disk>,
 }
 
 impl Trial {
-    fn new() -> Self {
-        let node = Node::new();
+    fn new(backend: Backend) -> Self {
+        let (node, disk) = match backend {
+            Backend::Image | Backend::Directory => (Node::new(), None),
+            Backend::Btrfs => {
+                let disk = Disk::new(DISK, DiskFs::Btrfs);
+                let mut node = Node::with_pool(disk.root().join("pool"));
+                node.start();
+                (node, Some(disk))
+            }
+        };
         Self {
+            _disk: disk,
             client: Client::lazy(&node.socket()).unwrap(),
             node,
             chance: Chance::new("kills"),
@@ -187,6 +201,23 @@ impl Trial {
         assert_eq!(self.volumes(), self.volumes);
     }
 
+    /// A snapshot of a volume that a pod has; of a folder, while no pod has it.
+    fn cut(&mut self, id: &str, pod: &str, form: Form) -> String {
+        let at = self.node.place(pod);
+        let content = self.written[&at].clone();
+        let is_copied = form == Form::Directory;
+        if is_copied {
+            self.unpublish(id, pod);
+        }
+        let snapshot = self.killed("snapshot", |client| client.snapshot("s", id));
+        self.snapshots.insert(snapshot.clone());
+        if is_copied {
+            self.publish(id, pod, form);
+            self.written.insert(at, content);
+        }
+        snapshot
+    }
+
     /// The life of volumes, with a kill in each of its operations.
     fn life(&mut self, form: Form) {
         let a = self.create("create", "a", form, &Of::Nothing);
@@ -199,31 +230,38 @@ impl Trial {
             self.killed("grow", |client| client.grow(&a, &at, bytes));
         }
         let before = self.written[&at].clone();
-        let snapshot = self.killed("snapshot", |client| client.snapshot("s", &a));
-        self.snapshots.insert(snapshot.clone());
+        let snapshot = self.cut(&a, "pod-a", form);
         self.write(&at);
         let after = self.written[&at].clone();
+        if form == Form::Directory {
+            self.unpublish(&a, "pod-a");
+        }
         let clone = self.create("clone", "c", form, &Of::Volume(a.clone()));
+        if form == Form::Directory {
+            self.publish(&a, "pod-a", form);
+        }
         let restored = self.create("restore", "r", form, &Of::Snapshot(snapshot.clone()));
         self.write(&at);
         let b = self.create("create", "b", form, &Of::Nothing);
+        let mut members = vec![a.clone()];
         // A raw volume that pods write to can't be in a group with others.
-        let members = match form {
-            Form::Block => vec![a.clone()],
-            Form::Ext4 | Form::Xfs => {
-                let at = self.publish(&b, "pod-b", form);
-                self.write(&at);
-                vec![a.clone(), b.clone()]
-            }
-        };
-        let (group, cuts) = self.killed("group", |client| client.snapshots("g", &members));
-        self.snapshots.extend(cuts.iter().cloned());
+        if form != Form::Block {
+            let at = self.publish(&b, "pod-b", form);
+            self.write(&at);
+            members.push(b.clone());
+        }
+        let group = form.is_image().then(|| {
+            let (group, cuts) = self.killed("group", |client| client.snapshots("g", &members));
+            self.snapshots.extend(cuts.iter().cloned());
+            (group, cuts)
+        });
         for (id, pod, content) in [(&clone, "pod-c", after), (&restored, "pod-r", before)] {
             let at = self.publish(id, pod, form);
             assert!(read(&at) == content, "{form:?}: {pod} has something else");
             self.written.insert(at, content);
         }
-        if form != Form::Block {
+        // Inline volumes are files with a file system.
+        if matches!(form, Form::Ext4 | Form::Xfs) {
             let at = self.node.place("inline/mount");
             fs::create_dir_all(at.parent().unwrap()).unwrap();
             self.killed("inline", |client| client.publish_inline("csi-1", &at, form));
@@ -237,8 +275,10 @@ impl Trial {
             client.delete_snapshot(&snapshot)
         });
         self.delete(&clone);
-        self.snapshots.retain(|id| !cuts.contains(id));
-        self.killed("delete group", |client| client.delete_group(&group, &cuts));
+        if let Some((group, cuts)) = group {
+            self.snapshots.retain(|id| !cuts.contains(id));
+            self.killed("delete group", |client| client.delete_group(&group, &cuts));
+        }
         self.unpublish(&restored, "pod-r");
         self.delete(&restored);
         if form != Form::Block {
@@ -295,26 +335,33 @@ fn goes_on(at: &Path) {
     }
 }
 
-/// One life of a volume is 40 to 50 kills; `FAIRLEAD_KILLS` has more of them.
+/// Each back end has its part of so many kills; one life of a volume is 40 to 50 of them. `FAIRLEAD_KILLS` has more, and
+/// `FAIRLEAD_BACKEND` one back end alone.
 #[test]
 #[ignore = "needs root, loop devices and the built binaries"]
 fn every_operation_survives_a_kill_at_any_moment_and_nothing_is_left() {
-    let wanted = chance::number("FAIRLEAD_KILLS", 1);
-    let mut trial = Trial::new();
-    assert_eq!(trial.node.left(), Default::default(), "before");
-    for form in [Form::Ext4, Form::Xfs, Form::Block].into_iter().cycle() {
-        trial.life(form);
-        println!("{} kills", trial.total());
-        if trial.total() >= wanted {
-            break;
+    let backends = Backend::wanted();
+    let wanted = chance::number("FAIRLEAD_KILLS", 1).div_ceil(backends.len() as u64);
+    for backend in backends {
+        let mut trial = Trial::new(backend);
+        assert_eq!(trial.node.left(), Default::default(), "before");
+        for form in backend.forms().iter().cycle() {
+            trial.life(*form);
+            println!("{}: {} kills", backend.name(), trial.total());
+            if trial.total() >= wanted {
+                break;
+            }
         }
+        for (what, kills) in &trial.kills {
+            println!(
+                "{}: {what}: {} before the answer, {} after it; it takes {:?} at most",
+                backend.name(),
+                kills.during,
+                kills.after,
+                trial.durations[what]
+            );
+        }
+        let during: u64 = trial.kills.values().map(|kills| kills.during).sum();
+        assert!(during > 0, "no kill came before an answer");
     }
-    for (what, kills) in &trial.kills {
-        println!(
-            "{what}: {} before the answer, {} after it; it takes {:?} at most",
-            kills.during, kills.after, trial.durations[what]
-        );
-    }
-    let during: u64 = trial.kills.values().map(|kills| kills.during).sum();
-    assert!(during > 0, "no kill came before an answer");
 }

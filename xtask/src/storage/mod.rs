@@ -2,6 +2,7 @@
 //! grpc-go, as the kubelet is), under callers who mean no good, killed in every operation, and without power. The ring
 //! `storage` has a short form of each trial; this verb has the long ones.
 
+mod backend;
 #[cfg(test)]
 mod chance;
 #[cfg(test)]
@@ -30,6 +31,7 @@ use crate::{
     workspace,
 };
 use anyhow::Result;
+use backend::Backend;
 
 /// Try the CSI driver on loop devices of this machine for as long as you like: kills, power cuts. As root.
 #[derive(clap::Args)]
@@ -48,36 +50,53 @@ enum Trial {
         /// How many kills at least.
         #[arg(long, default_value_t = 200)]
         rounds: u64,
+        /// Volumes of this back end alone [default: each in its turn].
+        #[arg(long, value_enum)]
+        backend: Option<Backend>,
     },
     /// Cut the disk's power while pods write and operations run, and recover.
     PowerCuts {
         /// How many cuts at least.
         #[arg(long, default_value_t = 50)]
         rounds: u64,
+        /// Volumes of this back end alone [default: each in its turn].
+        #[arg(long, value_enum)]
+        backend: Option<Backend>,
     },
     /// Run csi-sanity in each configuration while the driver is killed in a fifth of its calls.
     Sanity {
         /// How many configurations.
-        #[arg(long, default_value_t = 3)]
+        #[arg(long, default_value_t = 5)]
         rounds: u64,
+        /// Those of this back end alone.
+        #[arg(long, value_enum)]
+        backend: Option<Backend>,
     },
 }
 
 impl Trial {
+    const fn backend(&self) -> Option<Backend> {
+        match self {
+            Self::Kills { backend, .. }
+            | Self::PowerCuts { backend, .. }
+            | Self::Sanity { backend, .. } => *backend,
+        }
+    }
+
     /// Its test, and the variable and number that make it long.
     const fn test(&self) -> (&'static str, &'static str, u64) {
         match self {
-            Self::Kills { rounds } => (
+            Self::Kills { rounds, .. } => (
                 "storage::kills::every_operation_survives_a_kill_at_any_moment_and_nothing_is_left",
                 "FAIRLEAD_KILLS",
                 *rounds,
             ),
-            Self::PowerCuts { rounds } => (
+            Self::PowerCuts { rounds, .. } => (
                 "storage::cuts::a_power_cut_loses_nothing_that_was_acknowledged_and_leaves_nothing",
                 "FAIRLEAD_CUTS",
                 *rounds,
             ),
-            Self::Sanity { rounds } => (
+            Self::Sanity { rounds, .. } => (
                 "storage::sanity::every_spec_passes_while_the_driver_is_killed_in_a_fifth_of_the_calls",
                 "FAIRLEAD_CONFIGURATIONS",
                 *rounds,
@@ -99,6 +118,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .args(["test", "--locked", "--bin", "xtask", "--"])
         .args(["--ignored", "--nocapture", "--exact", test])
         .env(variable, rounds.to_string());
+    if let Some(backend) = args.trial.backend() {
+        command.env(backend::VARIABLE, backend.name());
+    }
     if let Some(seed) = args.seed {
         command.env("FAIRLEAD_SEED", seed.to_string());
     }

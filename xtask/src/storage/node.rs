@@ -10,6 +10,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+/// Where a pool has volumes and snapshots, and what is on its way.
+const FOLDERS: [&str; 7] = [
+    "volumes",
+    "snapshots",
+    "trash",
+    "mounts",
+    "subvolumes",
+    "directories",
+    "directories/.trash",
+];
+
 /// An agent with its volumes alone, in a folder of its own. Its end leaves nothing of it.
 pub(super) struct Node {
     folder: tempfile::TempDir,
@@ -109,15 +120,16 @@ impl Node {
         ours.map(|(device, _)| device).collect()
     }
 
-    /// Files of volumes and snapshots.
+    /// Files and folders of volumes and snapshots.
     pub(super) fn files(&self) -> Vec<String> {
         let mut files = Vec::new();
         let roots = [self.pool.clone(), self.pool.join("pool")];
         for root in roots {
-            for folder in ["volumes", "snapshots", "trash", "mounts"] {
+            for folder in FOLDERS {
                 let entries = fs::read_dir(root.join(folder)).into_iter().flatten();
-                files
-                    .extend(entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()));
+                let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+                // Empty between two operations.
+                files.extend(names.filter(|name| name != ".trash"));
             }
         }
         files
@@ -171,41 +183,88 @@ impl Drop for Node {
     }
 }
 
-/// A disk of its own, with a file system whose files can share blocks. Its end leaves nothing of it.
+/// What is on a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DiskFs {
+    /// Its files can share blocks.
+    Xfs,
+    /// With its quotas on.
+    Btrfs,
+}
+
+/// A disk of its own: a file behind a loop device, mounted. Its end leaves nothing of it.
 pub(super) struct Disk {
-    folder: tempfile::TempDir,
+    image: PathBuf,
+    root: PathBuf,
     device: String,
+    /// Goes last.
+    _folder: Option<tempfile::TempDir>,
 }
 
 impl Disk {
-    pub(super) fn new(bytes: u64) -> Self {
-        let folder = folder().unwrap();
-        let image = folder.path().join("disk.img");
+    /// A file system whose files can share blocks, in a folder of its own.
+    pub(super) fn new(bytes: u64, fs: DiskFs) -> Self {
+        let own = folder().unwrap();
+        Self::made(own.path().to_owned(), Some(own), bytes, fs)
+    }
+
+    /// The same in a folder that is there: the file `disk.img`, mounted at `root`.
+    pub(super) fn within(folder: &Path, bytes: u64, fs: DiskFs) -> Self {
+        Self::made(folder.to_owned(), None, bytes, fs)
+    }
+
+    fn made(folder: PathBuf, own: Option<tempfile::TempDir>, bytes: u64, fs: DiskFs) -> Self {
+        let image = folder.join("disk.img");
         fs::File::create(&image).unwrap().set_len(bytes).unwrap();
-        must(
-            "mkfs.xfs",
-            &["-q", "-m", "reflink=1", &image.to_string_lossy()],
-        );
-        let device = must("losetup", &["-f", "--show", &image.to_string_lossy()]);
-        let disk = Self {
-            folder,
-            device: device.trim_end().to_owned(),
+        let path = image.to_string_lossy();
+        match fs {
+            DiskFs::Xfs => must("mkfs.xfs", &["-q", "-m", "reflink=1", &path]),
+            DiskFs::Btrfs => must("mkfs.btrfs", &["-q", &path]),
         };
-        fs::create_dir(disk.root()).unwrap();
-        must("mount", &[&disk.device, &disk.root().to_string_lossy()]);
+        let root = folder.join("root");
+        fs::create_dir(&root).unwrap();
+        let mut disk = Self {
+            image,
+            root,
+            device: String::new(),
+            _folder: own,
+        };
+        disk.attach();
+        if fs == DiskFs::Btrfs {
+            must("btrfs", &["quota", "enable", &disk.root.to_string_lossy()]);
+        }
         disk
     }
 
     /// Where it is mounted.
-    pub(super) fn root(&self) -> PathBuf {
-        self.folder.path().join("root")
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Its file.
+    pub(super) fn image(&self) -> &Path {
+        &self.image
+    }
+
+    /// Mounts what its file has now.
+    pub(super) fn attach(&mut self) {
+        let device = must("losetup", &["-f", "--show", &self.image.to_string_lossy()]);
+        self.device = device.trim_end().to_owned();
+        must("mount", &[&self.device, &self.root.to_string_lossy()]);
+    }
+
+    /// Has its file to itself.
+    pub(super) fn detach(&mut self) {
+        run("umount", &[&self.root.to_string_lossy()]);
+        detach(&std::mem::take(&mut self.device));
     }
 }
 
 impl Drop for Disk {
     fn drop(&mut self) {
-        run("umount", &[&self.root().to_string_lossy()]);
-        detach(&self.device);
+        if !self.device.is_empty() {
+            self.detach();
+        }
     }
 }
 

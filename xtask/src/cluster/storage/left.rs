@@ -8,7 +8,7 @@ use super::{
     },
     LIMIT, SPACE,
 };
-use crate::{lab::run, workspace};
+use crate::{image::hex, lab::run, workspace};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use std::{
@@ -77,6 +77,13 @@ fn mounts(cluster: &Cluster, node: &str) -> Result<Vec<String>> {
     let ours =
         |place: &&str| place.contains("kubernetes.io~csi") || place.contains("kubernetes.io/csi/");
     Ok(places.filter(ours).map(ToOwned::to_owned).collect())
+}
+
+/// Whether a volume is mounted for pods of a node. The kubelet names its folder after the handle.
+pub(super) fn is_staged(cluster: &Cluster, node: &str, handle: &str) -> Result<bool> {
+    let folder = hex(handle.as_bytes());
+    let mounts = mounts(cluster, node)?;
+    Ok(mounts.iter().any(|at| at.contains(&folder)))
 }
 
 /// Loop devices of pools and of what is in them.
