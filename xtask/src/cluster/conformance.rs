@@ -35,11 +35,7 @@ pub(super) struct Args {
 /// # Errors
 /// When one failed, or none ran.
 pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
-    let plan = cluster.plan()?;
-    let archive = images::keep(cluster, &images::of_conformance()?)?;
-    for member in plan.nodes() {
-        node::import(cluster, member, &archive)?;
-    }
+    node::give(cluster, &images::of_conformance()?)?;
     serve_kinds(cluster)?;
     let mut tests = cluster.inside(Member::ControlPlane, setup::conformance()?);
     tests

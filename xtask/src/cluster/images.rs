@@ -19,7 +19,9 @@ use std::{
 };
 
 /// Programs of the machine that the end-to-end tests run in agnhost.
-const TOOLS: [&str; 8] = ["bash", "curl", "nc", "ip", "ss", "ping", "dig", "wget"];
+const TOOLS: [&str; 9] = [
+    "bash", "curl", "nc", "ip", "ss", "ping", "dig", "wget", "dd",
+];
 /// Serves as a sandbox's first process: it waits, buries orphans and ends when asked.
 const WAIT: &str = "trap 'exit 0' TERM INT; while :; do sleep 3600 & wait $!; done";
 
@@ -85,6 +87,18 @@ pub(super) fn of_sidecars() -> Result<Vec<PathBuf>> {
     };
     SIDECARS.into_iter().map(pack).collect()
 }
+
+/// What the tests of CSI drivers run as nginx: a shell, and nothing else of it.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn of_storage_tests() -> Result<PathBuf> {
+    let busybox = workspace::find("busybox").context("there is no busybox")?;
+    let config = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin"] });
+    cached(NGINX, &config, &[&busybox], || base(&busybox))
+}
+
+const NGINX: &str = "registry.k8s.io/e2e-test-images/nginx:1.15-4";
 
 /// As deploy/storage and the pins of xtask have them.
 const SIDECARS: [(&str, &str); 5] = [

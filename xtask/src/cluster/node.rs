@@ -3,7 +3,7 @@
 
 use super::{
     control_plane::ended,
-    objects, pki,
+    images, objects, pki,
     place::{Cluster, kubernetes, search_path, until},
     plan::{Cni, Member, Plan},
 };
@@ -147,6 +147,18 @@ pub(super) fn import(cluster: &Cluster, node: Member, archive: &Path) -> Result<
     ctr.args(["--namespace", "k8s.io", "images", "import"])
         .arg(archive);
     crate::workspace::output(&mut ctr).map(|_| ())
+}
+
+/// Gives every node an image, also those that join.
+///
+/// # Errors
+/// When it can't be kept, or `ctr` refuses it.
+pub(super) fn give(cluster: &Cluster, archive: &Path) -> Result<()> {
+    // The cluster's folder is the same on every node, which other places need not be.
+    let archive = images::keep(cluster, archive)?;
+    let plan = cluster.plan()?;
+    plan.nodes()
+        .try_for_each(|node| import(cluster, node, &archive))
 }
 
 /// Waits until every node has registered and has its podCIDRs; answers the nodes with them.

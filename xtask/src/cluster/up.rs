@@ -196,10 +196,7 @@ pub(super) fn fairlead(
     archive: &Path,
     manifest: &Path,
 ) -> Result<()> {
-    let archive = images::keep(cluster, archive)?;
-    for node in plan.nodes() {
-        node::import(cluster, node, &archive)?;
-    }
+    node::give(cluster, archive)?;
     cluster.ask(&["apply", "-f", &manifest.to_string_lossy()])?;
     // An agent can't reach the API server by a Service that it is yet to serve.
     let server = format!(

@@ -478,7 +478,7 @@ impl Power {
     }
 }
 
-/// Five cuts of each back end; `FAIRLEAD_CUTS` has more of them in all, and `FAIRLEAD_BACKEND` one back end alone.
+/// Five cuts of each back end on each disk that it has; `FAIRLEAD_CUTS` has more of them in all, and `FAIRLEAD_BACKEND` one back end alone.
 #[test]
 #[ignore = "needs root, loop devices and the built binaries"]
 fn a_power_cut_loses_nothing_that_was_acknowledged_and_leaves_nothing() {
@@ -494,8 +494,8 @@ fn a_power_cut_loses_nothing_that_was_acknowledged_and_leaves_nothing() {
             Backend::Btrfs => &[DiskFs::Btrfs],
             Backend::Directory => &[DiskFs::Xfs, DiskFs::Btrfs],
         };
-        for fs in disks.iter().cycle() {
-            if done >= wanted {
+        for (lives, fs) in disks.iter().cycle().enumerate() {
+            if done >= wanted && lives >= disks.len() {
                 break;
             }
             let folder = disk.root().join("life");

@@ -13,7 +13,7 @@ use crate::csi::{
     staging::{Stats, Use},
 };
 use rustix::{
-    fs::{Mode, OFlags, fchmod, fstatvfs, fsync},
+    fs::{Mode, OFlags, fchmod, fstatvfs, fsync, syncfs},
     thread::{CapabilitySet, capabilities, set_capabilities},
 };
 use std::{fs::File, io, ops::RangeInclusive};
@@ -181,10 +181,14 @@ impl Directories {
             let within = place.made(&fresh)?;
             fchmod(&within, OPEN)?;
             prepare(&within)?;
-            if let Some(from) = from {
-                copy::tree(&self.within(from)?, &within)?;
+            match from {
+                // The files of a copy are on the disk before it has its name.
+                Some(from) => {
+                    copy::tree(&self.within(from)?, &within)?;
+                    syncfs(&within)?;
+                }
+                None => fsync(&within)?,
             }
-            fsync(&within)?;
             place.rename(&fresh, name)
         };
         if let Err(error) = made() {

@@ -5,6 +5,7 @@ mod report;
 mod storage;
 
 use super::{
+    images, node,
     place::{Cluster, kubernetes},
     plan::{Cni, Member},
 };
@@ -155,6 +156,7 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
         // Untold, most checks of Services skip themselves.
         .arg(format!("--num-nodes={nodes}"));
     if args.storage {
+        node::give(cluster, &images::of_storage_tests()?)?;
         let driver = storage::driver(cluster)?;
         ginkgo.arg(format!("-storage.testdriver={}", driver.display()));
     }

@@ -46,10 +46,7 @@ impl Helpers {
 pub(super) fn run(cluster: &Cluster, helpers: Helpers) -> Result<()> {
     setup::ensure_extra(Extra::Sidecars)?;
     for archive in images::of_sidecars()? {
-        let archive = images::keep(cluster, &archive)?;
-        for member in cluster.plan()?.nodes() {
-            node::import(cluster, member, &archive)?;
-        }
+        node::give(cluster, &archive)?;
     }
     let kinds = sources()?.join("config/crd");
     let kinds = kinds.to_string_lossy();
