@@ -35,7 +35,7 @@ pub(super) struct Args {
 /// # Errors
 /// When one failed, or none ran.
 pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
-    node::give(cluster, &images::of_conformance()?)?;
+    node::give(cluster, &cluster.plan()?, &images::of_conformance()?)?;
     serve_kinds(cluster)?;
     let mut tests = cluster.inside(Member::ControlPlane, setup::conformance()?);
     tests

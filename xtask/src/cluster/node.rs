@@ -153,10 +153,9 @@ pub(super) fn import(cluster: &Cluster, node: Member, archive: &Path) -> Result<
 ///
 /// # Errors
 /// When it can't be kept, or `ctr` refuses it.
-pub(super) fn give(cluster: &Cluster, archive: &Path) -> Result<()> {
+pub(super) fn give(cluster: &Cluster, plan: &Plan, archive: &Path) -> Result<()> {
     // The cluster's folder is the same on every node, which other places need not be.
     let archive = images::keep(cluster, archive)?;
-    let plan = cluster.plan()?;
     plan.nodes()
         .try_for_each(|node| import(cluster, node, &archive))
 }

@@ -196,7 +196,7 @@ pub(super) fn fairlead(
     archive: &Path,
     manifest: &Path,
 ) -> Result<()> {
-    node::give(cluster, archive)?;
+    node::give(cluster, plan, archive)?;
     cluster.ask(&["apply", "-f", &manifest.to_string_lossy()])?;
     // An agent can't reach the API server by a Service that it is yet to serve.
     let server = format!(

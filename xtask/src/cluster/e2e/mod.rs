@@ -156,7 +156,7 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
         // Untold, most checks of Services skip themselves.
         .arg(format!("--num-nodes={nodes}"));
     if args.storage {
-        node::give(cluster, &images::of_storage_tests()?)?;
+        node::give(cluster, &cluster.plan()?, &images::of_storage_tests()?)?;
         let driver = storage::driver(cluster)?;
         ginkgo.arg(format!("-storage.testdriver={}", driver.display()));
     }

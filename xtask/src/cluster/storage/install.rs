@@ -45,8 +45,9 @@ impl Helpers {
 /// When something can't be built, is refused, or doesn't start in time.
 pub(super) fn run(cluster: &Cluster, helpers: Helpers) -> Result<()> {
     setup::ensure_extra(Extra::Sidecars)?;
+    let plan = cluster.plan()?;
     for archive in images::of_sidecars()? {
-        node::give(cluster, &archive)?;
+        node::give(cluster, &plan, &archive)?;
     }
     let kinds = sources()?.join("config/crd");
     let kinds = kinds.to_string_lossy();
