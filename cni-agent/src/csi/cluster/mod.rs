@@ -198,7 +198,7 @@ async fn keep(site: Arc<Site>) {
     let mut classes = None;
     loop {
         if let Some(mut seen) = watched.seen() {
-            site.written(|name| watched.volumes.has(name));
+            site.written(&seen.volumes);
             seen.unwritten = site.unwritten().clone();
             if classes.as_ref() != Some(&seen.classes) {
                 classes = Some(seen.classes.clone());

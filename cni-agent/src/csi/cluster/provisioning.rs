@@ -170,6 +170,15 @@ impl Site {
         if selected(claim) != Some(&self.own().node) {
             return Ok(());
         }
+        self.hand_to(claim, there).await
+    }
+
+    /// Writes the node that has its source into a claim.
+    pub(super) async fn hand_to(
+        &self,
+        claim: &PersistentVolumeClaim,
+        there: &str,
+    ) -> Result<(), Failure> {
         self.select(claim, Some(there)).await?;
         let note = format!("its source is on node {there}: the volume is made there");
         self.tell(

@@ -26,25 +26,24 @@ impl Site {
             }
             Err(failure) => return Err(failure),
         };
-        let node = match found {
-            None => {
-                self.has_room(claim, class).await?;
-                own
-            }
-            Some(found) => match found.node.clone() {
-                Some(there) if there == own => own,
-                Some(there) => match self.may_be_on(class, &there).await? {
-                    Ok(()) => there,
-                    // This one tells why.
-                    Err(_) => own,
-                },
-                None if self.has(&found).await? => own,
+        match found {
+            None => self.has_room(claim, class).await?,
+            Some(found) => match &found.node {
+                Some(there) if *there == own => {}
+                Some(there) => {
+                    if self.may_be_on(class, there).await?.is_ok() {
+                        return self.hand_to(claim, there).await;
+                    }
+                    // This one tells why not.
+                }
                 None => {
-                    return Err(Failure::waiting("its source is on another node"));
+                    if !self.has(&found).await? {
+                        return Err(Failure::waiting("its source is on another node"));
+                    }
                 }
             },
-        };
-        Ok(self.select(claim, Some(&node)).await?)
+        }
+        Ok(self.select(claim, Some(&own)).await?)
     }
 
     /// Looks whether this node has room for a claim.

@@ -1,9 +1,11 @@
-//! Volumes whose PersistentVolume could not be written, so that none is left over: where that was refused, the volume goes at
-//! once; where nobody knows whether it was written, it is remembered until its claim is answered or gone.
+//! Volumes whose PersistentVolume could not be written, so that none is left over: each is remembered. While its claim is this
+//! node's, it is found again by its name; when that is gone, or has another volume, it is deleted. Not before: it may be
+//! older than this try, and have data.
 
 use super::{
     Site,
     failure::Failure,
+    plan::Objects,
     provisioning::{FAILED, SUCCEEDED},
     words::{csi, handle, text},
 };
@@ -24,7 +26,7 @@ use tonic::Request;
 /// By name: what was made, and perhaps not written.
 pub(super) type Unwritten = BTreeMap<String, Arc<PersistentVolume>>;
 
-/// Whether the API server has refused to write something: then it is not there.
+/// Whether the API server has refused to write something: it will again.
 fn is_refusal(error: &kube::Error) -> bool {
     // Late, overtaken, and too many are no answer about what was sent.
     let unsure = [408, 409, 429];
@@ -65,24 +67,18 @@ impl Site {
                     self.unwritten().remove(&name);
                     return Ok(());
                 }
-                self.remove_unwritten(&volume).await?;
                 Err(Failure::hopeless(
                     FAILED,
                     format!(
-                        "the PersistentVolume {name} is there with another volume, {:?}; the one that was made for the claim was deleted again",
+                        "the PersistentVolume {name} is there with another volume, {:?}; delete it, if that is nobody's",
                         handle(&there)
                     ),
                 ))
             }
-            Err(error) if is_refusal(&error) => {
-                self.remove_unwritten(&volume).await?;
-                Err(Failure::hopeless(
-                    FAILED,
-                    format!(
-                        "the PersistentVolume is refused: {error}; its volume was deleted again"
-                    ),
-                ))
-            }
+            Err(error) if is_refusal(&error) => Err(Failure::hopeless(
+                FAILED,
+                format!("the PersistentVolume is refused: {error}"),
+            )),
             Err(error) => Err(Failure::told(
                 FAILED,
                 format!("the PersistentVolume: {error}"),
@@ -92,19 +88,7 @@ impl Site {
 
     /// Deletes a volume that nobody will ask for any more, if it was not written after all.
     pub(super) async fn discard(&self, volume: &PersistentVolume) -> Result<(), Failure> {
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
-        let name = text(volume.metadata.name.as_ref());
-        let there = within(volumes.get_opt(name)).await?;
-        if there.is_some_and(|there| is_same(&there, volume)) {
-            self.unwritten().remove(name);
-            return Ok(());
-        }
-        self.remove_unwritten(volume).await
-    }
-
-    /// Deletes a volume that was made and has no PersistentVolume.
-    async fn remove_unwritten(&self, volume: &PersistentVolume) -> Result<(), Failure> {
-        // Somebody may have written one by hand, with a name of their own.
+        // Also one that somebody has written by hand, with a name of their own.
         let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
         let listed = within(volumes.list(&ListParams::default())).await?;
         if !listed.items.iter().any(|one| is_same(one, volume)) {
@@ -121,8 +105,13 @@ impl Site {
     }
 
     /// Forgets those that are written: from then on what becomes of them is said there.
-    pub(super) fn written(&self, is_there: impl Fn(&str) -> bool) {
-        self.unwritten().retain(|name, _| !is_there(name));
+    pub(super) fn written(&self, seen: &Objects<PersistentVolume>) {
+        let is_there = |name: &String, volume: &PersistentVolume| {
+            let there = seen.get(&(String::new(), name.clone()));
+            there.is_some_and(|there| is_same(there, volume))
+        };
+        self.unwritten()
+            .retain(|name, volume| !is_there(name, volume));
     }
 }
 

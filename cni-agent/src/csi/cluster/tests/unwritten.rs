@@ -1,6 +1,6 @@
 //! A PersistentVolume can't be written: no volume is left over.
 
-use super::{Fake, Remembering, claim, cluster, seen, site, start};
+use super::{Fake, Remembering, Site, claim, cluster, seen, site};
 use crate::csi::cluster::{
     plan::{Seen, Task, plan, tests::own},
     work::Outcome,
@@ -23,24 +23,50 @@ async fn one() -> (Fake, Arc<Remembering>) {
     (fake, driver)
 }
 
+/// Asks for the volume of the claim; what is told of it.
+async fn provision(site: &Site, fake: &Fake) -> (Outcome, String) {
+    let class = seen(fake, STORAGE, "storageclasses", "late");
+    let done = site.provision(&seen(fake, V1, CLAIMS, "a"), &class).await;
+    let failure = done.unwrap_err();
+    (failure.outcome, failure.text)
+}
+
 #[tokio::test]
 async fn what_is_refused_leaves_no_volume() {
     let (fake, driver) = one().await;
     fake.change(|inner| inner.refuses.insert(VOLUMES, 422));
-    let _agent = start(&fake, &driver);
-    let told = fake.told("ProvisioningFailed", "a").await;
-    assert!(told.contains("refused"), "{told}");
-    assert!(driver.pool().volumes.is_empty());
+    let site = site(&fake, &driver);
+    let (outcome, told) = provision(&site, &fake).await;
+    assert!(
+        outcome == Outcome::Hopeless && told.contains("refused"),
+        "{told}"
+    );
+    // Its claim may have it yet.
+    assert_eq!(driver.pool().volumes.len(), 1);
+    let left = site.unwritten()["pvc-uid-a"].clone();
+    site.discard(&left).await.unwrap();
+    assert_eq!(
+        (site.unwritten().len(), driver.pool().volumes.len()),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
 async fn a_claim_that_has_another_volume_leaves_none() {
     let (fake, driver) = one().await;
     fake.put(V1, VOLUMES, another("vol-n2-0"));
-    let _agent = start(&fake, &driver);
-    let told = fake.told("ProvisioningFailed", "a").await;
-    assert!(told.contains("vol-n2-0"), "{told}");
-    assert!(driver.pool().volumes.is_empty());
+    let site = site(&fake, &driver);
+    let (outcome, told) = provision(&site, &fake).await;
+    assert!(
+        outcome == Outcome::Hopeless && told.contains("vol-n2-0"),
+        "{told}"
+    );
+    let left = site.unwritten()["pvc-uid-a"].clone();
+    site.discard(&left).await.unwrap();
+    assert_eq!(
+        (site.unwritten().len(), driver.pool().volumes.len()),
+        (0, 0)
+    );
 }
 
 #[tokio::test]
@@ -50,8 +76,37 @@ async fn a_volume_that_somebody_has_written_by_hand_stays() {
     let mut by_hand = another("vol-n1-0");
     by_hand["metadata"]["name"] = json!("mine");
     fake.put(V1, VOLUMES, by_hand);
-    let _agent = start(&fake, &driver);
-    fake.told("ProvisioningFailed", "a").await;
+    let site = site(&fake, &driver);
+    provision(&site, &fake).await;
+    let left = site.unwritten()["pvc-uid-a"].clone();
+    site.discard(&left).await.unwrap();
+    assert_eq!(
+        (site.unwritten().len(), driver.pool().volumes.len()),
+        (0, 1)
+    );
+}
+
+#[tokio::test]
+async fn what_is_written_is_not_remembered() {
+    let (fake, driver) = one().await;
+    let site = site(&fake, &driver);
+    let class = seen(&fake, STORAGE, "storageclasses", "late");
+    let of = seen(&fake, V1, CLAIMS, "a");
+    site.provision(&of, &class).await.unwrap();
+    assert!(site.unwritten().is_empty());
+    // By an agent that was ended before it heard of it.
+    site.provision(&of, &class).await.unwrap();
+    assert!(site.unwritten().is_empty());
+    fake.change(|inner| inner.refuses.insert(VOLUMES, 503));
+    site.provision(&of, &class).await.unwrap_err();
+    let there = |handle: &str| {
+        let volume = serde_json::from_value(another(handle)).unwrap();
+        [((String::new(), "pvc-uid-a".to_owned()), Arc::new(volume))].into()
+    };
+    site.written(&there("vol-n1-9"));
+    assert_eq!(site.unwritten().len(), 1, "another of its name");
+    site.written(&there("vol-n1-0"));
+    assert!(site.unwritten().is_empty());
     assert_eq!(driver.pool().volumes.len(), 1);
 }
 
