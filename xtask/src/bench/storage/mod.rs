@@ -36,8 +36,8 @@ struct BackEnd {
     class: Class,
 }
 
-/// All that this kernel has; `directory` needs project quotas.
-const BACK_ENDS: [BackEnd; 4] = [
+/// All of them. A directory is bounded where the kernel has quotas of projects, and measured in either case.
+const BACK_ENDS: [BackEnd; 5] = [
     BackEnd {
         name: "image, ext4",
         pool: PoolFs::Xfs,
@@ -60,6 +60,14 @@ const BACK_ENDS: [BackEnd; 4] = [
         class: Class {
             parameters: &[],
             block: true,
+        },
+    },
+    BackEnd {
+        name: "directory",
+        pool: PoolFs::Xfs,
+        class: Class {
+            parameters: &[("backend", "directory"), ("allowUnenforced", "true")],
+            block: false,
         },
     },
     BackEnd {
