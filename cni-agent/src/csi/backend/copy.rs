@@ -64,13 +64,13 @@ impl Links {
         Some(path)
     }
 
-    /// Notes a name by which a file with so many is met first.
-    fn note(&mut self, inode: u64, names: u64, path: PathBuf) -> io::Result<()> {
+    /// Notes a name by which a file with so many is met first: a number whose type differs between machines.
+    fn note(&mut self, inode: u64, names: impl Into<u64>, path: PathBuf) -> io::Result<()> {
         let left = self.left.checked_sub(path.as_os_str().len());
         self.left = left.ok_or_else(|| {
             io::Error::other("too many of its files have further names (hard links); remove some")
         })?;
-        self.first.insert(inode, (path, names - 1));
+        self.first.insert(inode, (path, names.into() - 1));
         Ok(())
     }
 }
@@ -102,7 +102,7 @@ fn folder(
                 linkat(root, first, to, name, AtFlags::empty())?;
                 return Ok(ControlFlow::Continue(()));
             }
-            links.note(of.st_ino, of.st_nlink.into(), here)?;
+            links.note(of.st_ino, of.st_nlink, here)?;
         }
         match kind {
             FileType::RegularFile => file(from, to, name)?,
@@ -316,13 +316,13 @@ mod tests {
     #[test]
     fn what_is_kept_and_counted_of_a_tree_has_bounds() {
         let mut links = Links::up_to(5);
-        links.note(1, 3, "abc".into()).unwrap();
-        assert!(links.note(2, 2, "def".into()).is_err());
+        links.note(1, 3_u32, "abc".into()).unwrap();
+        assert!(links.note(2, 2_u32, "def".into()).is_err());
         for _ in 0..2 {
             assert_eq!(links.met(1), Some("abc".into()));
         }
         assert_eq!(links.met(1), None);
-        links.note(2, 2, "defgh".into()).unwrap();
+        links.note(2, 2_u32, "defgh".into()).unwrap();
 
         let place = tempfile::tempdir().unwrap();
         for n in 0..9 {
