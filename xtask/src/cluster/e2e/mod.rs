@@ -18,6 +18,7 @@ use std::{
     ffi::OsString,
     fs,
     path::{Path, PathBuf},
+    process::Command,
 };
 
 /// All specs of the network.
@@ -109,7 +110,16 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
         args.focus()
     );
     if args.storage && args.accept {
-        let page = storage::page(&report::day(&report), &kubernetes_version(cluster)?, &specs);
+        let git = ["rev-parse", "--short", "HEAD"];
+        let commit =
+            workspace::output(Command::new("git").args(git).current_dir(workspace::root()))?;
+        let seen = storage::Seen {
+            day: &report::day(&report),
+            kubernetes: &kubernetes_version(cluster)?,
+            commit: commit.trim(),
+            sidecars: storage::has_sidecars(cluster)?,
+        };
+        let page = storage::page(&seen, &specs);
         write(&from_root(storage::PAGE), &page)?;
     }
     match args.all {

@@ -23,14 +23,44 @@ pub(super) fn driver(cluster: &Cluster) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// What ran, and where.
+pub(super) struct Seen<'a> {
+    pub(super) day: &'a str,
+    pub(super) kubernetes: &'a str,
+    pub(super) commit: &'a str,
+    /// Kubernetes' own helpers made volumes, and not the agents.
+    pub(super) sidecars: bool,
+}
+
+/// Whether Kubernetes' own helpers are installed.
+///
+/// # Errors
+/// Of kubectl.
+pub(super) fn has_sidecars(cluster: &Cluster) -> Result<bool> {
+    let words = ["get", "daemonset", "-n", "kube-system", "-o", "name"];
+    let all = cluster.ask(&words)?;
+    Ok(all.contains("/fairlead-storage-node"))
+}
+
 /// The page with each spec that ran.
-pub(super) fn page(day: &str, kubernetes: &str, specs: &[Spec]) -> String {
+pub(super) fn page(seen: &Seen<'_>, specs: &[Spec]) -> String {
+    let Seen {
+        day,
+        kubernetes,
+        commit,
+        sidecars,
+    } = seen;
+    let who = match sidecars {
+        true => "the sidecars, unchanged",
+        false => "the agents",
+    };
     let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
     let mut page = String::from(HEAD);
     write(
         &mut page,
         format_args!(
-            "Seen on {day} with Kubernetes {kubernetes}: {} specs ran, {} passed, {} failed, {} skipped themselves.\n\n\
+            "Seen on {day} with Kubernetes {kubernetes} and commit {commit}; {who} made volumes: {} specs ran, {} passed, \
+             {} failed, {} skipped themselves.\n\n\
              | spec | result | seconds | why not passed |\n|---|---|---|---|\n",
             specs.len(),
             count(Outcome::Passed),
@@ -66,8 +96,17 @@ const HEAD: &str = "\
     cargo xtask cluster e2e --storage                 # all; --focus and --skip take some
     cargo xtask cluster e2e --storage --accept        # writes this page
 
-The specs `External Storage` of `e2e.test`, with the driver as `xtask/src/cluster/e2e/driver.yaml` describes it, the
-sidecars unchanged. Only what ran is in the table: the whole suite, or what `--focus` and `--skip` left of it.
+The specs `External Storage` of `e2e.test`, with the driver as `xtask/src/cluster/e2e/driver.yaml` describes it. Only what
+ran is in the table: the whole suite, or what `--focus` and `--skip` left of it.
+
+- `nginx` is a shell here: the specs that name it (`exec of files`) run a shell in it.
+- What fails: specs with images that can't be packed from what is here (`any volume data source`: hello-populator), and snapshots
+  that are there before their objects (`Pre-provisioned Snapshot`): the spec makes a VolumeSnapshotContent without the label
+  `snapshot.storage.kubernetes.io/managed-by`, and neither a snapshotter on each node nor an agent takes one of those
+  ([storage.md](storage.md#claims-of-a-cluster)).
+- `Disruptive` specs end the kubelet by ssh, which the nodes don't have.
+- Volumes are made by claims: `PreprovisionedPV` and `InlineVolume` (drivers of the tree) aren't ours, `ntfs` and `ext3` aren't, nor
+  is any volume on two nodes (`RWX`).
 
 ";
 
@@ -84,9 +123,15 @@ mod tests {
             reason: String::new(),
         };
         let specs = [spec("b|c", Outcome::Failed), spec("a", Outcome::Passed)];
-        let page = page("2026-11-28", "v1", &specs);
+        let seen = Seen {
+            day: "2026-11-28",
+            kubernetes: "v1",
+            commit: "0123abc",
+            sidecars: false,
+        };
+        let page = page(&seen, &specs);
         assert!(
-            page.contains("2 specs ran, 1 passed, 1 failed, 0 skipped"),
+            page.contains("commit 0123abc; the agents made volumes: 2 specs ran, 1 passed, 1 failed, 0 skipped"),
             "{page}"
         );
         assert!(

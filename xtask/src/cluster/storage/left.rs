@@ -9,7 +9,7 @@ use super::{
     LIMIT, SPACE,
 };
 use crate::{image::hex, lab::run, workspace};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde_json::Value;
 use std::{
     collections::BTreeSet,
@@ -191,12 +191,13 @@ pub(in super::super) fn detach(cluster: &Path) -> Result<()> {
     for device in devices.volumes.iter().chain(&devices.pools) {
         run("losetup", &["--detach", device])?;
     }
-    let left = Devices::of(&nodes)?;
-    ensure!(
-        left.pools.is_empty() && left.volumes.is_empty(),
-        "loop devices stay: {left:?}"
-    );
-    Ok(())
+    // A device goes with its last user, and what the kernel takes apart of a node's namespaces may be that still.
+    let mut left = Devices::default();
+    let gone = until(LIMIT, "loop devices are gone", || {
+        left = Devices::of(&nodes)?;
+        Ok((left.pools.is_empty() && left.volumes.is_empty()).then_some(()))
+    });
+    gone.with_context(|| format!("loop devices stay: {left:?}"))
 }
 
 #[cfg(test)]
