@@ -79,6 +79,11 @@ impl Attached {
         self.device
     }
 
+    /// Its own number, as file systems on it have it.
+    pub(super) fn number(&self) -> io::Result<u64> {
+        Ok(self.open.metadata()?.rdev())
+    }
+
     /// The file behind it.
     pub(super) const fn backing(&self) -> Inode {
         self.backing

@@ -7,11 +7,12 @@ use super::{
     fault::Fault,
     freeze::Held,
     id::VolumeId,
-    mounts,
     request::Backing,
     volumes::{Volumes, failed, now},
 };
-use std::{fs::File, path::PathBuf};
+use std::{fs::File, io, os::unix::fs::MetadataExt as _};
+
+const CUTTING: &str = "cutting the volume";
 
 impl Volumes {
     /// Makes copies, each with the volume that it is of, as all of them are at one moment; when that was, in nanoseconds.
@@ -37,17 +38,31 @@ impl Volumes {
             }
             begun.push((backend, item, draft));
         }
+        // What nobody writes to needs no moment, and may take long: nobody waits for it.
+        for ((backend, item, draft), _) in begun
+            .iter_mut()
+            .zip(&held)
+            .filter(|(_, held)| held.is_none())
+        {
+            backend.cut(**item, draft).map_err(failed(CUTTING))?;
+        }
         // They wait for each other's disks, and not one after the other.
         for held in held.iter_mut().flatten() {
             held.ask().map_err(&holding)?;
         }
-        for held in held.iter_mut().flatten() {
-            held.wait(&self.counts).map_err(&holding)?;
+        for (held, (.., draft)) in held.iter_mut().zip(&mut begun) {
+            let Some(held) = held else { continue };
+            let is_ours = held.wait(&self.counts).map_err(&holding)?;
+            if let (false, Some(ahead)) = (is_ours, &mut draft.0) {
+                ahead.at_once();
+            }
         }
         let at = i64::try_from(now().as_nanos()).unwrap_or(i64::MAX);
-        let done = begun
+        let mut still = begun
             .iter_mut()
-            .try_for_each(|(backend, item, draft)| backend.cut(**item, draft));
+            .zip(&held)
+            .filter(|(_, held)| held.is_some());
+        let done = still.try_for_each(|((backend, item, draft), _)| backend.cut(**item, draft));
         let mut in_time = true;
         let mut failure = None;
         for held in held.into_iter().flatten() {
@@ -56,7 +71,7 @@ impl Volumes {
                 Err(error) => failure = Some(failed("letting the volume go on")(error)),
             }
         }
-        done.map_err(failed("cutting the volume"))?;
+        done.map_err(failed(CUTTING))?;
         match failure {
             Some(fault) => return Err(fault),
             None if !in_time => return Err(too_late()),
@@ -72,16 +87,23 @@ impl Volumes {
     /// A guard of the volume's own file system, if that is mounted. What isn't its own is never held: it would be the
     /// pool's, with all other volumes.
     fn guard(&self, id: &VolumeId) -> Result<Option<Held>, Fault> {
-        let places: Vec<PathBuf> = {
-            let contents = self.book.read();
-            let volume = contents.volumes.get(id);
-            let volume = volume.filter(|of| of.fs.is_some() && of.backing == Backing::Image);
-            let places = volume.map(|volume| volume.stages.keys().chain(volume.targets.keys()));
-            places.into_iter().flatten().cloned().collect()
+        let volume = self.book.read().volumes.get(id).cloned();
+        let Some(volume) = volume.filter(|of| of.fs.is_some() && of.backing == Backing::Image)
+        else {
+            return Ok(None);
         };
-        for at in places {
-            if mounts::at(&at).map_err(failed("mounts"))?.is_some() {
-                let within = File::open(&at).map_err(failed("the volume's mount"))?;
+        let mounting = failed("the volume's mount");
+        let Some(device) = self.device(&volume)? else {
+            return Ok(None);
+        };
+        let device = device.number().map_err(&mounting)?;
+        for at in volume.stages.keys().chain(volume.targets.keys()) {
+            let within = match File::open(at) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                within => within.map_err(&mounting)?,
+            };
+            // By what is open: what is mounted there may be another one by now.
+            if within.metadata().map_err(&mounting)?.dev() == device {
                 let guarded = Held::guarded(within).map_err(failed("holding the volume still"))?;
                 return Ok(Some(guarded));
             }

@@ -12,6 +12,7 @@ use super::{
     book::{Book, Change},
     fault::Fault,
     freeze::Held,
+    kernel,
     limits::Limits,
     mounts,
     pool::{Kind, Pool},
@@ -21,6 +22,7 @@ use super::{
     tools,
     volumes::{Volumes, Wanted, cut, image},
 };
+use crate::metrics::VolumeCounts;
 use node_api::csi::CapacityRange;
 use std::{
     fs::{self, File},
@@ -645,6 +647,30 @@ fn a_volume_goes_on_when_its_guard_is_killed_or_its_agent_forgets_it() {
     let held = Held::of(File::open(&at).unwrap()).unwrap();
     goes_on(&at);
     assert!(!held.release().unwrap());
+    node.unpublish(&volume, "pod");
+}
+
+#[test]
+#[ignore = "needs root, loop devices and mkfs"]
+fn what_somebody_else_holds_or_lets_go_is_not_held_by_us() {
+    let node = Node::new();
+    let volume = node.make("v", Some(Fs::Ext4), None);
+    let at = node.publish(&volume, "pod");
+    let within = || File::open(&at).unwrap();
+    // As a backup's hook does.
+    assert!(kernel::freeze(within()).unwrap());
+    let mut held = Held::guarded(within()).unwrap();
+    held.ask().unwrap();
+    assert!(!held.wait(&VolumeCounts::default()).unwrap());
+    assert!(held.release().unwrap());
+    let taken = node.volumes().snapshot("under theirs", volume.id.as_str());
+    assert!(kernel::thaw(within()).unwrap(), "it was let go on");
+    taken.unwrap();
+
+    let held = Held::of(within()).unwrap();
+    assert!(kernel::thaw(within()).unwrap());
+    assert!(!held.release().unwrap(), "somebody let it go on before");
+    goes_on(&at);
     node.unpublish(&volume, "pod");
 }
 

@@ -2,7 +2,7 @@
 //! same bytes there, and the file system says where their blocks lie.
 
 use super::kernel::Extent;
-use std::ops::Range;
+use std::{io, iter::Peekable, ops::Range};
 
 /// What is at a place of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,44 +23,82 @@ impl Content {
     }
 }
 
-/// PURE: what is at a place, and up to where the same extent or hole goes.
-fn content(extents: &[Extent], at: u64, end: u64) -> (Content, u64) {
-    let next = extents.partition_point(|extent| extent.logical + extent.length <= at);
-    match extents.get(next) {
-        Some(extent) if extent.logical <= at => (
-            Content::of(extent, at),
-            (extent.logical + extent.length).min(end),
-        ),
-        Some(extent) => (Content::Zeros, extent.logical.min(end)),
-        None => (Content::Zeros, end),
+/// Extents in order, walked along.
+struct Walk<I: Iterator<Item = io::Result<Extent>>> {
+    extents: Peekable<I>,
+}
+
+impl<I: Iterator<Item = io::Result<Extent>>> Walk<I> {
+    /// What is at a place behind the last one, and up to where the same extent or hole goes.
+    fn content(&mut self, at: u64, end: u64) -> io::Result<(Content, u64)> {
+        let is_before = |extent: &io::Result<Extent>| {
+            let extent = extent.as_ref();
+            extent.is_ok_and(|extent| extent.logical + extent.length <= at)
+        };
+        while self.extents.next_if(is_before).is_some() {}
+        if let Some(failed) = self.extents.next_if(Result::is_err) {
+            failed?;
+        }
+        Ok(match self.extents.peek() {
+            Some(Ok(extent)) if extent.logical <= at => (
+                Content::of(extent, at),
+                (extent.logical + extent.length).min(end),
+            ),
+            Some(Ok(extent)) => (Content::Zeros, extent.logical.min(end)),
+            _ => (Content::Zeros, end),
+        })
     }
 }
 
-/// PURE: where `target` may differ from `base`, in order, from an offset on.
-pub(super) fn changed(base: &[Extent], target: &[Extent], from: u64, end: u64) -> Vec<Range<u64>> {
+/// Tells where `target` may differ from `base`, in order, from an offset on.
+pub(super) fn each_change(
+    base: impl Iterator<Item = io::Result<Extent>>,
+    target: impl Iterator<Item = io::Result<Extent>>,
+    places: Range<u64>,
+    mut tell: impl FnMut(Range<u64>) -> io::Result<()>,
+) -> io::Result<()> {
     let differs = |one: Content, other: Content| {
         one != other || one == Content::Unknown || other == Content::Unknown
     };
-    let mut all: Vec<Range<u64>> = Vec::new();
-    let mut at = from;
+    let mut base = Walk {
+        extents: base.peekable(),
+    };
+    let mut target = Walk {
+        extents: target.peekable(),
+    };
+    let mut last: Option<Range<u64>> = None;
+    let (mut at, end) = (places.start, places.end);
     while at < end {
-        let (one, until_one) = content(base, at, end);
-        let (other, until_other) = content(target, at, end);
+        let (one, until_one) = base.content(at, end)?;
+        let (other, until_other) = target.content(at, end)?;
         let until = until_one.min(until_other);
         if differs(one, other) {
-            match all.last_mut() {
+            match &mut last {
                 Some(last) if last.end == at => last.end = until,
-                _ => all.push(at..until),
+                last => {
+                    if let Some(whole) = last.replace(at..until) {
+                        tell(whole)?;
+                    }
+                }
             }
         }
         at = until;
     }
-    all
+    last.map_or(Ok(()), tell)
 }
 
-/// PURE: what is in use, in order, from an offset on.
-pub(super) fn allocated(extents: &[Extent], from: u64, end: u64) -> Vec<Range<u64>> {
-    changed(&[], extents, from, end)
+/// The same, all at once.
+pub(super) fn changed(
+    base: impl Iterator<Item = io::Result<Extent>>,
+    target: impl Iterator<Item = io::Result<Extent>>,
+    places: Range<u64>,
+) -> io::Result<Vec<Range<u64>>> {
+    let mut all = Vec::new();
+    each_change(base, target, places, |change| {
+        all.push(change);
+        Ok(())
+    })?;
+    Ok(all)
 }
 
 #[cfg(test)]
@@ -75,6 +113,11 @@ mod tests {
             length,
             flags,
         }
+    }
+
+    fn differ(base: &[Extent], target: &[Extent], places: Range<u64>) -> Vec<Range<u64>> {
+        let (base, target) = (base.iter().copied(), target.iter().copied());
+        changed(base.map(Ok), target.map(Ok), places).unwrap()
     }
 
     fn pairs(ranges: &[Range<u64>]) -> Vec<(u64, u64)> {
@@ -98,18 +141,18 @@ mod tests {
             extent(16, 8, 700, Extent::UNWRITTEN),
             extent(24, 4, 800, 0x4),
         ];
-        let stretches = changed(&base, &target, 0, 48);
+        let stretches = differ(&base, &target, 0..48);
         assert_eq!(
             pairs(&stretches),
             [(4, 4), (24, 4), (32, 8)],
             "a hole where data was differs, too"
         );
         assert_eq!(
-            pairs(&changed(&base, &target, 6, 48)),
+            pairs(&differ(&base, &target, 6..48)),
             [(6, 2), (24, 4), (32, 8)]
         );
-        assert_eq!(pairs(&allocated(&target, 0, 48)), [(0, 16), (24, 4)]);
-        assert!(changed(&base, &base, 0, 48).is_empty());
+        assert_eq!(pairs(&differ(&[], &target, 0..48)), [(0, 16), (24, 4)]);
+        assert!(differ(&base, &base, 0..48).is_empty());
     }
 
     /// Blocks of a file in terms of the disk's; 0: a hole.
@@ -130,7 +173,7 @@ mod tests {
         ) {
             let mut base = base;
             base.resize(40, 0);
-            let stretches = changed(&extents_of(&base), &extents_of(&target), from, 40);
+            let stretches = differ(&extents_of(&base), &extents_of(&target), from..40);
             let mut made = base.clone();
             let mut last = None;
             for of in &stretches {

@@ -27,7 +27,7 @@ const LONGEST: Duration = Duration::from_secs(5);
 const HELD: u8 = b'h';
 const OTHERS: u8 = b'o';
 const REFUSED: u8 = b'r';
-/// How the guard ends when it waited too long, and when it couldn't let go.
+/// How the guard ends when it wasn't held until the end, and when it couldn't let go.
 const LATE: u8 = 3;
 const STUCK: u8 = 4;
 
@@ -70,18 +70,19 @@ impl Held {
         }
     }
 
-    /// Waits until it is held; how long it is will be counted there.
-    pub(super) fn wait(&mut self, counts: &VolumeCounts) -> io::Result<()> {
+    /// Waits until it is held; how long it is will be counted there. `false`: somebody else holds it, and may let it go on
+    /// at any time.
+    pub(super) fn wait(&mut self, counts: &VolumeCounts) -> io::Result<bool> {
         let Some((_, own)) = &mut self.guard else {
-            return Ok(());
+            return Ok(false);
         };
         let mut answer = [0; 5];
         match (own.read(&mut answer)?, answer) {
             (1, [HELD, ..]) => {
                 self.counted = Some((Instant::now(), counts.clone()));
-                Ok(())
+                Ok(true)
             }
-            (1, [OTHERS, ..]) => self.end_guard().map(drop),
+            (1, [OTHERS, ..]) => self.end_guard().map(|_| false),
             (5, [REFUSED, code @ ..]) => {
                 Err(io::Error::from_raw_os_error(i32::from_ne_bytes(code)))
             }
@@ -182,8 +183,9 @@ fn watch(mut agent: UnixStream, within: impl AsFd) -> io::Result<u8> {
     // From here on there is one way out. An agent that is gone hears no answer, and is noticed below.
     let told = agent.write_all(&[HELD]);
     let in_time = told.is_err() || hears(&agent, LONGEST);
-    kernel::thaw(&within)?;
-    Ok(if in_time { 0 } else { LATE })
+    // Somebody may have let it go on before.
+    let was_held = kernel::thaw(&within)?;
+    Ok(if in_time && was_held { 0 } else { LATE })
 }
 
 /// Whether the agent says something, or is gone, in time.

@@ -345,20 +345,36 @@ struct Fiemap {
 
 const _: () = assert!(size_of::<FiemapExtent>() == 56 && size_of::<Fiemap>() == 32 + RUN * 56);
 
-/// A file's extents from an offset on, in order, after what is pending was written.
-pub(super) fn extents(file: &File, from: u64) -> io::Result<Vec<Extent>> {
-    const SYNC: u32 = 1;
-    const NONE: FiemapExtent = FiemapExtent {
-        logical: 0,
-        physical: 0,
-        length: 0,
-        reserved64: [0; 2],
-        flags: 0,
-        reserved: [0; 3],
-    };
-    let mut all: Vec<Extent> = Vec::new();
-    let mut start = from;
-    loop {
+/// A file's extents from an offset on, in order, after what is pending was written. A few hundred are read at a time:
+/// whoever writes a file decides how many it has.
+#[derive(Debug)]
+pub(super) struct Extents<'a> {
+    file: &'a File,
+    /// From where on more are to be read.
+    next: Option<u64>,
+    read: std::vec::IntoIter<Extent>,
+}
+
+impl<'a> Extents<'a> {
+    pub(super) fn of(file: &'a File, from: u64) -> Self {
+        Self {
+            file,
+            next: Some(from),
+            read: Vec::new().into_iter(),
+        }
+    }
+
+    /// Reads the next run of them.
+    fn run(&self, start: u64) -> io::Result<Vec<Extent>> {
+        const SYNC: u32 = 1;
+        const NONE: FiemapExtent = FiemapExtent {
+            logical: 0,
+            physical: 0,
+            length: 0,
+            reserved64: [0; 2],
+            flags: 0,
+            reserved: [0; 3],
+        };
         let mut map = Box::new(Fiemap {
             start,
             length: u64::MAX - start,
@@ -370,21 +386,38 @@ pub(super) fn extents(file: &File, from: u64) -> io::Result<Vec<Extent>> {
         });
         // SAFETY: the kernel reads the head and writes at most `count` extents behind it, for which there is room;
         // the layout is asserted.
-        checked(unsafe { libc::ioctl(file.as_raw_fd(), FIEMAP, &raw mut *map) })?;
+        checked(unsafe { libc::ioctl(self.file.as_raw_fd(), FIEMAP, &raw mut *map) })?;
         let mapped = (map.mapped as usize).min(RUN);
-        for found in &map.extents[..mapped] {
-            all.push(Extent {
-                logical: found.logical,
-                physical: found.physical,
-                length: found.length,
-                flags: found.flags,
-            });
+        let extents = map.extents[..mapped].iter().map(|found| Extent {
+            logical: found.logical,
+            physical: found.physical,
+            length: found.length,
+            flags: found.flags,
+        });
+        Ok(extents.collect())
+    }
+}
+
+impl Iterator for Extents<'_> {
+    type Item = io::Result<Extent>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if let Some(extent) = self.read.next() {
+            return Some(Ok(extent));
         }
-        match all.last() {
-            Some(last) if mapped > 0 && last.flags & Extent::LAST == 0 => {
-                start = last.logical + last.length;
+        let start = self.next.take()?;
+        match self.run(start) {
+            Ok(run) => {
+                self.next = match run.last() {
+                    Some(last) if last.flags & Extent::LAST == 0 => {
+                        Some(last.logical + last.length)
+                    }
+                    _ => None,
+                };
+                self.read = run.into_iter();
+                self.read.next().map(Ok)
             }
-            _ => return Ok(all),
+            Err(error) => Some(Err(error)),
         }
     }
 }

@@ -3,7 +3,7 @@
 use super::{
     attached::{Attached, Inode},
     fault::Fault,
-    kernel::{self, Extent, LoopDevice},
+    kernel::{Extent, Extents, LoopDevice},
     mounts::{self, Mount},
     pool::{Image, Kind},
     volumes::{Volumes, failed},
@@ -138,8 +138,8 @@ impl Volumes {
             file => file.map_err(failed("a file of the pool"))?,
         };
         let mut blocks = Blocks::default();
-        let extents = kernel::extents(&file, 0).map_err(failed("the extents of a file"))?;
-        for extent in extents {
+        for extent in Extents::of(&file, 0) {
+            let extent = extent.map_err(failed("the extents of a file"))?;
             match extent.flags & Extent::SHARED {
                 0 => blocks.own += extent.length,
                 _ => blocks.shared += extent.length,

@@ -4,10 +4,10 @@
 use super::{
     Driver,
     controller::id,
-    extents::{allocated, changed},
+    extents::changed,
     fault::Fault,
     id::SnapshotId,
-    kernel::{self, Extent},
+    kernel::Extents,
     records::{Phase, Snapshot},
     request::Backing,
     volumes::{Volumes, cut, failed},
@@ -17,11 +17,13 @@ use node_api::csi::{
     BlockMetadata, BlockMetadataType, GetMetadataAllocatedRequest, GetMetadataAllocatedResponse,
     GetMetadataDeltaRequest, GetMetadataDeltaResponse, snapshot_metadata_server::SnapshotMetadata,
 };
-use std::{ops::Range, pin::Pin};
+use std::{fs::File, iter, ops::Range, pin::Pin};
 use tonic::{Request, Response, Status};
 
 pub(super) type Stretches = Vec<BlockMetadata>;
 type Messages<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+const EXTENTS: &str = "the snapshot's extents";
 
 /// Stretches of a message, if the caller doesn't say.
 const USUAL: usize = 256;
@@ -44,8 +46,22 @@ impl Volumes {
         target: &Snapshot,
         from: u64,
     ) -> Result<Stretches, Fault> {
-        let (base, of_target) = (self.extents(base, from)?, self.extents(target, from)?);
-        Ok(stretches(changed(&base, &of_target, from, target.bytes)))
+        let (base, of_target) = (self.file_of(base)?, self.file_of(target)?);
+        changed(
+            Extents::of(&base, from),
+            Extents::of(&of_target, from),
+            from..target.bytes,
+        )
+        .map(stretches)
+        .map_err(failed(EXTENTS))
+    }
+
+    /// Stretches of a snapshot that are in use.
+    fn allocated(&self, of: &Snapshot, from: u64) -> Result<Stretches, Fault> {
+        let file = self.file_of(of)?;
+        changed(iter::empty(), Extents::of(&file, from), from..of.bytes)
+            .map(stretches)
+            .map_err(failed(EXTENTS))
     }
 
     /// The snapshot that a handle means.
@@ -56,18 +72,16 @@ impl Volumes {
         ready.ok_or_else(|| Fault::NotFound("there is no such snapshot on this node".into()))
     }
 
-    fn extents(&self, of: &Snapshot, from: u64) -> Result<Vec<Extent>, Fault> {
+    fn file_of(&self, of: &Snapshot) -> Result<File, Fault> {
         if of.backing != Backing::Image {
             return Err(Fault::Precondition(format!(
                 "the snapshot is a {}, which has files and no blocks; use a class of backend: image for changed blocks",
                 of.backing.as_str()
             )));
         }
-        let file = self
-            .pool
+        self.pool
             .image(cut(&of.id), false)
-            .map_err(failed("opening the snapshot"))?;
-        kernel::extents(&file, from).map_err(failed("the snapshot's extents"))
+            .map_err(failed("opening the snapshot"))
     }
 }
 
@@ -121,13 +135,7 @@ impl SnapshotMetadata for Driver {
         let from = offset(asked.starting_offset, &of)?;
         let bytes = of.bytes;
         let stretches = self
-            .blocking(move |volumes| {
-                Ok(stretches(allocated(
-                    &volumes.extents(&of, from)?,
-                    from,
-                    of.bytes,
-                )))
-            })
+            .blocking(move |volumes| volumes.allocated(&of, from))
             .await?;
         Ok(Response::new(messages(
             &stretches,
