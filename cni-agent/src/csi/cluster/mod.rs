@@ -196,21 +196,36 @@ async fn keep(site: Arc<Site>) {
     let mut running = JoinSet::new();
     let mut keys = BTreeMap::new();
     let mut classes = None;
+    // When it is told what is waited for, and whether it was.
+    let (mut tell, mut told) = (None, false);
     loop {
-        if let Some(mut seen) = watched.seen() {
-            site.written(&seen.volumes);
-            seen.unwritten = site.unwritten().clone();
-            if classes.as_ref() != Some(&seen.classes) {
-                classes = Some(seen.classes.clone());
-                site.room.notify_one();
+        let until = match watched.seen() {
+            Ok(mut seen) => {
+                (tell, told) = (None, false);
+                site.written(&seen.volumes);
+                seen.unwritten = site.unwritten().clone();
+                if classes.as_ref() != Some(&seen.classes) {
+                    classes = Some(seen.classes.clone());
+                    site.room.notify_one();
+                }
+                for task in work.plan(plan::plan(&seen, &site.own()), Instant::now()) {
+                    let key = task.key();
+                    let id = running.spawn(carry_out(site.clone(), task)).id();
+                    keys.insert(id, key);
+                }
+                work.next()
             }
-            for task in work.plan(plan::plan(&seen, &site.own()), Instant::now()) {
-                let key = task.key();
-                let id = running.spawn(carry_out(site.clone(), task)).id();
-                keys.insert(id, key);
+            // Nothing is begun before all was seen, and that is news: what is planned has no time until then.
+            Err(unlisted) => {
+                let at = *tell.get_or_insert_with(|| Instant::now() + PAUSE);
+                if !told && Instant::now() >= at {
+                    told = true;
+                    tracing::warn!(?unlisted, "claims wait until the cluster lists these kinds");
+                }
+                (!told).then_some(at)
             }
-        }
-        let until = work.next().map(tokio::time::Instant::from_std);
+        };
+        let until = until.map(tokio::time::Instant::from_std);
         tokio::select! {
             () = changed.notified() => {}
             Some(Err(error)) = watching.join_next() => {
@@ -269,7 +284,7 @@ async fn carry_out(site: Arc<Site>, task: Task) -> Outcome {
     else {
         return Outcome::Done;
     };
-    let (what, name) = (task.key().0, task.meta().name.clone().unwrap_or_default());
+    let (what, name) = (task.what(), task.meta().name.clone().unwrap_or_default());
     match outcome {
         Outcome::Done => tracing::debug!(what, name, reason = text, "overtaken"),
         _ => tracing::warn!(what, name, reason = text, "to be tried again"),

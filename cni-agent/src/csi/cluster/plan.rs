@@ -70,8 +70,9 @@ const TAKING_MS: u64 = 5000;
 const WRITTEN: Duration = Duration::from_secs(120);
 
 impl Task {
-    pub(super) fn key(&self) -> Key {
-        let what = match self {
+    /// What is done, in a word.
+    pub(super) fn what(&self) -> &'static str {
+        match self {
             Self::Take(..) => "take",
             Self::Provision(..) => "provision",
             Self::Discard(_) => "discard",
@@ -82,10 +83,21 @@ impl Task {
             Self::Modify(..) => "modify",
             Self::Content(..) => "content",
             Self::Attachment(..) => "attachment",
+        }
+    }
+
+    pub(super) fn key(&self) -> Key {
+        let (what, id) = match self {
+            // Of its claim: else the volume could be found by who asks for it again, while it is deleted.
+            Self::Discard(volume) => {
+                let claim = volume
+                    .spec
+                    .as_ref()
+                    .and_then(|spec| spec.claim_ref.as_ref());
+                ("provision", claim.and_then(|claim| claim.uid.as_ref()))
+            }
+            _ => (self.what(), self.meta().uid.as_ref()),
         };
-        let meta = self.meta();
-        // What is not written has a name alone.
-        let id = meta.uid.as_ref().or(meta.name.as_ref());
         (what, text(id).to_owned())
     }
 

@@ -34,14 +34,21 @@ pub(super) struct Watched {
 }
 
 impl Watched {
-    /// What was seen, once everything that has to be known was.
-    pub(super) fn seen(&self) -> Option<Seen> {
-        let known = self.claims.is_listed()
-            && self.volumes.is_listed()
-            && self.classes.is_listed()
-            && self.attachments.is_listed();
+    /// What was seen, once everything that has to be known was; else the kinds that were not.
+    pub(super) fn seen(&self) -> Result<Seen, Vec<&'static str>> {
+        let kinds = [
+            ("PersistentVolumeClaim", self.claims.is_listed()),
+            ("PersistentVolume", self.volumes.is_listed()),
+            ("StorageClass", self.classes.is_listed()),
+            ("VolumeAttachment", self.attachments.is_listed()),
+        ];
+        let unlisted = kinds.into_iter().filter(|(_, is_listed)| !is_listed);
+        let unlisted: Vec<_> = unlisted.map(|(kind, _)| kind).collect();
+        if !unlisted.is_empty() {
+            return Err(unlisted);
+        }
         let attaches = self.attaches.load(Ordering::Relaxed);
-        known.then(|| Seen {
+        Ok(Seen {
             claims: self.claims.all(),
             volumes: self.volumes.all(),
             classes: self.classes.all(),

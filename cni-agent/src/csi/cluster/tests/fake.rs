@@ -32,6 +32,10 @@ pub(super) struct Inner {
     pub(super) reads: Vec<String>,
     /// Kinds of which nothing can be made, and the code that says so.
     pub(super) refuses: BTreeMap<&'static str, u16>,
+    /// Kinds that can't be listed, and how often that was tried.
+    pub(super) unlisted: BTreeMap<&'static str, usize>,
+    /// Names of what can't be changed, and the code that says so.
+    pub(super) unchanged: BTreeMap<&'static str, u16>,
 }
 
 #[derive(Clone)]
@@ -294,6 +298,9 @@ async fn answer(
         |version: &Value| version.is_null() || *version == object["metadata"]["resourceVersion"];
     match method {
         Method::GET => answered(200, &json!(object)),
+        Method::PATCH if inner.unchanged.contains_key(name) => {
+            refusal(inner.unchanged[name], "Refused", "it is refused")
+        }
         Method::PATCH | Method::PUT if !same(&sent["metadata"]["resourceVersion"]) => {
             refusal(409, "Conflict", "the object has been modified")
         }
@@ -390,8 +397,13 @@ fn read(
 ) -> Response {
     let meant =
         |key: &Key| key.0 == api && key.1 == plural && (namespace.is_empty() || key.2 == namespace);
-    let inner = shared.lock().unwrap();
+    let mut inner = shared.lock().unwrap();
     if query.get("watch").map(String::as_str) != Some("true") {
+        if let Some(tried) = inner.unlisted.get_mut(plural) {
+            *tried += 1;
+            news.send_replace(());
+            return refusal(503, "ServiceUnavailable", "it can't be listed");
+        }
         let of = inner
             .objects
             .iter()

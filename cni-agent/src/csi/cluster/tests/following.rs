@@ -2,9 +2,11 @@
 
 use super::{Remembering, bound, claim, cluster, start};
 use crate::{config::ApiOptions, csi::cluster::connected};
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
+use tonic::Status;
 
 const V1: &str = "v1";
 const STORAGE: &str = "storage.k8s.io/v1";
@@ -83,6 +85,32 @@ async fn attachments_are_answered_from_when_the_driver_asks_for_them() {
     required(true);
     fake.put(STORAGE, "volumeattachments", attachment("second"));
     attached("second").await;
+}
+
+#[tokio::test]
+async fn an_agent_is_idle_while_attachments_can_t_be_listed() {
+    let (fake, driver) = (cluster(&["n1"]).await, Remembering::of("n1"));
+    driver.pool().refuses = Some(Status::unavailable("busy"));
+    let _agent = start(&fake, &driver);
+    claim(&fake, "a", Some("n1"), "late");
+    fake.told("ProvisioningFailed", "a").await;
+    fake.change(|inner| inner.unlisted.insert("volumeattachments", 0));
+    let change = json!({"spec": {"attachRequired": true}});
+    fake.merge(STORAGE, "csidrivers", "", "d", change);
+    let tried =
+        |inner: &super::fake::Inner| (inner.unlisted["volumeattachments"] > 0).then_some(());
+    fake.wait("attachments are listed", tried).await;
+    // The claim would be tried again by now.
+    sleep(Duration::from_millis(2500)).await;
+    // Everything here runs in this thread.
+    let used = || Duration::try_from(clock_gettime(ClockId::ThreadCPUTime)).unwrap();
+    let before = used();
+    sleep(Duration::from_secs(1)).await;
+    let used = used() - before;
+    assert!(used < Duration::from_millis(100), "{used:?}");
+    driver.pool().refuses = None;
+    fake.change(|inner| inner.unlisted.clear());
+    bound(&fake, "a").await;
 }
 
 #[tokio::test]

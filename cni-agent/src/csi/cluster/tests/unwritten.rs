@@ -3,10 +3,13 @@
 use super::{Fake, Remembering, Site, claim, cluster, seen, site};
 use crate::csi::cluster::{
     plan::{Seen, Task, plan, tests::own},
-    work::Outcome,
+    work::{Outcome, Work},
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 const V1: &str = "v1";
 const STORAGE: &str = "storage.k8s.io/v1";
@@ -134,7 +137,8 @@ async fn what_may_not_have_been_written_goes_after_its_claim() {
     let tasks = |seen: &Seen| -> Vec<_> { plan(seen, &own("n1")).iter().map(Task::key).collect() };
     assert_eq!(tasks(&cluster), [("provision", "uid-a".to_owned())]);
     cluster.claims.clear();
-    assert_eq!(tasks(&cluster), [("discard", "pvc-uid-a".to_owned())]);
+    let left = Task::Discard(site.unwritten()["pvc-uid-a"].clone());
+    assert_eq!(plan(&cluster, &own("n1")), [left]);
     // It was written after all.
     fake.put(V1, VOLUMES, another("vol-n1-0"));
     let left = site.unwritten()["pvc-uid-a"].clone();
@@ -151,4 +155,46 @@ async fn what_may_not_have_been_written_goes_after_its_claim() {
         (site.unwritten().len(), driver.pool().volumes.len()),
         (0, 0)
     );
+}
+
+#[tokio::test]
+async fn a_volume_is_not_asked_for_while_it_is_deleted() {
+    let (fake, driver) = one().await;
+    fake.change(|inner| inner.refuses.insert(VOLUMES, 500));
+    let site = site(&fake, &driver);
+    let (of, class) = (
+        Arc::new(seen(&fake, V1, CLAIMS, "a")),
+        Arc::new(seen(&fake, STORAGE, "storageclasses", "late")),
+    );
+    site.provision(&of, &class).await.unwrap_err();
+    let left = Seen {
+        classes: [((String::new(), "late".to_owned()), class.clone())].into(),
+        unwritten: site.unwritten().clone(),
+        ..Seen::default()
+    };
+    let again = Seen {
+        claims: [(("shop".to_owned(), "a".to_owned()), of.clone())].into(),
+        ..left.clone()
+    };
+    let (discard, provision) = (
+        Task::Discard(left.unwritten["pvc-uid-a"].clone()),
+        Task::Provision(of, class),
+    );
+    let (mut work, now) = (Work::default(), Instant::now());
+    let mut begun = |seen: &Seen, now| work.plan(plan(seen, &own("n1")), now);
+    // Its claim was here, left, came again, and left: each time it is waited for anew.
+    assert_eq!(begun(&again, now), std::slice::from_ref(&provision));
+    assert!(begun(&left, now).is_empty());
+    work.ended(&provision.key(), Outcome::Failed, now);
+    let mut begun = |seen: &Seen, now| work.plan(plan(seen, &own("n1")), now);
+    let (wait, moment) = (discard.delay(), Duration::from_millis(1));
+    assert!(begun(&left, now).is_empty());
+    assert!(begun(&left, now + wait - moment).is_empty());
+    assert_eq!(begun(&left, now + wait), std::slice::from_ref(&discard));
+    // It comes again meanwhile.
+    let later = now + wait + moment;
+    assert!(begun(&again, later).is_empty(), "both at once");
+    work.ended(&discard.key(), Outcome::Done, later);
+    let mut begun = |seen: &Seen, now| work.plan(plan(seen, &own("n1")), now);
+    assert_eq!(begun(&again, later), [provision]);
 }
