@@ -59,7 +59,8 @@ impl Site {
             }
             (Step::Detach, volume) => {
                 let before = annotation(&of.metadata, HANDLE).map(str::to_owned);
-                let volume = volume.as_ref().map(handle).or(before);
+                // What was attached: another volume may have its name by now.
+                let volume = before.or(volume.as_ref().map(handle));
                 (self.detach(of, volume).await, "detachError")
             }
         };

@@ -113,7 +113,7 @@ impl Site {
     }
 
     /// Gives volumes of this node its label that somebody else has made: only what has it is watched.
-    async fn label(&self) -> Result<(), kube::Error> {
+    pub(super) async fn label(&self) -> Result<(), kube::Error> {
         let lacking: Vec<_> = self
             .own()
             .topology
@@ -122,14 +122,19 @@ impl Site {
             .collect();
         let mut page = ListParams::default().labels(&lacking.join(",")).limit(PAGE);
         loop {
-            let listed = self.volumes().list(&page).await?;
+            let listed = within(self.volumes().list(&page)).await?;
             for volume in listed
                 .items
                 .iter()
                 .filter(|one| reclaim::is_own(one, &self.own()))
             {
                 let patch = json!({"metadata": {"labels": self.own().topology}});
-                self.patch(&self.volumes(), volume, &patch).await?;
+                match self.patch(&self.volumes(), volume, &patch).await {
+                    Ok(()) => {}
+                    // It went, or somebody else was faster: the others are labelled all the same.
+                    Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
+                    Err(error) => return Err(error),
+                }
             }
             match listed.metadata.continue_ {
                 Some(next) if !next.is_empty() => page = page.continue_token(&next),

@@ -4,6 +4,7 @@ use super::{
     Own, PAUSE, Site, attachment,
     watch::{self, Kept},
 };
+use crate::node::within;
 use k8s_openapi::api::{
     core::v1::Node,
     storage::v1::{CSIDriver, VolumeAttachment},
@@ -19,7 +20,7 @@ use tokio::{sync::Notify, time::sleep};
 pub(super) async fn own_node(client: &Client, name: &str) -> Node {
     let nodes: Api<Node> = Api::all(client.clone());
     loop {
-        match nodes.get_opt(name).await {
+        match within(nodes.get_opt(name)).await {
             Ok(Some(node)) => return node,
             Ok(None) => tracing::info!(
                 node = name,

@@ -1,6 +1,7 @@
 //! What is deleted goes, also when something else went first or nothing fits any more.
 
-use super::{Fake, Remembering, bound, claim, cluster, start};
+use super::{Fake, Remembering, bound, claim, cluster, seen, site, start};
+use crate::csi::cluster::attachment::{HANDLE, Step};
 use serde_json::{Value, json};
 use std::sync::Arc;
 use tonic::Status;
@@ -67,6 +68,50 @@ async fn an_attachment_goes_also_after_its_volume() {
     fake.delete(STORAGE, ATTACHMENTS, "", "csi-1");
     fake.gone(STORAGE, ATTACHMENTS, "", "csi-1").await;
     assert!(driver.pool().published.is_empty());
+}
+
+#[tokio::test]
+async fn what_was_attached_is_detached_also_when_another_volume_has_its_name() {
+    let (fake, driver) = attaching().await;
+    let mut attached = attachment(json!(["external-attacher/d"]));
+    attached["metadata"]["annotations"] = json!({HANDLE: "first"});
+    fake.put(STORAGE, ATTACHMENTS, attached);
+    let of = seen(&fake, STORAGE, ATTACHMENTS, "csi-1");
+    let again = json!({"metadata": {"name": "pvc-uid-a"}, "spec": {"csi": {"driver": "d", "volumeHandle": "second"}}});
+    let again = serde_json::from_value(again).unwrap();
+    driver.pool().published = vec!["first".into(), "second".into()];
+    let site = site(&fake, &driver);
+    let done = site.attachment(Step::Detach, &of, Some(&again)).await;
+    done.unwrap();
+    assert_eq!(driver.pool().published, ["second"]);
+}
+
+#[tokio::test]
+async fn a_volume_that_just_went_keeps_no_other_from_its_label() {
+    let (fake, driver) = (cluster(&["n1"]).await, Remembering::of("n1"));
+    let here = json!([{"key": "t/node", "operator": "In", "values": ["n1"]}]);
+    for name in ["a", "b", "c"] {
+        let volume = json!({
+            "metadata": {"name": name},
+            "spec": {
+                "csi": {"driver": "d", "volumeHandle": name},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": here}]}}
+            }
+        });
+        fake.put(V1, VOLUMES, volume);
+    }
+    let unchanged = |code| fake.change(|inner| inner.unchanged = [("a", code), ("b", 409)].into());
+    let site = site(&fake, &driver);
+    unchanged(404);
+    site.label().await.unwrap();
+    let labels: Vec<Value> = fake.all(V1, VOLUMES);
+    let labels: Vec<_> = labels.iter().map(|of| &of["metadata"]["labels"]).collect();
+    assert_eq!(
+        labels,
+        [&Value::Null, &Value::Null, &json!({"t/node": "n1"})]
+    );
+    unchanged(403);
+    site.label().await.unwrap_err();
 }
 
 #[tokio::test]
