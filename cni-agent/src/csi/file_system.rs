@@ -13,7 +13,7 @@ pub(super) fn format(device: &Attached, fs: Fs) -> Result<(), Fault> {
     let device = path.to_string_lossy();
     let done = match fs {
         // All blocks are the user's; blocks that were taken for the volume stay taken.
-        Fs::Ext4 => tools::run(
+        Fs::Ext4 => tools::make(
             "mkfs.ext4",
             &[
                 "-q",
@@ -27,10 +27,19 @@ pub(super) fn format(device: &Attached, fs: Fs) -> Result<(), Fault> {
                 &device,
             ],
         ),
-        Fs::Xfs => tools::run("mkfs.xfs", &["-q", "-f", "-K", &device]),
+        Fs::Xfs => tools::make("mkfs.xfs", &["-q", "-f", "-K", &device]),
         Fs::Folder => return Err(no_file_system()),
     };
-    done.map_err(|problem| Fault::Internal(format!("making the file system: {problem}")))
+    done.map_err(during("making the file system"))
+}
+
+/// What a program came to, and what it was run for.
+fn during(action: &'static str) -> impl Fn(Fault) -> Fault {
+    move |fault| match fault {
+        Fault::Internal(problem) => Fault::internal(action, problem),
+        // It goes on.
+        fault => fault,
+    }
 }
 
 /// Blocks that an ext4 lacks of its device, and its whole number of them then; none: it has all.
@@ -57,7 +66,7 @@ pub(super) fn grow_mounted(device: &Attached, fs: Fs, at: &Path) -> Result<(), F
             })
         }
         Fs::Xfs => tools::run("xfs_growfs", &["-d", &at.to_string_lossy()])
-            .map_err(|problem| Fault::Internal(format!("growing the file system: {problem}"))),
+            .map_err(during("growing the file system")),
         Fs::Folder => Err(no_file_system()),
     }
 }
@@ -74,8 +83,14 @@ pub(super) fn grow_unmounted(device: &Attached) -> Result<(), Fault> {
     device.check().map_err(failed("the loop device"))?;
     let path = device.device().path();
     let path = path.to_string_lossy();
-    let problem = |problem: String| Fault::Internal(format!("growing the file system: {problem}"));
-    // Which it asks for, and which replays the journal.
-    tools::run_with("e2fsck", &["-f", "-p", &path], &[0, 1]).map_err(problem)?;
+    let problem = during("growing the file system");
+    // It refuses what wasn't checked since it was last mounted, or isn't sound. What an earlier call has checked, and was
+    // too late to answer, isn't checked again: a large one would never be done.
+    match tools::run("resize2fs", &[&path]) {
+        Err(Fault::Internal(_)) => {}
+        done => return done,
+    }
+    // Which replays the journal, too.
+    tools::run_with("e2fsck", &["-f", "-p", &path], &[0, 1]).map_err(&problem)?;
     tools::run("resize2fs", &[&path]).map_err(problem)
 }

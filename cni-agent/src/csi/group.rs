@@ -33,8 +33,7 @@ const MOST: usize = 64;
 impl Volumes {
     /// Takes snapshots of volumes at one moment, or answers with those that were taken for this name.
     pub(super) fn group(&self, name: &str, of: &[String]) -> Result<(Group, Vec<Snapshot>), Fault> {
-        let key = format!("the group of {name:?}");
-        let _working = self.busy.begin(&[&key])?;
+        let _working = self.busy.begin(&[&key(name)])?;
         let sources: BTreeSet<&str> = of.iter().map(String::as_str).collect();
         let there = self.book.read().group_named(name).cloned();
         if let Some(there) = there {
@@ -116,16 +115,10 @@ impl Volumes {
         let at = match self.cut(&copies) {
             Ok(at) => at,
             Err(fault) => {
-                for member in &members {
-                    self.backend(member.backing)?
-                        .remove(Item::Snapshot(member))
-                        .map_err(failed("removing a snapshot"))?;
+                // The cause is what the caller has to know.
+                if let Err(problem) = self.end_group(&group, &members) {
+                    tracing::warn!(group = %group.id, %problem, "a group that was not taken could not be removed; who takes or deletes it again does");
                 }
-                let gone = members
-                    .iter()
-                    .map(|member| Change::NoSnapshot(member.id.clone()));
-                let gone: Vec<Change> = gone.chain([Change::NoGroup(group.id)]).collect();
-                self.book.commit(&gone)?;
                 return Err(fault);
             }
         };
@@ -146,16 +139,19 @@ impl Volumes {
             .snapshots
             .values()
             .map(|id| contents.snapshots.get(id).cloned());
-        members
-            .collect::<Option<_>>()
-            .ok_or_else(|| Fault::internal("the group", "has lost a snapshot"))
+        members.collect::<Option<_>>().ok_or_else(|| {
+            Fault::internal(
+                "the group",
+                "has lost a snapshot; delete it, and take another",
+            )
+        })
     }
 
-    /// A group that somebody was told of, whose snapshots are those that the caller names, if it names any.
-    fn told_group(&self, handle: &str, members: &[String]) -> Result<Option<Group>, Fault> {
+    /// A group, whose snapshots are those that the caller names, if it names any.
+    fn any_group(&self, handle: &str, members: &[String]) -> Result<Option<Group>, Fault> {
         let contents = self.book.read();
         let found = GroupId::parse(handle).and_then(|id| contents.groups.get(&id));
-        let Some(group) = found.filter(|group| group.phase != Phase::Making) else {
+        let Some(group) = found else {
             return Ok(None);
         };
         let named: BTreeSet<&str> = members.iter().map(String::as_str).collect();
@@ -168,14 +164,17 @@ impl Volumes {
 
     /// Removes a group and its snapshots; one that isn't there is removed.
     pub(super) fn delete_group(&self, handle: &str, members: &[String]) -> Result<(), Fault> {
-        let Some(group) = self.told_group(handle, members)? else {
+        let Some(group) = self.any_group(handle, members)? else {
             return Ok(());
         };
+        let key = key(&group.name);
         let snapshots = group.snapshots.values().map(SnapshotId::as_str);
-        let all: Vec<&str> = [group.id.as_str()].into_iter().chain(snapshots).collect();
-        // Also volumes may be made from each of them just now.
+        let own = [group.id.as_str(), key.as_str()];
+        let all: Vec<&str> = own.into_iter().chain(snapshots).collect();
+        // It may be taken just now, and volumes may be made from each of them.
         let _working = self.busy.begin(&all)?;
-        match self.told_group(handle, members)? {
+        // Also one that was not taken, and of which something is left.
+        match self.any_group(handle, members)? {
             Some(group) => self.remove_group(group),
             None => Ok(()),
         }
@@ -197,17 +196,31 @@ impl Volumes {
         let leaving = snapshots.iter().cloned().map(Change::Snapshot);
         let leaving: Vec<Change> = leaving.chain([Change::Group(group.clone())]).collect();
         self.book.commit(&leaving)?;
-        for snapshot in &snapshots {
-            self.backend(snapshot.backing)?
-                .remove(Item::Snapshot(snapshot))
-                .map_err(failed("removing a snapshot"))?;
-        }
-        let gone = snapshots.iter().map(|of| Change::NoSnapshot(of.id.clone()));
-        let gone: Vec<Change> = gone.chain([Change::NoGroup(group.id.clone())]).collect();
-        self.book.commit(&gone)?;
+        self.end_group(&group, &snapshots)?;
         tracing::info!(group = %group.id, "group of snapshots removed");
         Ok(())
     }
+
+    /// Removes all that can be of a group's snapshots; once that is all of them, they and it are forgotten.
+    fn end_group(&self, group: &Group, snapshots: &[Snapshot]) -> Result<(), Fault> {
+        let mut ended = Ok(());
+        for snapshot in snapshots {
+            let removed = self.backend(snapshot.backing).and_then(|backend| {
+                let removed = backend.remove(Item::Snapshot(snapshot));
+                removed.map_err(failed("removing a snapshot"))
+            });
+            ended = ended.and(removed);
+        }
+        ended?;
+        let gone = snapshots.iter().map(|of| Change::NoSnapshot(of.id.clone()));
+        let gone: Vec<Change> = gone.chain([Change::NoGroup(group.id.clone())]).collect();
+        self.book.commit(&gone)
+    }
+}
+
+/// By what a group is had alone that has no id yet.
+fn key(name: &str) -> String {
+    format!("the group of {name:?}")
 }
 
 impl Driver {
@@ -279,7 +292,7 @@ impl GroupController for Driver {
     ) -> Answer<GetVolumeGroupSnapshotResponse> {
         let asked = asked.into_inner();
         let handle = id("group_snapshot_id", &asked.group_snapshot_id)?;
-        let found = self.volumes.told_group(handle, &asked.snapshot_ids)?;
+        let found = self.volumes.any_group(handle, &asked.snapshot_ids)?;
         let found = found.filter(|group| group.phase == Phase::Ready);
         let group =
             found.ok_or_else(|| Fault::NotFound("there is no such group on this node".into()))?;

@@ -269,7 +269,10 @@ impl Pool {
         thin: bool,
     ) -> io::Result<()> {
         let file = ahead.into_file();
-        ftruncate(&file, bytes)?;
+        // Never shorter: what it is a copy of may have grown, and nobody noted it.
+        if file.metadata()?.len() < bytes {
+            ftruncate(&file, bytes)?;
+        }
         if !thin {
             // What is there stays, also where it is shared: room for its change is counted, not taken.
             fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
@@ -282,15 +285,19 @@ impl Pool {
     /// Lengthens a file.
     pub(super) fn grow(&self, image: Image<'_>, bytes: u64, thin: bool) -> io::Result<()> {
         let file = self.image(image, true)?;
-        if file.metadata()?.len() < bytes {
-            if !thin {
-                // Before it is longer, so that a pool without room leaves it as it is.
-                fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
+        let length = file.metadata()?.len();
+        // Before it is longer, so that a pool without room leaves it as it is.
+        if !thin && let Err(error) = fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes) {
+            // XFS keeps behind its end what was taken until there was no more.
+            if let Err(error) = ftruncate(&file, length) {
+                tracing::warn!(name = image.name, %error, "a volume that didn't grow keeps room");
             }
-            ftruncate(&file, bytes)?;
-            fsync(&file)?;
+            return Err(error.into());
         }
-        Ok(())
+        if length < bytes {
+            ftruncate(&file, bytes)?;
+        }
+        Ok(fsync(&file)?)
     }
 
     /// Removes a file: first out of reach, then its blocks; also what was only begun. Does nothing when there is none.
@@ -466,7 +473,7 @@ fn make_image(folder: &Path, image: &Path) -> Result<(), String> {
     // Thin: its blocks are the folder's until volumes take them.
     file.set_len(bytes - bytes % 4096).map_err(fault)?;
     drop(file);
-    tools::run(
+    tools::make(
         "mkfs.xfs",
         &[
             "-q",

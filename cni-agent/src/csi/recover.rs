@@ -66,7 +66,7 @@ impl Volumes {
     pub(super) fn recover(&self) -> (Recovered, Vec<String>) {
         let mut failures = Failures::default();
         let mut recovered = Recovered {
-            thawed: self.thaw(),
+            thawed: self.thaw(&mut failures),
             ..Recovered::default()
         };
         let contents = self.book.read().clone();
@@ -150,7 +150,7 @@ impl Volumes {
     }
 
     /// Lets every volume go on that is held still.
-    fn thaw(&self) -> usize {
+    fn thaw(&self, failures: &mut Failures) -> usize {
         let places: Vec<_> = {
             let contents = self.book.read();
             let mounted = contents
@@ -165,12 +165,19 @@ impl Volumes {
         };
         let mut thawed = 0;
         for (volume, at) in places {
-            // Opening a frozen file system waits for nothing: only changes do.
-            if self.is_mounted(&volume, &at).unwrap_or(false)
-                && let Ok(within) = File::open(&at)
-                && kernel::thaw(&within).unwrap_or(false)
-            {
-                thawed += 1;
+            let id = volume.id.as_str();
+            // Also one that is lost by now. What can't be told may be its own; what is another's stays as it is.
+            let is_left = self.is_left(&volume, &at);
+            let may_be = match &is_left {
+                Ok(is_left) => *is_left,
+                Err(problem) => !matches!(problem, Fault::Precondition(_)),
+            };
+            failures.noting(id, is_left);
+            if may_be {
+                // Opening a frozen file system waits for nothing: only changes do.
+                let went_on = File::open(&at).and_then(|within| kernel::thaw(&within));
+                let went_on = went_on.map_err(failed("letting the volume go on"));
+                thawed += usize::from(failures.noting(id, went_on) == Some(true));
             }
         }
         thawed

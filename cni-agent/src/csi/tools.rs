@@ -1,13 +1,17 @@
-//! Programs that make and grow file systems: as words, never through a shell, and not for ever.
+//! Programs that make, check and grow file systems: as words, never through a shell. None of them is ever ended early: that
+//! could leave a file system damaged, and the next call would begin anew what takes so long.
 
+use super::fault::Fault;
 use std::{
     io::{self, Read as _},
-    process::{Command, Stdio},
+    os::unix::process::CommandExt as _,
+    process::{Child, Command, Stdio},
+    sync::mpsc::{self, RecvTimeoutError},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-/// Making a file system writes some megabytes; a disk that takes longer has stopped.
+/// So long a call waits for a program. The kubelet asks again after a similar time.
 const LIMIT: Duration = Duration::from_secs(120);
 /// What is kept of what a program says.
 const MOST_SAID: u64 = 4096;
@@ -21,69 +25,117 @@ pub(super) fn is_there(program: &str) -> bool {
 /// Runs a program to its end.
 ///
 /// # Errors
-/// It is not there, it fails, or it doesn't end; worded for people.
-pub(super) fn run(program: &str, words: &[&str]) -> Result<(), String> {
+/// It is not there, or it fails; or it isn't done yet: then it goes on, and how it ended is only logged.
+pub(super) fn run(program: &str, words: &[&str]) -> Result<(), Fault> {
     run_with(program, words, &[0])
 }
 
 /// The same of a program that ends well with any of these codes.
-pub(super) fn run_with(program: &str, words: &[&str], good: &[i32]) -> Result<(), String> {
-    let mut child = Command::new(program)
+pub(super) fn run_with(program: &str, words: &[&str], good: &'static [i32]) -> Result<(), Fault> {
+    run_within(program, words, good, Some(LIMIT))
+}
+
+/// Runs a program that makes a file system, however long it takes: whether it is made, only this call can tell. Others of
+/// the volume are told meanwhile that it is worked on.
+pub(super) fn make(program: &str, words: &[&str]) -> Result<(), Fault> {
+    run_within(program, words, &[0], None)
+}
+
+fn run_within(
+    program: &str,
+    words: &[&str],
+    good: &'static [i32],
+    limit: Option<Duration>,
+) -> Result<(), Fault> {
+    let child = Command::new(program)
         .args(words)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
+        // What ends the agent from its terminal doesn't end the program.
+        .process_group(0)
         .spawn()
         .map_err(|error| match error.kind() {
-            io::ErrorKind::NotFound => {
-                format!("there is no {program}; install it on the node (e2fsprogs, xfsprogs)")
-            }
-            _ => format!("{program}: {error}"),
+            io::ErrorKind::NotFound => Fault::Internal(format!(
+                "there is no {program}; install it on the node (e2fsprogs, xfsprogs)"
+            )),
+            _ => Fault::internal(program, error),
         })?;
-    let said = child.stderr.take();
-    let reader = thread::spawn(move || {
-        let mut text = String::new();
-        if let Some(said) = said {
-            // Not UTF-8 is as good as nothing said.
-            let _read = said.take(MOST_SAID).read_to_string(&mut text);
-        }
-        text
-    });
-    let end = Instant::now() + LIMIT;
-    let status = loop {
-        match child
-            .try_wait()
-            .map_err(|error| format!("{program}: {error}"))?
-        {
-            Some(status) => break status,
-            None if Instant::now() >= end => {
-                // It may be stuck in the kernel: then it stays, and this call doesn't.
-                let _ended_or_stuck = child.kill();
-                return Err(format!(
-                    "{program} has not ended within {} s",
-                    LIMIT.as_secs()
-                ));
+    let (done, waiting) = mpsc::channel();
+    let name = program.to_owned();
+    thread::spawn(move || {
+        let outcome = ended(child, &name, good);
+        if let Err(mpsc::SendError(outcome)) = done.send(outcome) {
+            match outcome {
+                Ok(()) => tracing::info!(program = name, "a program that was late is done"),
+                Err(problem) => tracing::warn!(%problem, "a program that was late failed"),
             }
-            None => thread::sleep(Duration::from_millis(2)),
         }
+    });
+    let outcome = match limit {
+        Some(limit) => waiting.recv_timeout(limit),
+        None => waiting.recv().map_err(RecvTimeoutError::from),
     };
+    match outcome {
+        Ok(outcome) => outcome.map_err(Fault::Internal),
+        Err(RecvTimeoutError::Timeout) => Err(Fault::Busy(format!(
+            "{program} is still at work on the volume; ask again"
+        ))),
+        Err(RecvTimeoutError::Disconnected) => {
+            Err(Fault::internal(program, "nobody knows how it ended"))
+        }
+    }
+}
+
+/// Waits for a program's end, and tells how that was.
+fn ended(mut child: Child, program: &str, good: &[i32]) -> Result<(), String> {
+    let mut said = String::new();
+    if let Some(stderr) = child.stderr.take() {
+        let mut begin = stderr.take(MOST_SAID);
+        // Not UTF-8 is as good as nothing said.
+        let _read = begin.read_to_string(&mut said);
+        // Who speaks to nobody is ended by that.
+        let _rest = io::copy(&mut begin.into_inner(), &mut io::sink());
+    }
+    let status = child
+        .wait()
+        .map_err(|error| format!("{program}: {error}"))?;
     if status.code().is_some_and(|code| good.contains(&code)) {
         return Ok(());
     }
-    let said = reader.join().unwrap_or_default();
-    let said = said.lines().last().unwrap_or_default().trim().to_owned();
+    let said = said.lines().last().unwrap_or_default().trim();
     Err(format!("{program}: {status}: {said}"))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Instant;
 
     #[test]
     fn a_program_that_is_missing_or_fails_says_so() {
         assert_eq!(run("true", &[]), Ok(()));
-        assert!(run("false", &[]).unwrap_err().contains("exit status: 1"));
-        let missing = run("mkfs.nothing", &[]).unwrap_err();
+        let failed = run("false", &[]).unwrap_err().to_string();
+        assert!(failed.contains("exit status: 1"), "{failed}");
+        let missing = run("mkfs.nothing", &[]).unwrap_err().to_string();
         assert!(missing.contains("install it"), "{missing}");
+        let much = "head -c 300000 /dev/zero >&2";
+        assert_eq!(run("sh", &["-c", much]), Ok(()));
+    }
+
+    #[test]
+    fn a_program_that_is_late_goes_on() {
+        let folder = tempfile::tempdir().unwrap();
+        let done = folder.path().join("done");
+        let words = ["-c", "sleep 0.3; touch \"$0\"", done.to_str().unwrap()];
+        let late = run_within("sh", &words, &[0], Some(Duration::from_millis(10)));
+        let late = late.unwrap_err();
+        assert_eq!(late.code(), tonic::Code::Aborted, "{late}");
+        assert!(!done.exists());
+        let end = Instant::now() + Duration::from_secs(60);
+        while !done.exists() {
+            assert!(Instant::now() < end, "it was ended");
+            thread::sleep(Duration::from_millis(5));
+        }
     }
 }

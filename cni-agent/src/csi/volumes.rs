@@ -358,7 +358,7 @@ impl Volumes {
         {
             let _promising = self.promising();
             let ratio = volume.parameters.overcommit;
-            self.reserve(volume.backing, bytes - volume.bytes, ratio)?;
+            self.reserve(volume.backing, self.lacks(&volume, bytes)?, ratio)?;
             // A file that is longer than what is remembered is as good as one that isn't yet.
             self.backend(volume.backing)?
                 .grow(&volume, bytes)
@@ -368,6 +368,27 @@ impl Volumes {
         }
         tracing::info!(volume = %volume.id, bytes, "volume grown");
         Ok(volume)
+    }
+
+    /// Bytes of the pool that a volume has to be promised before it has so many. An agent may have ended after its file had
+    /// them, and before that was noted.
+    fn lacks(&self, volume: &Volume, bytes: u64) -> Result<u64, Fault> {
+        if volume.backing != Backing::Image || volume.parameters.thin {
+            return Ok(bytes - volume.bytes);
+        }
+        if volume.source.is_none() {
+            let grown = Volume {
+                bytes,
+                ..volume.clone()
+            };
+            let [before, after] = [volume, &grown].map(|of| self.owed(Item::Volume(of)));
+            return Ok(after.saturating_sub(before));
+        }
+        // Which blocks are its own isn't known; those that it grew by are.
+        let file = self.pool.image(image(&volume.id), false);
+        let length = file.and_then(|file| Ok(file.metadata()?.len()));
+        let length = length.map_err(failed("opening the volume"))?;
+        Ok(bytes.saturating_sub(length.max(volume.bytes)))
     }
 
     /// Changes the limits of a volume, also while pods have it. All of them hold, or the earlier ones.
@@ -517,7 +538,13 @@ fn again(there: &Volume, wanted: &Wanted) -> Result<(), Fault> {
 }
 
 fn another(difference: &str) -> Fault {
-    Fault::Exists(format!("a volume of this name has another {difference}"))
+    let wanted = match difference {
+        "parameters" | "limits" => "give it the class",
+        _ => "ask for the one",
+    };
+    Fault::Exists(format!(
+        "the volume of this name differs in its {difference}; delete the claim, or {wanted} it was made with"
+    ))
 }
 
 /// PURE: whether the volume of a name is the one that is asked for.
@@ -631,6 +658,7 @@ mod tests {
             let fault = same(&there, &wanted, fs).unwrap_err();
             assert_eq!(fault.code(), tonic::Code::AlreadyExists);
             assert!(fault.to_string().contains(what), "{fault}");
+            assert!(fault.to_string().contains("delete the claim"), "{fault}");
         }
         let making = Volume {
             phase: Phase::Making,

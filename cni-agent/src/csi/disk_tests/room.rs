@@ -149,3 +149,58 @@ fn a_disk_without_room_has_the_pool_that_it_had() {
     File::create(place.join("volumes.redb")).unwrap();
     assert!(pool::shares(place).unwrap());
 }
+
+#[test]
+#[ignore = "needs root, loop devices and mkfs"]
+fn a_volume_that_grew_before_that_was_noted_is_copied_whole_and_has_the_room_that_it_took() {
+    let node = Node::new();
+    let volumes = node.volumes();
+    let volume = node.make("v", Some(Fs::Ext4), None);
+    let clone = node.make("c", None, None);
+    let clone = node.make("c2", None, Some(Source::Volume(clone.id)));
+    for of in [&volume, &clone] {
+        volumes.pool.grow(image(&of.id), 2 * SIZE, false).unwrap();
+    }
+    // Its file system has all of it.
+    let at = node.publish(&volume, "pod");
+    write(&at, "whole");
+    let snapshot = volumes.snapshot("s", volume.id.as_str()).unwrap();
+    let restored = node.make("r", Some(Fs::Ext4), Some(Source::Snapshot(snapshot.id)));
+    assert_eq!(read(&node.publish(&restored, "restored")), "whole");
+    // Others were promised nearly all that is left.
+    let promised = volumes.capacity(Backing::Image).unwrap() - SIZE / 2;
+    let others = Volume {
+        phase: Phase::Ready,
+        parameters: Parameters {
+            thin: true,
+            ..Parameters::default()
+        },
+        ..Volume::new(VolumeId::random().unwrap(), "others", promised)
+    };
+    volumes.book.commit(&[Change::Volume(others)]).unwrap();
+    for of in [&volume, &clone] {
+        let handle = of.id.as_str();
+        let grown = volumes.expand(handle, &range(2 * SIZE)).unwrap();
+        assert_eq!(grown.bytes, 2 * SIZE);
+        let more = volumes.expand(handle, &range(2 * SIZE + promised));
+        assert!(matches!(more, Err(Fault::Exhausted(_))), "{more:?}");
+    }
+}
+
+#[test]
+#[ignore = "needs root, loop devices and mkfs"]
+fn a_volume_that_there_is_no_room_to_grow_for_takes_none() {
+    let node = Node::new();
+    let volume = node.make("v", None, None);
+    let pool = &node.volumes().pool;
+    let before = pool.room().unwrap().free;
+    let error = pool.grow(image(&volume.id), 1 << 50, false).unwrap_err();
+    assert_eq!(error.kind(), io::ErrorKind::StorageFull, "{error}");
+    let file = pool.image(image(&volume.id), false).unwrap();
+    assert_eq!(file.metadata().unwrap().len(), SIZE);
+    let after = pool.room().unwrap().free;
+    assert!(
+        after + SIZE > before,
+        "{before} bytes were free, now {after}"
+    );
+}
