@@ -24,21 +24,12 @@ const REMEMBERED: usize = 1000;
 #[derive(Debug)]
 pub(super) struct Ahead {
     file: File,
-    from: Option<File>,
+    from: File,
     /// Where the blocks of what was copied lie. None: it will be copied at once.
     copied: Option<Vec<Extent>>,
 }
 
 impl Ahead {
-    /// A file that is no copy.
-    pub(super) const fn of_nothing(file: File) -> Self {
-        Self {
-            file,
-            from: None,
-            copied: None,
-        }
-    }
-
     /// A copy to an empty file. Where the other one isn't still when the copy is cut, it is copied at once then: what is
     /// copied part by part is of many moments.
     pub(super) fn of(file: File, from: File, is_guarded: bool) -> io::Result<Self> {
@@ -46,18 +37,12 @@ impl Ahead {
             true => begin(&file, &from)?,
             false => None,
         };
-        Ok(Self {
-            file,
-            from: Some(from),
-            copied,
-        })
+        Ok(Self { file, from, copied })
     }
 
     /// Has the copy be as the other one is now.
     pub(super) fn cut(&mut self) -> io::Result<()> {
-        let Some(from) = &self.from else {
-            return Ok(());
-        };
+        let from = &self.from;
         let Some(copied) = &self.copied else {
             return Ok(ioctl_ficlone(&self.file, from)?);
         };
@@ -133,7 +118,7 @@ impl Ahead {
         share(&file, &from)?;
         Ok(Self {
             copied: Some(first_extents(&file)?),
-            from: Some(from),
+            from,
             file,
         })
     }

@@ -73,18 +73,10 @@ impl Volumes {
         let id = GroupId::random().map_err(failed("a name for the group"))?;
         let mut members = Vec::new();
         for volume in &volumes {
+            let member = SnapshotId::random().map_err(failed("a name for a snapshot"))?;
             members.push(Snapshot {
-                id: SnapshotId::random().map_err(failed("a name for a snapshot"))?,
-                name: format!("{name}/{}", volume.id),
-                phase: Phase::Making,
-                of: volume.id.clone(),
-                backing: volume.backing,
-                bytes: volume.bytes,
-                fs: volume.fs,
-                formatted: volume.formatted,
-                made_at_ns: 0,
                 group: Some(id.clone()),
-                overcommit: volume.parameters.overcommit,
+                ..Snapshot::new(member, format!("{name}/{}", volume.id), volume)
             });
         }
         let pairs = members
@@ -205,11 +197,7 @@ impl Volumes {
     fn end_group(&self, group: &Group, snapshots: &[Snapshot]) -> Result<(), Fault> {
         let mut ended = Ok(());
         for snapshot in snapshots {
-            let removed = self.backend(snapshot.backing).and_then(|backend| {
-                let removed = backend.remove(Item::Snapshot(snapshot));
-                removed.map_err(failed("removing a snapshot"))
-            });
-            ended = ended.and(removed);
+            ended = ended.and(self.clear_away(Item::Snapshot(snapshot)));
         }
         ended?;
         let gone = snapshots.iter().map(|of| Change::NoSnapshot(of.id.clone()));

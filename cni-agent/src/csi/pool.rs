@@ -5,7 +5,7 @@
 use super::{
     ahead::Ahead,
     attached::Attached,
-    backend::{Found, btrfs::Subvolumes, directory::Directories},
+    backend::{Found, btrfs::Subvolumes, directory::Directories, sweep},
     folder::Folder,
     mounts, tools,
 };
@@ -214,19 +214,19 @@ impl Pool {
         thin: bool,
     ) -> io::Result<()> {
         let made = || {
-            let ahead = match from {
+            let file = match from {
                 Some(from) => {
                     let mut ahead = self.begin(image, from, false)?;
                     ahead.cut()?;
-                    ahead
+                    ahead.into_file()
                 }
                 None => {
                     let file = self.fresh(image)?;
                     write_in_place(&file)?;
-                    Ahead::of_nothing(file)
+                    file
                 }
             };
-            self.keep(image, ahead, bytes, thin)
+            self.keep(image, &file, bytes, thin)
         };
         let made = made();
         if made.is_err() {
@@ -264,20 +264,19 @@ impl Pool {
     pub(super) fn keep(
         &self,
         image: Image<'_>,
-        ahead: Ahead,
+        file: &File,
         bytes: u64,
         thin: bool,
     ) -> io::Result<()> {
-        let file = ahead.into_file();
         // Never shorter: what it is a copy of may have grown, and nobody noted it.
         if file.metadata()?.len() < bytes {
-            ftruncate(&file, bytes)?;
+            ftruncate(file, bytes)?;
         }
         if !thin {
             // What is there stays, also where it is shared: room for its change is counted, not taken.
-            fallocate(&file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
+            fallocate(file, FallocateFlags::KEEP_SIZE, 0, bytes)?;
         }
-        fsync(&file)?;
+        fsync(file)?;
         self.dir.rename(&image.fresh(), &image.path())?;
         self.dir.sync(image.kind.folder())
     }
@@ -319,16 +318,12 @@ impl Pool {
             removed += subvolumes.sweep(failed);
         }
         for folder in [VOLUMES, SNAPSHOTS, TRASH] {
-            let left = self.left_in(folder);
-            for name in left.unwrap_or_else(|error| {
-                failed(folder, error);
-                Vec::new()
-            }) {
-                match self.dir.remove(&name) {
-                    Ok(()) => removed += 1,
-                    Err(error) => failed(&name, error),
-                }
-            }
+            removed += sweep(
+                folder,
+                self.left_in(folder),
+                |name| self.dir.remove(name),
+                failed,
+            );
         }
         removed
     }

@@ -187,6 +187,25 @@ pub(super) struct Snapshot {
     pub(super) overcommit: Ratio,
 }
 
+impl Snapshot {
+    /// One of a volume as it is, on its way.
+    pub(super) fn new(id: SnapshotId, name: String, of: &Volume) -> Self {
+        Self {
+            id,
+            name,
+            phase: Phase::Making,
+            of: of.id.clone(),
+            backing: of.backing,
+            bytes: of.bytes,
+            fs: of.fs,
+            formatted: of.formatted,
+            made_at_ns: 0,
+            group: None,
+            overcommit: of.parameters.overcommit,
+        }
+    }
+}
+
 /// Snapshots at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]

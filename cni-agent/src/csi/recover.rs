@@ -1,14 +1,13 @@
 //! What a start finds: the disk is the truth, and what is remembered says how far everything was.
 
 use super::{
-    backend::Item,
     book::Change,
     fault::Fault,
     id::{SnapshotId, VolumeId},
     kernel::{self, LoopDevice},
     mounts,
     pool::Kind,
-    records::{Phase, Snapshot, Volume},
+    records::{Phase, Volume},
     request::Backing,
     volumes::{Volumes, failed},
 };
@@ -97,7 +96,9 @@ impl Volumes {
             };
             let ended = match volume.phase {
                 Phase::Ready => self.dissolve(volume.clone()),
-                Phase::Making | Phase::Deleting => self.end_volume(volume),
+                Phase::Making | Phase::Deleting => {
+                    self.detach(volume).and_then(|()| self.end_volume(volume))
+                }
             };
             let ended = failures.noting(volume.id.as_str(), ended);
             *count += usize::from(ended.is_some());
@@ -132,21 +133,6 @@ impl Volumes {
         };
         let left = failures.into_iter().filter(|of| !is_gone(&of.what));
         left.collect()
-    }
-
-    fn end_snapshot(&self, snapshot: &Snapshot) -> Result<(), Fault> {
-        self.backend(snapshot.backing)?
-            .remove(Item::Snapshot(snapshot))
-            .map_err(failed("removing a snapshot"))?;
-        self.book.commit(&[Change::NoSnapshot(snapshot.id.clone())])
-    }
-
-    fn end_volume(&self, volume: &Volume) -> Result<(), Fault> {
-        self.detach(volume)?;
-        self.backend(volume.backing)?
-            .remove(Item::Volume(volume))
-            .map_err(failed("removing a volume"))?;
-        self.book.commit(&[Change::NoVolume(volume.id.clone())])
     }
 
     /// Lets every volume go on that is held still.

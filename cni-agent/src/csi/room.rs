@@ -70,17 +70,13 @@ impl Volumes {
     /// Bytes that may still be asked for one thing. What can't be looked at may ask for all of its own: nobody else goes
     /// without a volume for it.
     pub(super) fn owed(&self, item: Item<'_>) -> u64 {
-        let (id, backing, bytes) = match item {
-            Item::Volume(of) => (of.id.as_str(), of.backing, of.bytes),
-            Item::Snapshot(of) => (of.id.as_str(), of.backing, of.bytes),
-        };
-        let owed = self.backend(backing).and_then(|backend| {
+        let owed = self.backend(item.backing()).and_then(|backend| {
             let owed = backend.owed(item);
             owed.map_err(|error| Fault::internal("what it has taken", error))
         });
         owed.unwrap_or_else(|problem| {
-            tracing::debug!(id, %problem, "counted with all of its bytes");
-            bytes
+            tracing::debug!(id = item.name(), %problem, "counted with all of its bytes");
+            item.bytes()
         })
     }
 

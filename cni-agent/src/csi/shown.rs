@@ -21,23 +21,24 @@ impl Volumes {
 
     /// The loop device that the volume is behind.
     pub(super) fn device(&self, volume: &Volume) -> Result<Option<Attached>, Fault> {
-        let file = match self.pool.image(image(&volume.id), false) {
-            // Lost, or another thing in its place: pods must be able to leave all the same.
-            Err(error) if is_no_file(&error) => return Ok(None),
-            file => file.map_err(failed("opening the volume"))?,
-        };
-        Attached::of(&file).map_err(failed("loop devices"))
+        match self.left_file(volume)? {
+            Some(file) => Attached::of(&file).map_err(failed("loop devices")),
+            None => Ok(None),
+        }
+    }
+
+    /// The volume's file; none: it is lost, or another thing is in its place. Pods must be able to leave all the same.
+    fn left_file(&self, volume: &Volume) -> Result<Option<File>, Fault> {
+        match self.pool.image(image(&volume.id), false) {
+            Err(error) if is_no_file(&error) => Ok(None),
+            file => file.map(Some).map_err(failed("opening the volume")),
+        }
     }
 
     /// Every device that the volume is behind, also when it is lost.
     pub(super) fn devices(&self, volume: &Volume) -> Result<Vec<Attached>, Fault> {
-        let of = match self.pool.image(image(&volume.id), false) {
-            Err(error) if is_no_file(&error) => None,
-            file => {
-                let of = file.and_then(|file| inode(&file));
-                Some(of.map_err(failed("opening the volume"))?)
-            }
-        };
+        let of = self.left_file(volume)?.as_ref().map(inode).transpose();
+        let of = of.map_err(failed("opening the volume"))?;
         let mut found: Vec<Attached> = self.lost_device(volume)?.into_iter().collect();
         for device in LoopDevice::all().map_err(failed("loop devices"))? {
             let now = Attached::now(device).map_err(failed("loop devices"))?;

@@ -34,32 +34,17 @@ impl Volumes {
         }
         let (_source, volume) = self.begin(of)?;
         can_be_cut(&volume)?;
-        let mut snapshot = Snapshot {
-            id: SnapshotId::random().map_err(failed("a name for the snapshot"))?,
-            name: name.to_owned(),
-            phase: Phase::Making,
-            of: volume.id.clone(),
-            backing: volume.backing,
-            bytes: volume.bytes,
-            fs: volume.fs,
-            formatted: volume.formatted,
-            made_at_ns: 0,
-            group: None,
-            overcommit: volume.parameters.overcommit,
-        };
+        let id = SnapshotId::random().map_err(failed("a name for the snapshot"))?;
+        let mut snapshot = Snapshot::new(id, name.to_owned(), &volume);
         {
             let _promising = self.promising();
             self.reserve(snapshot.backing, snapshot.bytes, snapshot.overcommit)?;
             self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
         }
-        let backend = self.backend(volume.backing)?;
         snapshot.made_at_ns = match self.cut(&[(&volume.id, Item::Snapshot(&snapshot))]) {
             Ok(at) => at,
             Err(fault) => {
-                backend
-                    .remove(Item::Snapshot(&snapshot))
-                    .map_err(failed("removing the snapshot"))?;
-                self.book.commit(&[Change::NoSnapshot(snapshot.id)])?;
+                self.end_snapshot(&snapshot)?;
                 return Err(fault);
             }
         };
@@ -89,15 +74,17 @@ impl Volumes {
 
     /// Removes a snapshot that nobody uses.
     fn remove_snapshot(&self, mut snapshot: Snapshot) -> Result<(), Fault> {
-        let id = snapshot.id.clone();
         snapshot.phase = Phase::Deleting;
         self.book.commit(&[Change::Snapshot(snapshot.clone())])?;
-        self.backend(snapshot.backing)?
-            .remove(Item::Snapshot(&snapshot))
-            .map_err(failed("removing the snapshot"))?;
-        self.book.commit(&[Change::NoSnapshot(id.clone())])?;
-        tracing::info!(snapshot = %id, "snapshot removed");
+        self.end_snapshot(&snapshot)?;
+        tracing::info!(snapshot = %snapshot.id, "snapshot removed");
         Ok(())
+    }
+
+    /// Removes what there is of a snapshot, and forgets it.
+    pub(super) fn end_snapshot(&self, snapshot: &Snapshot) -> Result<(), Fault> {
+        self.clear_away(Item::Snapshot(snapshot))?;
+        self.book.commit(&[Change::NoSnapshot(snapshot.id.clone())])
     }
 }
 

@@ -229,10 +229,7 @@ impl Volumes {
         };
         if let Err(fault) = made {
             // A quota that was set, too.
-            backend
-                .remove(Item::Volume(&volume))
-                .map_err(failed("removing the volume"))?;
-            self.book.commit(&[Change::NoVolume(volume.id)])?;
+            self.end_volume(&volume)?;
             return Err(fault);
         }
         volume.phase = Phase::Ready;
@@ -315,12 +312,25 @@ impl Volumes {
     pub(super) fn remove(&self, mut volume: Volume) -> Result<(), Fault> {
         volume.phase = Phase::Deleting;
         self.book.commit(&[Change::Volume(volume.clone())])?;
-        self.backend(volume.backing)?
-            .remove(Item::Volume(&volume))
-            .map_err(failed("removing the volume"))?;
-        self.book.commit(&[Change::NoVolume(volume.id.clone())])?;
+        self.end_volume(&volume)?;
         tracing::info!(volume = %volume.id, "volume removed");
         Ok(())
+    }
+
+    /// Removes what there is of a volume, and forgets it.
+    pub(super) fn end_volume(&self, volume: &Volume) -> Result<(), Fault> {
+        self.clear_away(Item::Volume(volume))?;
+        self.book.commit(&[Change::NoVolume(volume.id.clone())])
+    }
+
+    /// Removes what there is of something; its record stays.
+    pub(super) fn clear_away(&self, item: Item<'_>) -> Result<(), Fault> {
+        let action = match item {
+            Item::Volume(_) => "removing the volume",
+            Item::Snapshot(_) => "removing the snapshot",
+        };
+        let removed = self.backend(item.backing())?.remove(item);
+        removed.map_err(failed(action))
     }
 
     /// The volume that a handle means.

@@ -8,7 +8,7 @@ use super::{
         create_subvolume, fsid, has_subvolumes, limit_subvolume, remove_qgroup, snapshot_subvolume,
         subvolume_id,
     },
-    of_kind, overruns, source,
+    of_kind, overruns, source, sweep,
 };
 use crate::csi::{
     folder::Folder,
@@ -89,17 +89,7 @@ impl Subvolumes {
 
     /// Removes that; how many. Tells what can't be removed, and goes on.
     pub(in crate::csi) fn sweep(&self, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
-        let mut removed = 0;
-        for name in self.leftovers().unwrap_or_else(|error| {
-            failed(FOLDER, error);
-            Vec::new()
-        }) {
-            match self.discard(&name) {
-                Ok(()) => removed += 1,
-                Err(error) => failed(&name, error),
-            }
-        }
-        removed
+        sweep(FOLDER, self.leftovers(), |name| self.discard(name), failed)
     }
 
     fn discard(&self, name: &str) -> io::Result<()> {
@@ -208,10 +198,7 @@ impl Backend for Subvolumes {
     }
 
     fn owed(&self, item: Item<'_>) -> io::Result<u64> {
-        let bytes = match item {
-            Item::Volume(of) => of.bytes,
-            Item::Snapshot(of) => of.bytes,
-        };
+        let bytes = item.bytes();
         let within = match self.folder.within(item.name()) {
             // It is on its way.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(bytes),

@@ -4,7 +4,7 @@
 use super::{
     Backend, Draft, Item, Unbounded, copy,
     kernel::{Quota, quota, set_project, set_quota},
-    of_kind, overruns, source,
+    of_kind, overruns, source, sweep,
 };
 use crate::csi::{
     folder::Folder,
@@ -139,15 +139,8 @@ impl Directories {
     pub(in crate::csi) fn sweep(&self, failed: &mut dyn FnMut(&str, io::Error)) -> usize {
         let mut removed = 0;
         for place in &self.places {
-            for name in left_in(&place.folder).unwrap_or_else(|error| {
-                failed(FOLDER, error);
-                Vec::new()
-            }) {
-                match place.folder.remove(&name) {
-                    Ok(()) => removed += 1,
-                    Err(error) => failed(&name, error),
-                }
-            }
+            let Place { folder, .. } = place;
+            removed += sweep(FOLDER, left_in(folder), |name| folder.remove(name), failed);
         }
         removed
     }
@@ -285,9 +278,10 @@ impl Backend for Directories {
     }
 
     fn owed(&self, item: Item<'_>) -> io::Result<u64> {
-        let (bytes, is_copy) = match item {
-            Item::Volume(of) => (of.bytes, of.source.is_some()),
-            Item::Snapshot(of) => (of.bytes, true),
+        let bytes = item.bytes();
+        let is_copy = match item {
+            Item::Volume(of) => of.source.is_some(),
+            Item::Snapshot(_) => true,
         };
         let place = match self.place_of(item.name()) {
             // It is on its way.

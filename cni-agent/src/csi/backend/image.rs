@@ -50,7 +50,7 @@ impl Backend for Pool {
             Item::Volume(volume) => (volume.bytes, volume.parameters.thin),
             Item::Snapshot(snapshot) => (snapshot.bytes, true),
         };
-        self.keep(file(item), ahead, bytes, thin)
+        self.keep(file(item), &ahead.into_file(), bytes, thin)
     }
 
     fn remove(&self, item: Item<'_>) -> io::Result<()> {
@@ -87,8 +87,7 @@ impl Backend for Pool {
                 of.bytes.saturating_sub(taken)
             }
             // Whose blocks are shared isn't known without reading the maps of all: as if it had none.
-            Item::Volume(of) => of.bytes,
-            Item::Snapshot(of) => of.bytes,
+            Item::Volume(_) | Item::Snapshot(_) => item.bytes(),
         })
     }
 

@@ -33,10 +33,19 @@ pub(super) enum Item<'a> {
 }
 
 impl Item<'_> {
-    fn name(&self) -> &str {
+    /// Its id.
+    pub(super) fn name(&self) -> &str {
         match self {
             Self::Volume(of) => of.id.as_str(),
             Self::Snapshot(of) => of.id.as_str(),
+        }
+    }
+
+    /// How many bytes were promised of it.
+    pub(super) const fn bytes(&self) -> u64 {
+        match self {
+            Self::Volume(of) => of.bytes,
+            Self::Snapshot(of) => of.bytes,
         }
     }
 
@@ -121,6 +130,27 @@ fn of_kind(names: Vec<String>, kind: Kind) -> Vec<String> {
     let mut names = names;
     names.retain(|name| name.starts_with(prefix));
     names
+}
+
+/// Removes what was left in a folder; how many of them. Tells what can't be removed, and goes on.
+pub(super) fn sweep(
+    folder: &str,
+    left: io::Result<Vec<String>>,
+    remove: impl Fn(&str) -> io::Result<()>,
+    failed: &mut dyn FnMut(&str, io::Error),
+) -> usize {
+    let left = left.unwrap_or_else(|error| {
+        failed(folder, error);
+        Vec::new()
+    });
+    let mut removed = 0;
+    for name in left {
+        match remove(&name) {
+            Ok(()) => removed += 1,
+            Err(error) => failed(&name, error),
+        }
+    }
+    removed
 }
 
 /// Whether so many bytes can be written where a limit should keep them out.

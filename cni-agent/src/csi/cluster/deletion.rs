@@ -81,13 +81,7 @@ impl Site {
                 "the PersistentVolume has changed; its volume is not deleted",
             ));
         }
-        let asked = DeleteVolumeRequest {
-            volume_id: handle(of),
-            secrets: [].into(),
-        };
-        let done = self.driver().delete_volume(Request::new(asked)).await;
-        done.map_err(|status| Failure::driver(FAILED, &status))?;
-        self.room.notify_one();
+        self.delete_volume(of, FAILED).await?;
         let same = DeleteParams {
             preconditions: Some(Preconditions {
                 uid: of.metadata.uid.clone(),
@@ -102,6 +96,22 @@ impl Site {
             let finalizers = without(&left.metadata, VOLUME_FINALIZER);
             self.finalizers(&left, finalizers).await?;
         }
+        Ok(())
+    }
+
+    /// Has the driver delete a volume. `reason`: of the Event, if it doesn't.
+    pub(super) async fn delete_volume(
+        &self,
+        of: &PersistentVolume,
+        reason: &'static str,
+    ) -> Result<(), Failure> {
+        let asked = DeleteVolumeRequest {
+            volume_id: handle(of),
+            secrets: [].into(),
+        };
+        let done = self.driver().delete_volume(Request::new(asked)).await;
+        done.map_err(|status| Failure::driver(reason, &status))?;
+        self.room.notify_one();
         Ok(())
     }
 

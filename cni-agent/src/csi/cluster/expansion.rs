@@ -16,7 +16,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Resource,
+    Resource,
     api::{Patch, PatchParams},
     runtime::events::EventType,
 };
@@ -70,7 +70,7 @@ impl Site {
     }
 
     async fn spec(&self, volume: &PersistentVolume, patch: &Value) -> Result<(), kube::Error> {
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volumes = self.volumes();
         self.patch(&volumes, volume, patch).await
     }
 

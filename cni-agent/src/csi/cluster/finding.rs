@@ -4,14 +4,14 @@ use super::{
     Site,
     failure::Failure,
     provisioning::FAILED,
-    snapshot_api::{VolumeSnapshot, VolumeSnapshotContent},
+    snapshot_api::VolumeSnapshot,
     source::{self, Found, Origin},
     topology,
     words::{bound, text},
 };
 use crate::node::within;
 use k8s_openapi::api::{
-    core::v1::{Node, PersistentVolume, PersistentVolumeClaim},
+    core::v1::{Node, PersistentVolumeClaim},
     storage::v1::StorageClass,
 };
 use kube::Api;
@@ -33,7 +33,7 @@ impl Site {
                 let there = within(self.claims(claim).get_opt(&name)).await?;
                 let missing = || refused(format!("its source, the claim {name}, is not there"));
                 let there = there.ok_or_else(missing)?;
-                let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+                let volumes = self.volumes();
                 let volume = match bound(&there) {
                     Some(volume) => within(volumes.get_opt(volume)).await?,
                     None => None,
@@ -52,7 +52,7 @@ impl Site {
                 let status = there.status.as_ref();
                 let content =
                     status.and_then(|of| of.bound_volume_snapshot_content_name.as_deref());
-                let contents: Api<VolumeSnapshotContent> = Api::all(self.client.clone());
+                let contents = self.contents();
                 let content = match content {
                     Some(content) => within(contents.get_opt(content)).await?,
                     None => None,

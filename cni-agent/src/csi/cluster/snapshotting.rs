@@ -24,7 +24,7 @@ const LOOK_FAILED: &str = "SnapshotContentCheckandUpdateFailed";
 const DELETION_FAILED: &str = "SnapshotDeleteError";
 
 impl Site {
-    fn contents(&self) -> Api<VolumeSnapshotContent> {
+    pub(super) fn contents(&self) -> Api<VolumeSnapshotContent> {
         Api::all(self.client.clone())
     }
 

@@ -12,16 +12,14 @@ use super::{
 use crate::node::within;
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use kube::{
-    Api, Resource,
+    Resource,
     api::{ListParams, PostParams},
     runtime::events::EventType,
 };
-use node_api::csi::DeleteVolumeRequest;
 use std::{
     collections::BTreeMap,
     sync::{Arc, MutexGuard, PoisonError},
 };
-use tonic::Request;
 
 /// By name: what was made, and perhaps not written.
 pub(super) type Unwritten = BTreeMap<String, Arc<PersistentVolume>>;
@@ -46,7 +44,7 @@ impl Site {
         claim: &PersistentVolumeClaim,
         volume: PersistentVolume,
     ) -> Result<(), Failure> {
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volumes = self.volumes();
         let name = text(volume.metadata.name.as_ref()).to_owned();
         let volume = Arc::new(volume);
         self.unwritten().insert(name.clone(), volume.clone());
@@ -89,16 +87,10 @@ impl Site {
     /// Deletes a volume that nobody will ask for any more, if it was not written after all.
     pub(super) async fn discard(&self, volume: &PersistentVolume) -> Result<(), Failure> {
         // Also one that somebody has written by hand, with a name of their own.
-        let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+        let volumes = self.volumes();
         let listed = within(volumes.list(&ListParams::default())).await?;
         if !listed.items.iter().any(|one| is_same(one, volume)) {
-            let asked = DeleteVolumeRequest {
-                volume_id: handle(volume),
-                secrets: [].into(),
-            };
-            let done = self.driver().delete_volume(Request::new(asked)).await;
-            done.map_err(|status| Failure::driver(FAILED, &status))?;
-            self.room.notify_one();
+            self.delete_volume(volume, FAILED).await?;
         }
         self.unwritten().remove(text(volume.metadata.name.as_ref()));
         Ok(())

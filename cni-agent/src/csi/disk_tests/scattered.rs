@@ -98,7 +98,8 @@ fn a_copy_that_was_begun_ahead_is_as_its_original_is_when_it_is_cut() {
                     of: 1,
                 }
                 .do_to(&file);
-                pool.keep(to, ahead, BLOCKS * BLOCK, true).unwrap();
+                pool.keep(to, &ahead.into_file(), BLOCKS * BLOCK, true)
+                    .unwrap();
                 let copy = pool.image(to, false).unwrap();
                 prop_assert!(all_of(&copy) == then, "they differ");
                 let pieces = Extents::of(&copy, 0).count();

@@ -34,6 +34,17 @@ async fn provision(site: &Site, fake: &Fake) -> (Outcome, String) {
     (failure.outcome, failure.text)
 }
 
+/// Discards the volume of the claim.
+async fn discard(site: &Site) {
+    let of = site.unwritten()["pvc-uid-a"].clone();
+    site.discard(&of).await.unwrap();
+}
+
+/// How many volumes are remembered, and how many the driver has.
+fn left(site: &Site, driver: &Remembering) -> (usize, usize) {
+    (site.unwritten().len(), driver.pool().volumes.len())
+}
+
 #[tokio::test]
 async fn what_is_refused_leaves_no_volume() {
     let (fake, driver) = one().await;
@@ -46,12 +57,8 @@ async fn what_is_refused_leaves_no_volume() {
     );
     // Its claim may have it yet.
     assert_eq!(driver.pool().volumes.len(), 1);
-    let left = site.unwritten()["pvc-uid-a"].clone();
-    site.discard(&left).await.unwrap();
-    assert_eq!(
-        (site.unwritten().len(), driver.pool().volumes.len()),
-        (0, 0)
-    );
+    discard(&site).await;
+    assert_eq!(left(&site, &driver), (0, 0));
 }
 
 #[tokio::test]
@@ -64,12 +71,8 @@ async fn a_claim_that_has_another_volume_leaves_none() {
         outcome == Outcome::Hopeless && told.contains("vol-n2-0"),
         "{told}"
     );
-    let left = site.unwritten()["pvc-uid-a"].clone();
-    site.discard(&left).await.unwrap();
-    assert_eq!(
-        (site.unwritten().len(), driver.pool().volumes.len()),
-        (0, 0)
-    );
+    discard(&site).await;
+    assert_eq!(left(&site, &driver), (0, 0));
 }
 
 #[tokio::test]
@@ -81,12 +84,8 @@ async fn a_volume_that_somebody_has_written_by_hand_stays() {
     fake.put(V1, VOLUMES, by_hand);
     let site = site(&fake, &driver);
     provision(&site, &fake).await;
-    let left = site.unwritten()["pvc-uid-a"].clone();
-    site.discard(&left).await.unwrap();
-    assert_eq!(
-        (site.unwritten().len(), driver.pool().volumes.len()),
-        (0, 1)
-    );
+    discard(&site).await;
+    assert_eq!(left(&site, &driver), (0, 1));
 }
 
 #[tokio::test]
@@ -137,24 +136,17 @@ async fn what_may_not_have_been_written_goes_after_its_claim() {
     let tasks = |seen: &Seen| -> Vec<_> { plan(seen, &own("n1")).iter().map(Task::key).collect() };
     assert_eq!(tasks(&cluster), [("provision", "uid-a".to_owned())]);
     cluster.claims.clear();
-    let left = Task::Discard(site.unwritten()["pvc-uid-a"].clone());
-    assert_eq!(plan(&cluster, &own("n1")), [left]);
+    let of = site.unwritten()["pvc-uid-a"].clone();
+    assert_eq!(plan(&cluster, &own("n1")), [Task::Discard(of.clone())]);
     // It was written after all.
     fake.put(V1, VOLUMES, another("vol-n1-0"));
-    let left = site.unwritten()["pvc-uid-a"].clone();
-    site.discard(&left).await.unwrap();
-    assert_eq!(
-        (site.unwritten().len(), driver.pool().volumes.len()),
-        (0, 1)
-    );
+    discard(&site).await;
+    assert_eq!(left(&site, &driver), (0, 1));
     // It was not.
     fake.delete(V1, VOLUMES, "", "pvc-uid-a");
-    site.unwritten().insert("pvc-uid-a".into(), left.clone());
-    site.discard(&left).await.unwrap();
-    assert_eq!(
-        (site.unwritten().len(), driver.pool().volumes.len()),
-        (0, 0)
-    );
+    site.unwritten().insert("pvc-uid-a".into(), of);
+    discard(&site).await;
+    assert_eq!(left(&site, &driver), (0, 0));
 }
 
 #[tokio::test]
