@@ -4,7 +4,14 @@
 use protox::prost_reflect::{DescriptorPool, Kind, MessageDescriptor};
 use std::{env, error::Error, fs, path::Path};
 
-const FILES: [&str; 2] = ["proto/csi.proto", "proto/plugin_registration.proto"];
+const FILES: [&str; 6] = [
+    "proto/csi.proto",
+    "proto/device_plugin.proto",
+    "proto/dra.proto",
+    "proto/dra_health.proto",
+    "proto/plugin_registration.proto",
+    "proto/pod_resources.proto",
+];
 const PACKAGE: &str = "csi.v1";
 
 fn main() -> Result<(), Box<dyn Error>> {

@@ -1,7 +1,7 @@
 //! The node agent as a library; read it in this order: `model` (plain values), `ipam` and `store`
 //! (what the node remembers), `state`, `source` and `service` (what the cluster wants), `netlink`
 //! and `datapath` (what the kernel holds), `network` (the network part), `balancer` (addresses of load
-//! balancers), `cni` (what the container runtime asks), `install` (how it gets to the runtime), `agent`,
+//! balancers), `device` (the node's devices), `cni` (what the container runtime asks), `install` (how it gets to the runtime), `agent`,
 //! `parts` and `server` (how it is put together), `health`, `health_check` and `metrics` (what watches
 //! it), `query` and `cli`.
 
@@ -13,8 +13,10 @@ pub mod cni;
 pub mod config;
 pub mod csi;
 pub mod datapath;
+pub mod device;
 pub mod domains;
 mod folder_watch;
+mod grpc;
 pub mod health;
 pub mod health_check;
 pub mod install;

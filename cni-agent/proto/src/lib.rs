@@ -7,6 +7,26 @@ pub mod csi {
     tonic::include_proto!("csi.v1");
 }
 
+/// The kubelet's device plugins.
+pub mod device {
+    tonic::include_proto!("v1beta1");
+}
+
+/// Dynamic Resource Allocation.
+pub mod dra {
+    tonic::include_proto!("k8s.io.kubelet.pkg.apis.dra.v1");
+}
+
+/// The health of devices in Dynamic Resource Allocation.
+pub mod dra_health {
+    tonic::include_proto!("v1alpha1");
+}
+
+/// What pods hold, as the kubelet says.
+pub mod pod_resources {
+    tonic::include_proto!("v1");
+}
+
 /// How the kubelet takes plugins.
 pub mod registration {
     tonic::include_proto!("pluginregistration");

@@ -7,7 +7,6 @@
 mod ahead;
 mod anywhere;
 mod attached;
-mod authority;
 mod backend;
 mod book;
 mod call_log;
@@ -32,7 +31,6 @@ mod in_flight;
 mod inline;
 mod kernel;
 mod limits;
-mod listen;
 mod look;
 mod metadata;
 mod mounts;
@@ -60,6 +58,7 @@ mod volumes;
 use crate::{
     config::{CgroupChoice, CsiConfig},
     datapath::unified_cgroup,
+    grpc::listen,
     metrics::VolumeCounts,
     parts::Shutdown,
 };

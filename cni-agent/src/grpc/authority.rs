@@ -33,13 +33,13 @@ const HUFFMAN: u8 = 0x80;
 
 /// A connection whose client may call its peer what it likes.
 #[derive(Debug)]
-pub(super) struct Lenient {
+pub(crate) struct Lenient {
     inner: UnixStream,
     frames: Frames,
 }
 
 impl Lenient {
-    pub(super) fn new(inner: UnixStream) -> Self {
+    pub(crate) fn new(inner: UnixStream) -> Self {
         Self {
             inner,
             frames: Frames::default(),

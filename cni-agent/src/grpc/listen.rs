@@ -13,7 +13,7 @@ use tokio::net::{UnixListener, UnixStream};
 ///
 /// # Errors
 /// When the folder can't be written.
-pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     if let Some(folder) = path.parent() {
         DirBuilder::new()
             .recursive(true)
@@ -24,7 +24,7 @@ pub(super) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Connections as they come.
-pub(super) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+pub(crate) fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
     stream::unfold(listener, |listener| async {
         let accepted = listener.accept().await.map(|(stream, _)| stream);
         Some((accepted, listener))
@@ -32,6 +32,6 @@ pub(super) fn connections(listener: UnixListener) -> impl Stream<Item = io::Resu
 }
 
 /// The same, from clients that may call the socket what they like.
-pub(super) fn lenient(listener: UnixListener) -> impl Stream<Item = io::Result<Lenient>> {
+pub(crate) fn lenient(listener: UnixListener) -> impl Stream<Item = io::Result<Lenient>> {
     connections(listener).map_ok(Lenient::new)
 }

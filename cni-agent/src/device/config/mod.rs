@@ -1,0 +1,1 @@
+//! PURE: the configuration's text to a plan.

@@ -1,0 +1,153 @@
+//! PURE: texts with places for what is known of a device: `by-{serial}`. `{{` and `}}` are the braces themselves.
+
+use std::{collections::BTreeMap, fmt};
+
+/// What can be asked of every device, in a template. Others may be empty, depending on what it is.
+pub const FIELDS: [(&str, &str); 17] = [
+    ("id", "the id that the kubelet has"),
+    ("name", "the kernel's name, or the last part of the path"),
+    ("path", "the path of its first file"),
+    ("serial", "its serial number"),
+    ("pci", "the PCI address"),
+    ("pciRoot", "the PCI root complex that it is below"),
+    ("pciSlot", "the PCI address without the function"),
+    ("physfn", "of a virtual function: the PCI address of its physical one"),
+    ("iommuGroup", "the number of its IOMMU group"),
+    ("numa", "the number of its NUMA node"),
+    ("driver", "the driver that it is bound to"),
+    ("vendor", "the vendor's number, in hexadecimal digits"),
+    ("device", "the device's number, in hexadecimal digits"),
+    ("subsystem", "the class or bus of sysfs"),
+    ("usb", "the USB port, like 1-2.3"),
+    ("cdi", "the name that a CDI specification has for it"),
+    ("random", "sixteen random hexadecimal digits, anew each time"),
+];
+
+/// A text with places.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Template(Vec<Piece>);
+
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Piece {
+    Text(String),
+    /// A field, or a property of udev by `udev:NAME`.
+    Field(String),
+}
+
+impl Template {
+    /// # Errors
+    /// A brace that is not closed, or a field that no device has: worded for people.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let mut pieces = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text.chars().peekable();
+        while let Some(c) = rest.next() {
+            match (c, rest.peek()) {
+                ('{', Some('{')) | ('}', Some('}')) => {
+                    rest.next();
+                    plain.push(c);
+                }
+                ('}', _) => {
+                    return Err(format!("{text:?} has a `}}` without a `{{`; write `}}}}` for the brace itself"));
+                }
+                ('{', _) => {
+                    let mut name = String::new();
+                    loop {
+                        match rest.next() {
+                            Some('}') => break,
+                            Some(c) => name.push(c),
+                            None => {
+                                return Err(format!(
+                                    "{text:?} has a `{{` without a `}}`; write `{{{{` for the brace itself"
+                                ));
+                            }
+                        }
+                    }
+                    let is_property = name.strip_prefix("udev:").is_some_and(|name| !name.is_empty());
+                    if !is_property && !FIELDS.iter().any(|(field, _)| *field == name) {
+                        let known: Vec<&str> = FIELDS.iter().map(|(field, _)| *field).collect();
+                        return Err(format!(
+                            "{text:?} asks for {name:?}, which devices don't have; write one of {}, or udev:PROPERTY",
+                            known.join(", ")
+                        ));
+                    }
+                    if !plain.is_empty() {
+                        pieces.push(Piece::Text(std::mem::take(&mut plain)));
+                    }
+                    pieces.push(Piece::Field(name));
+                }
+                _ => plain.push(c),
+            }
+        }
+        if !plain.is_empty() {
+            pieces.push(Piece::Text(plain));
+        }
+        Ok(Self(pieces))
+    }
+
+    /// The text for a device whose fields are `values`.
+    ///
+    /// # Errors
+    /// The first field that it doesn't have.
+    pub fn fill(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+        let mut text = String::new();
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(plain) => text.push_str(plain),
+                Piece::Field(name) => text.push_str(values.get(name).ok_or_else(|| name.clone())?),
+            }
+        }
+        Ok(text)
+    }
+
+    /// Whether a field is in it.
+    pub fn asks_for(&self, field: &str) -> bool {
+        self.0
+            .iter()
+            .any(|piece| matches!(piece, Piece::Field(name) if name == field))
+    }
+}
+
+impl fmt::Display for Template {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for piece in &self.0 {
+            match piece {
+                Piece::Text(text) => f.write_str(&text.replace('{', "{{").replace('}', "}}"))?,
+                Piece::Field(name) => write!(f, "{{{name}}}")?,
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn fields_are_filled_and_doubled_braces_stay() {
+        let values = [("serial", "A1"), ("udev:ID_MODEL", "FT232")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let text = "by-{serial}-{udev:ID_MODEL}-{{x}}";
+        let template = Template::parse(text).unwrap();
+        assert_eq!(template.fill(&values).unwrap(), "by-A1-FT232-{x}");
+        assert_eq!(template.to_string(), text);
+        assert!(template.asks_for("serial") && !template.asks_for("pci"));
+        let missing = Template::parse("{pci}").unwrap().fill(&values);
+        assert_eq!(missing.unwrap_err(), "pci");
+    }
+
+    #[test]
+    fn what_is_no_field_is_told_with_those_that_are() {
+        for (text, word) in [
+            ("{serail}", "serial"),
+            ("{udev:}", "udev:PROPERTY"),
+            ("{serial", "{{"),
+            ("serial}", "}}"),
+        ] {
+            let problem = Template::parse(text).unwrap_err();
+            assert!(problem.contains(word), "{problem}");
+        }
+    }
+}
