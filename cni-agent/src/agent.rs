@@ -4,6 +4,7 @@ use crate::{
     cni::{CniError, caller::Caller, protocol::CniCall},
     config::{Config, NetworkConfig, PartName},
     csi::{self, CsiSlot},
+    device::{self, DeviceSlot},
     health::{self, Probed},
     install::{self, InstallProblems},
     log_level::LogLevel,
@@ -44,6 +45,10 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
         true => CsiSlot::starting(),
         false => CsiSlot::absent(),
     };
+    let devices = match config.parts.contains(&PartName::Devices) {
+        true => DeviceSlot::starting(),
+        false => DeviceSlot::absent(),
+    };
     let states = PartStates::default();
     let recorder = Recorder::default();
     let mut parts = Vec::new();
@@ -77,6 +82,20 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
             }),
         });
     }
+    if config.parts.contains(&PartName::Devices) {
+        let (device, slot, counts) = (config.device, devices.clone(), recorder.devices());
+        parts.push(Part {
+            name: PartName::Devices,
+            start: Box::new(move |shutdown| {
+                Box::pin(device::run(
+                    device.clone(),
+                    slot.clone(),
+                    counts.clone(),
+                    shutdown,
+                ))
+            }),
+        });
+    }
     let installation = InstallProblems::default();
     let installing = config.install.map(|install| {
         let (slot, problems) = (slot.clone(), installation.clone());
@@ -88,6 +107,7 @@ pub async fn run(config: Config, log: LogLevel) -> Result<(), String> {
         config: config.network,
         slot,
         volumes,
+        devices,
         has_network,
         installation,
         states,
@@ -149,6 +169,7 @@ struct Agent {
     config: NetworkConfig,
     slot: NetworkSlot,
     volumes: CsiSlot,
+    devices: DeviceSlot,
     has_network: bool,
     installation: InstallProblems,
     states: PartStates,
@@ -185,6 +206,7 @@ impl Handler for Agent {
             Query::Volumes | Query::Snapshots | Query::VolumeUsage | Query::VolumeCheck => {
                 return csi::query(&self.volumes, query).await;
             }
+            Query::Devices => return device::query(&self.devices, query).await,
             other => return part::query(&self.slot, other).await,
         };
         value.map_err(|e| CniError::internal(&e.to_string()))
@@ -270,6 +292,7 @@ impl Probed for Watched {
             version: env!("CARGO_PKG_VERSION"),
             parts: self.agent.states.snapshot().await,
             volumes: csi::snapshot(&self.agent.volumes, self.volumes_named).await,
+            devices: device::snapshot(&self.agent.devices).await,
             // What is counted here is told also while the maps can't be read.
             network: network.unwrap_or_else(|error| {
                 tracing::warn!(%error, "a scrape goes without the network's metrics");

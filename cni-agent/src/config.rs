@@ -3,6 +3,7 @@
 use crate::{
     balancer::pool::Range,
     datapath::{LogLevel, XdpMode},
+    device::options::{DeviceArgs, DeviceConfig},
     install::{InstallArgs, InstallConfig},
 };
 use clap::{Args, ValueEnum};
@@ -156,6 +157,9 @@ pub struct AgentArgs {
 
     #[command(flatten)]
     pub csi: CsiArgs,
+
+    #[command(flatten)]
+    pub device: DeviceArgs,
 }
 
 /// Options of the CSI driver (`--parts network,csi`).
@@ -336,6 +340,8 @@ pub enum PartName {
     Network,
     /// The CSI driver.
     Csi,
+    /// Devices for pods.
+    Devices,
 }
 
 impl PartName {
@@ -344,6 +350,7 @@ impl PartName {
         match self {
             Self::Network => "network",
             Self::Csi => "csi",
+            Self::Devices => "devices",
         }
     }
 }
@@ -381,6 +388,7 @@ pub struct Config {
     pub api: Option<ApiOptions>,
     pub network: NetworkConfig,
     pub csi: CsiConfig,
+    pub device: DeviceConfig,
     /// Where health and metrics are served, if at all.
     pub health: Option<SocketAddr>,
     pub metrics_per_endpoint: bool,
@@ -477,7 +485,7 @@ pub enum ConfigError {
         "--{option} {path:?} is relative: give an absolute path, the agent may be started anywhere"
     )]
     RelativePath { option: &'static str, path: PathBuf },
-    #[error("--parts is empty: name at least one part, `network` or `csi`")]
+    #[error("--parts is empty: name at least one part: `network`, `csi` or `devices`")]
     NoParts,
     #[error(
         "--load-balancer-pool needs a cluster whose Services it can write to: give --kubeconfig or --source kubernetes, or leave it out"
@@ -510,6 +518,8 @@ impl Config {
             ("proc-sys", &args.proc_sys),
             ("csi-pool", &args.csi.csi_pool),
             ("kubelet-dir", &args.csi.kubelet_dir),
+            ("devices", &args.device.devices),
+            ("cdi-dir", &args.device.cdi_dir),
             ("cni-bin-dir", &args.install.folders.cni_bin_dir),
             ("cni-conf-dir", &args.install.folders.cni_conf_dir),
         ]
@@ -527,6 +537,13 @@ impl Config {
         if parts.is_empty() {
             return Err(ConfigError::NoParts);
         }
+        let device = DeviceConfig::new(
+            args.device,
+            &args.node_name,
+            &args.csi.kubelet_dir,
+            &args.state_dir,
+            api.clone(),
+        );
         let csi = CsiConfig {
             node_name: args.node_name.clone(),
             driver: args.csi.csi_driver,
@@ -565,6 +582,7 @@ impl Config {
             metrics_per_volume: args.metrics_per_volume,
             network,
             csi,
+            device,
             proc_sys: args.proc_sys,
             install,
         })

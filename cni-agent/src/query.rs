@@ -10,6 +10,7 @@ use ipnetwork::IpNetwork;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, net::IpAddr};
 
+mod device;
 mod flow;
 mod policy;
 mod service;
@@ -17,6 +18,7 @@ mod trace;
 mod volume;
 
 pub use crate::cni::protocol::Query;
+pub use device::{DeviceAnswer, DeviceLook, DeviceRow, DeviceStep, HolderRow, ResourceRow};
 pub use flow::{FlowEnds, FlowRow, FlowVerdict, FlowsAnswer};
 pub use policy::{
     Backend, CutConnection, End, PlannedChange, PolicyAnswer, PolicyChange, PolicyPlan,

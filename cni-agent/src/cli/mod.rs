@@ -2,6 +2,7 @@
 
 mod agent;
 mod client;
+mod device;
 mod flows;
 mod migrate;
 mod policy;
@@ -33,7 +34,7 @@ use std::{
 #[derive(Parser)]
 #[command(name = "fairlead", version, propagate_version = true)]
 #[command(
-    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead trace shop/client service/shop/web 80\n  fairlead drops -o json\n  fairlead volume list\n  fairlead debug maps"
+    after_help = "Examples:\n  fairlead status\n  fairlead endpoint list -o wide\n  fairlead service explain kube-system/kube-dns\n  fairlead policy explain shop/client shop/web 8080\n  fairlead trace shop/client service/shop/web 80\n  fairlead drops -o json\n  fairlead volume list\n  fairlead device list\n  fairlead debug maps"
 )]
 struct Cli {
     /// Unix socket of the agent, where the CNI plugin and these commands meet it.
@@ -70,6 +71,9 @@ enum Verb {
     /// Volumes of this node: list, explain, measure and check them.
     #[command(subcommand, visible_alias = "vol")]
     Volume(volume::VolumeVerb),
+    /// Devices of this node: which there are, who has them, why one can't be had.
+    #[command(subcommand, visible_alias = "dev")]
+    Device(device::DeviceVerb),
     /// Addresses in use, cooling down and free, by podCIDR.
     Ipam(Print),
     /// Dropped packets by interface, pod and reason.
@@ -200,6 +204,7 @@ pub fn main() -> ExitCode {
         Verb::Policy(verb) => policy::run(verb, &cli.socket),
         Verb::Volume(volume::VolumeVerb::Demo(args)) => return volume_demo::run(args),
         Verb::Volume(verb) => volume::run(verb, &cli.socket),
+        Verb::Device(verb) => device::run(verb, &cli.socket),
         Verb::Ipam(p) => {
             ask(&cli.socket, Query::Ipam).and_then(|list: Vec<_>| rows::ipam(&list, p.output))
         }

@@ -102,6 +102,8 @@ pub enum Query {
     VolumeUsage,
     /// Whether pool, store, mounts and pods' folders agree.
     VolumeCheck,
+    /// Every device of the node.
+    Devices,
     /// What is logged; another filter if one is given.
     LogLevel {
         #[serde(default, skip_serializing_if = "Option::is_none")]

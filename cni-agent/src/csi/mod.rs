@@ -39,7 +39,6 @@ mod places;
 mod pool;
 mod records;
 mod recover;
-mod registration;
 mod request;
 mod room;
 mod rows;
@@ -58,7 +57,10 @@ mod volumes;
 use crate::{
     config::{CgroupChoice, CsiConfig},
     datapath::unified_cgroup,
-    grpc::listen,
+    grpc::{
+        listen,
+        registrar::{Registrar, Taken},
+    },
     metrics::VolumeCounts,
     parts::Shutdown,
 };
@@ -74,7 +76,6 @@ use node_api::{
     registration::registration_server::RegistrationServer,
 };
 use pool::Pool;
-use registration::{Registrar, Taken};
 use std::path::PathBuf;
 use std::{sync::Arc, time::Duration};
 use tell::Troubles;
@@ -91,6 +92,11 @@ const TOPOLOGY: &str = "topology.fairlead.dev/node";
 /// Pauses before a kubelet that refuses the driver is asked again.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LAST_PAUSE: Duration = Duration::from_secs(60);
+
+/// What the driver is to the kubelet.
+const KIND: &str = "CSIPlugin";
+/// Version of its interface, as the kubelet compares it.
+const VERSIONS: [&str; 1] = ["1.0.0"];
 
 /// The driver behind all of its services.
 #[derive(Clone, Debug)]
@@ -228,19 +234,24 @@ async fn register(
     let fault = |error: &dyn std::fmt::Display| format!("socket {}: {error}", path.display());
     let mut pause = FIRST_PAUSE;
     loop {
-        let registrar = Registrar::new(&config.driver, &config.socket(), counts.clone());
+        let registrar = Registrar::new(KIND, &config.driver, &config.socket(), &VERSIONS);
         let mut taken = registrar.taken();
         let listener = listen::bind(&path).map_err(|error| fault(&error))?;
-        let refused = async move {
-            let is_refusal = |taken: &Taken| matches!(taken, Taken::No(_));
-            taken.wait_for(is_refusal).await.is_ok()
+        let refused = async {
+            while taken.changed().await.is_ok() {
+                let is_taken = *taken.borrow_and_update() == Taken::Yes;
+                counts.registered(is_taken);
+                if !is_taken {
+                    return;
+                }
+            }
         };
         let serving = Server::builder()
             .add_service(RegistrationServer::new(registrar))
             .serve_with_incoming_shutdown(listen::lenient(listener), requested(shutdown.clone()));
         tokio::select! {
             served = serving => return served.map_err(|error| fault(&error)),
-            _ = refused => {}
+            () = refused => {}
         }
         tokio::select! {
             () = tokio::time::sleep(pause) => {}

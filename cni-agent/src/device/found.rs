@@ -1,5 +1,6 @@
 //! PURE: what was found on the node, before it is a device of a resource.
 
+use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, path::PathBuf};
 
 /// Something that a finder found: one file, one USB device, one PCI function.
@@ -18,7 +19,7 @@ pub struct Found {
 }
 
 /// A file of a device on the node.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DeviceFile {
     /// Where the node has it, as its own processes see it: `/dev/…`.
     pub path: PathBuf,
@@ -29,7 +30,8 @@ pub struct DeviceFile {
     pub group: u32,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum FileKind {
     Character,
     Block,

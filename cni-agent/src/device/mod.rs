@@ -1,12 +1,108 @@
 //! The node's devices for its pods: any that the configuration finds on it is a resource that the kubelet hands out, by
-//! the device plugin API v1beta1 or by Dynamic Resource Allocation.
+//! the device plugin API v1beta1.
 //!
 //! One direction: the configuration's text is checked into a [`plan`] (PURE, [`config`]); what the node has is looked up
-//! ([`host`]).
+//! ([`host`]) and becomes devices (PURE, [`inventory`]); the [`keeper`] compares with what was there and tells the kubelet
+//! through a plugin of each resource ([`plugin`], [`registration`]). What a container gets is decided from memory (PURE,
+//! [`allocate`], [`prefer`]).
 
+mod allocate;
+mod cdi;
 pub mod config;
 pub mod found;
+mod health;
 pub mod host;
+mod inventory;
+mod keeper;
+mod kept;
 pub mod name;
+pub mod options;
 pub mod plan;
+mod plugin;
+mod pods;
+mod prefer;
+mod registration;
+mod rows;
+mod slot;
 pub mod template;
+#[cfg(test)]
+mod tests;
+
+use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
+use config::watched::Configuration;
+use host::{Host, watch::Changes};
+use keeper::Keeper;
+use options::{DeviceConfig, Registration};
+use pods::PodResources;
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+pub use slot::{DeviceSlot, query, snapshot};
+
+/// What no event tells of the kubelet's folder is seen after so long.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two looks that events ask for.
+const QUIET: Duration = Duration::from_millis(2);
+
+/// Runs the part until `shutdown`.
+///
+/// # Errors
+/// What kept it from starting, worded for people.
+pub async fn run(
+    config: DeviceConfig,
+    slot: DeviceSlot,
+    counts: DeviceCounts,
+    shutdown: Shutdown,
+) -> Result<(), String> {
+    run_on(Host::default(), config, slot, counts, shutdown).await
+}
+
+/// The same on a node whose /dev and /sys may be elsewhere.
+async fn run_on(
+    host: Host,
+    config: DeviceConfig,
+    slot: DeviceSlot,
+    counts: DeviceCounts,
+    mut shutdown: Shutdown,
+) -> Result<(), String> {
+    let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
+    let configured = configuration.subscribe();
+    let (shown, showing) = watch::channel(Arc::default());
+    let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
+    let changes = Changes::open(&host);
+    let folder = watch::Sender::new(0);
+    let keeper = Keeper::new(&config, host, counts, folder.subscribe(), shown);
+    let eyes = watch_kubelet(kubelet_folder(&config), folder);
+    let keeping = keeper.run(configured, changes, shutdown.clone());
+    tokio::select! {
+        () = eyes => {}
+        () = keeping => return Ok(()),
+    }
+    shutdown.requested().await;
+    Ok(())
+}
+
+/// Where the kubelet's comings and goings are seen.
+fn kubelet_folder(config: &DeviceConfig) -> PathBuf {
+    let folder = match config.registration {
+        Registration::Register => "device-plugins",
+        Registration::Watcher => "plugins_registry",
+    };
+    config.kubelet_dir.join(folder)
+}
+
+/// Counts on whenever something in the folder may have changed: a kubelet that starts, sockets that are removed.
+async fn watch_kubelet(folder: PathBuf, changes: watch::Sender<u64>) {
+    let (mut eyes, changed) = FolderWatch::open(&folder);
+    loop {
+        if timeout(LOOK, changed.notified()).await.is_ok() {
+            changes.send_modify(|count| *count = count.wrapping_add(1));
+            sleep(QUIET).await;
+        }
+        // A folder that was made anew is watched again; what can't be watched is looked at.
+        drop(eyes.refresh(&BTreeSet::new()));
+    }
+}

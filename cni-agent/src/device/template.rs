@@ -11,7 +11,10 @@ pub const FIELDS: [(&str, &str); 17] = [
     ("pci", "the PCI address"),
     ("pciRoot", "the PCI root complex that it is below"),
     ("pciSlot", "the PCI address without the function"),
-    ("physfn", "of a virtual function: the PCI address of its physical one"),
+    (
+        "physfn",
+        "of a virtual function: the PCI address of its physical one",
+    ),
     ("iommuGroup", "the number of its IOMMU group"),
     ("numa", "the number of its NUMA node"),
     ("driver", "the driver that it is bound to"),
@@ -20,7 +23,10 @@ pub const FIELDS: [(&str, &str); 17] = [
     ("subsystem", "the class or bus of sysfs"),
     ("usb", "the USB port, like 1-2.3"),
     ("cdi", "the name that a CDI specification has for it"),
-    ("random", "sixteen random hexadecimal digits, anew each time"),
+    (
+        "random",
+        "sixteen random hexadecimal digits, anew each time",
+    ),
 ];
 
 /// A text with places.
@@ -48,7 +54,9 @@ impl Template {
                     plain.push(c);
                 }
                 ('}', _) => {
-                    return Err(format!("{text:?} has a `}}` without a `{{`; write `}}}}` for the brace itself"));
+                    return Err(format!(
+                        "{text:?} has a `}}` without a `{{`; write `}}}}` for the brace itself"
+                    ));
                 }
                 ('{', _) => {
                     let mut name = String::new();
@@ -63,7 +71,9 @@ impl Template {
                             }
                         }
                     }
-                    let is_property = name.strip_prefix("udev:").is_some_and(|name| !name.is_empty());
+                    let is_property = name
+                        .strip_prefix("udev:")
+                        .is_some_and(|name| !name.is_empty());
                     if !is_property && !FIELDS.iter().any(|(field, _)| *field == name) {
                         let known: Vec<&str> = FIELDS.iter().map(|(field, _)| *field).collect();
                         return Err(format!(

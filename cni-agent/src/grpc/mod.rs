@@ -2,3 +2,4 @@
 
 mod authority;
 pub(crate) mod listen;
+pub(crate) mod registrar;

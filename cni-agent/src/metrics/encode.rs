@@ -1,6 +1,6 @@
 //! The text of a scrape.
 
-use super::{NetworkSnapshot, Recorder, Snapshot, volumes};
+use super::{NetworkSnapshot, Recorder, Snapshot, devices, volumes};
 use prometheus_client::{
     encoding::{EncodeLabelSet, text},
     metrics::{counter::Counter, family::Family, gauge::Gauge, info::Info},
@@ -85,6 +85,10 @@ pub fn encode(recorder: &Recorder, snapshot: &Snapshot) -> Result<String, fmt::E
     volumes::counted(&mut registry, &recorder.volumes);
     if let Some(found) = &snapshot.volumes {
         volumes::found(&mut registry, found);
+    }
+    devices::counted(&mut registry, &recorder.devices);
+    if let Some(found) = &snapshot.devices {
+        devices::found(&mut registry, found);
     }
     let mut out = String::new();
     text::encode(&mut out, &registry)?;
@@ -349,6 +353,7 @@ mod tests {
             parts: BTreeMap::new(),
             network: Some(network),
             volumes: None,
+            devices: None,
         };
         let text = encode(&Recorder::default(), &snapshot).unwrap();
         let free = format!("{{pool=\"fd00:11::/64\",state=\"free\"}} {}", i64::MAX);
@@ -401,6 +406,7 @@ mod tests {
             parts: BTreeMap::from([("network".to_owned(), state)]),
             network: Some(network),
             volumes: None,
+            devices: None,
         };
         let text = encode(&recorder, &snapshot).unwrap();
         for line in [

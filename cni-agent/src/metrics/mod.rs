@@ -3,11 +3,13 @@
 //! both and has no effects. `docs/metrics.md` lists the names, which people alert on: none is renamed
 //! or given another label without a line in the changelog.
 
+mod devices;
 mod encode;
 mod recorder;
 mod snapshot;
 mod volumes;
 
+pub use devices::{DeviceCounts, DeviceNumbers, DevicesSnapshot};
 pub use encode::encode;
 pub use recorder::{Passes, Recorder};
 pub use snapshot::{MapFill, NetworkSnapshot, PodDrops, ServiceCounts, ServiceFlows, Snapshot};

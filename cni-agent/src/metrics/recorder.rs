@@ -1,6 +1,6 @@
 //! Counters and histograms of what this process did.
 
-use super::VolumeCounts;
+use super::{DeviceCounts, VolumeCounts};
 use crate::cni::protocol::Command;
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -41,6 +41,7 @@ pub struct Recorder {
     pub(super) seconds: Family<CommandLabel, Histogram, fn() -> Histogram>,
     pub(super) passes: Passes,
     pub(super) volumes: VolumeCounts,
+    pub(super) devices: DeviceCounts,
 }
 
 impl Default for Recorder {
@@ -50,6 +51,7 @@ impl Default for Recorder {
             seconds: Family::new_with_constructor(|| Histogram::new(CALL_SECONDS)),
             passes: Passes::default(),
             volumes: VolumeCounts::default(),
+            devices: DeviceCounts::default(),
         }
     }
 }
@@ -69,6 +71,11 @@ impl Recorder {
     /// Where the CSI driver counts.
     pub fn volumes(&self) -> VolumeCounts {
         self.volumes.clone()
+    }
+
+    /// Where the devices' part counts.
+    pub fn devices(&self) -> DeviceCounts {
+        self.devices.clone()
     }
 
     /// Where the reconciler counts its passes.

@@ -1,6 +1,6 @@
 //! What one scrape found: plain values.
 
-use super::VolumesSnapshot;
+use super::{DevicesSnapshot, VolumesSnapshot};
 use crate::{
     parts::PartState,
     query::{IpamRow, PathRow, PolicyRow},
@@ -16,6 +16,8 @@ pub struct Snapshot {
     pub network: Option<NetworkSnapshot>,
     /// The same of volumes.
     pub volumes: Option<VolumesSnapshot>,
+    /// The same of devices.
+    pub devices: Option<DevicesSnapshot>,
 }
 
 /// What kernel and store hold of the network.

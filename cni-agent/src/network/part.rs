@@ -400,6 +400,7 @@ pub async fn query(slot: &NetworkSlot, query: Query) -> Result<Value, CniError> 
         | Query::Dead
         | Query::Unready
         | Query::LogLevel { .. }
+        | Query::Devices
         | Query::Volumes
         | Query::Snapshots
         | Query::VolumeUsage

@@ -1,1 +1,8 @@
-//! PURE: the configuration's text to a plan.
+//! stub
+pub mod watched;
+use std::sync::Arc;
+#[derive(Default, Debug, Clone)]
+pub struct Configured {
+    pub plan: Arc<super::plan::Plan>,
+    pub problems: Vec<String>,
+}

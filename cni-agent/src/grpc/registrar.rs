@@ -1,22 +1,17 @@
-//! How the kubelet finds the driver: it watches a folder of sockets, asks each who it is (`GetInfo`, within a second),
-//! and says whether it took it. It looks through the folder at its own start, so that nobody has to watch it.
+//! How the kubelet finds a plugin: it watches a folder of sockets, asks each who it is (`GetInfo`, within a second), and
+//! says whether it took it. It looks through the folder at its own start, so that nobody has to watch it.
 
-use crate::metrics::VolumeCounts;
 use node_api::registration::{
     InfoRequest, PluginInfo, RegistrationStatus, RegistrationStatusResponse,
     registration_server::Registration,
 };
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
 
-/// Version of the interface, as the kubelet compares it.
-const VERSIONS: [&str; 1] = ["1.0.0"];
-const CSI: &str = "CSIPlugin";
-
 /// What the kubelet said last.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) enum Taken {
+pub(crate) enum Taken {
     #[default]
     NotAsked,
     Yes,
@@ -26,26 +21,28 @@ pub(super) enum Taken {
 
 /// Answers the kubelet.
 #[derive(Debug)]
-pub(super) struct Registrar {
-    driver: String,
-    endpoint: PathBuf,
+pub(crate) struct Registrar {
+    info: PluginInfo,
     taken: watch::Sender<Taken>,
-    counts: VolumeCounts,
 }
 
 impl Registrar {
-    /// Of a driver whose socket is `endpoint`.
-    pub(super) fn new(driver: &str, endpoint: &Path, counts: VolumeCounts) -> Self {
+    /// Of a plugin of a kind (`CSIPlugin`, `DevicePlugin`, `DRAPlugin`) whose own socket is `endpoint`; versions are of
+    /// its interface, as the kubelet compares them.
+    pub(crate) fn new(kind: &str, name: &str, endpoint: &Path, versions: &[&str]) -> Self {
         Self {
-            driver: driver.to_owned(),
-            endpoint: endpoint.to_owned(),
+            info: PluginInfo {
+                r#type: kind.to_owned(),
+                name: name.to_owned(),
+                endpoint: endpoint.display().to_string(),
+                supported_versions: versions.iter().map(|&v| v.to_owned()).collect(),
+            },
             taken: watch::Sender::new(Taken::NotAsked),
-            counts,
         }
     }
 
     /// What the kubelet says, from now on.
-    pub(super) fn taken(&self) -> watch::Receiver<Taken> {
+    pub(crate) fn taken(&self) -> watch::Receiver<Taken> {
         self.taken.subscribe()
     }
 }
@@ -53,12 +50,7 @@ impl Registrar {
 #[tonic::async_trait]
 impl Registration for Registrar {
     async fn get_info(&self, _: Request<InfoRequest>) -> Result<Response<PluginInfo>, Status> {
-        Ok(Response::new(PluginInfo {
-            r#type: CSI.to_owned(),
-            name: self.driver.clone(),
-            endpoint: self.endpoint.display().to_string(),
-            supported_versions: VERSIONS.map(str::to_owned).to_vec(),
-        }))
+        Ok(Response::new(self.info.clone()))
     }
 
     async fn notify_registration_status(
@@ -66,21 +58,22 @@ impl Registration for Registrar {
         said: Request<RegistrationStatus>,
     ) -> Result<Response<RegistrationStatusResponse>, Status> {
         let said = said.into_inner();
+        let (kind, name) = (&self.info.r#type, &self.info.name);
         let taken = match said.plugin_registered {
             true => {
-                tracing::info!(driver = self.driver, "the kubelet has taken the driver");
+                tracing::info!(kind, name, "the kubelet has taken the plugin");
                 Taken::Yes
             }
             false => {
                 tracing::error!(
-                    driver = self.driver,
+                    kind,
+                    name,
                     error = said.error,
-                    "the kubelet refuses the driver"
+                    "the kubelet refuses the plugin"
                 );
                 Taken::No(said.error)
             }
         };
-        self.counts.registered(taken == Taken::Yes);
         self.taken.send_replace(taken);
         Ok(Response::new(RegistrationStatusResponse {}))
     }

@@ -1,0 +1,238 @@
+//! PURE: what was found on the node becomes the devices of a resource: grouped, named, shared, and with what was there
+//! before, so that one that is pulled out is told as unhealthy and is itself again when it comes back.
+
+use super::{
+    found::{DeviceFile, Found},
+    name::DeviceId,
+    plan::Rule,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Most devices of one resource: what the kubelet checkpoints at each change stays small.
+const MOST: usize = 10_000;
+
+/// Something that a container is given as one; `count` containers may have it at once.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Item {
+    /// Stable name.
+    pub key: String,
+    pub files: Vec<DeviceFile>,
+    pub numa: Vec<u32>,
+    /// What templates may ask for.
+    pub fields: BTreeMap<String, String>,
+    pub health: Health,
+}
+
+/// How an item is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "state")]
+pub(super) enum Health {
+    #[default]
+    Healthy,
+    /// It is there and doesn't work; since when, Unix time in seconds.
+    Unhealthy { reason: String, since: u64 },
+    /// It isn't there any more.
+    Gone { since: u64 },
+}
+
+impl Health {
+    /// Whether a container may get it.
+    pub(super) fn is_healthy(&self) -> bool {
+        *self == Self::Healthy
+    }
+
+    /// Why not.
+    pub(super) fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Healthy => None,
+            Self::Unhealthy { reason, .. } => Some(reason),
+            Self::Gone { .. } => {
+                Some("it isn't there any more: it was unplugged, or its driver let go of it")
+            }
+        }
+    }
+
+    /// Since when it is not, Unix time in seconds.
+    pub(super) fn since(&self) -> Option<u64> {
+        match self {
+            Self::Healthy => None,
+            Self::Unhealthy { since, .. } | Self::Gone { since } => Some(*since),
+        }
+    }
+}
+
+/// One resource as the kubelet is told of it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Offer {
+    pub rule: Arc<Rule>,
+    pub items: Vec<Item>,
+    /// Where each device is among the items, and which share of it.
+    pub devices: BTreeMap<DeviceId, Place>,
+    /// Devices that were told of a moment ago: who asks for them gets them. The example's alone.
+    pub passing: Vec<Item>,
+}
+
+/// Which item a device is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub item: usize,
+    pub share: u32,
+}
+
+impl Offer {
+    /// Of a resource with these items.
+    pub(super) fn new(rule: Arc<Rule>, items: Vec<Item>) -> Self {
+        let mut devices = BTreeMap::new();
+        for (item, of) in items.iter().enumerate() {
+            for share in 0..rule.count {
+                let id = id_of(&rule, &of.key, share);
+                devices.entry(id).or_insert(Place { item, share });
+            }
+        }
+        Self {
+            rule,
+            items,
+            devices,
+            passing: Vec::new(),
+        }
+    }
+
+    /// The item of a device.
+    pub(super) fn item(&self, id: &DeviceId) -> Option<&Item> {
+        let place = self.devices.get(id)?;
+        self.items.get(place.item)
+    }
+
+    /// The item of a device that may be given now.
+    pub(super) fn passing(&self, id: &DeviceId) -> Option<&Item> {
+        let is_it = |item: &&Item| id_of(&self.rule, &item.key, 0) == *id;
+        self.item(id).or_else(|| self.passing.iter().find(is_it))
+    }
+}
+
+/// The id of a share; one that isn't shared has none.
+pub(super) fn id_of(rule: &Rule, key: &str, share: u32) -> DeviceId {
+    DeviceId::new(key, (rule.count > 1).then_some(share))
+}
+
+/// What was found, as the items of a resource, and what is wrong with it, worded for people.
+pub(super) fn items(rule: &Rule, found: Vec<Found>) -> (Vec<Item>, Vec<String>) {
+    let mut problems = Vec::new();
+    let mut groups: BTreeMap<String, Item> = BTreeMap::new();
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
+    for one in found {
+        let key = match &rule.group_by {
+            None => one.key.clone(),
+            Some(group) => match group.fill(&one.fields) {
+                Ok(value) => value,
+                Err(field) => {
+                    problems.push(format!(
+                        "{} has no {field}, which groupBy asks for: it is left out; give another groupBy, or find fewer",
+                        one.key
+                    ));
+                    continue;
+                }
+            },
+        };
+        let item = groups.entry(key.clone()).or_insert_with(|| Item {
+            key,
+            ..Item::default()
+        });
+        join(item, rule, one);
+    }
+    let mut items = Vec::new();
+    for (key, mut item) in groups {
+        if let Some(id) = &rule.id {
+            match id.fill(&item.fields) {
+                Ok(name) => item.key = name,
+                Err(field) => problems.push(format!(
+                    "{key} has no {field}, which id asks for: it is called {key}"
+                )),
+            }
+        }
+        if let Some(other) = names.insert(item.key.clone(), key.clone()) {
+            problems.push(format!(
+                "{other} and {key} both are called {:?} by id: the second is called {key}; give an id that tells them apart",
+                item.key
+            ));
+            item.key.clone_from(&key);
+        }
+        let id = id_of(rule, &item.key, 0);
+        item.fields.insert("id".to_owned(), id.as_str().to_owned());
+        if let Some(numa) = &rule.numa {
+            item.numa.clone_from(numa);
+        }
+        items.push(item);
+    }
+    let most = MOST / rule.count.max(1) as usize;
+    if items.len() > most {
+        problems.push(format!(
+            "{} devices of {} are more than the {MOST} that a resource may have: the first {most} are taken; find fewer, or lower count",
+            items.len() * rule.count as usize,
+            rule.name
+        ));
+        items.truncate(most);
+    }
+    (items, problems)
+}
+
+/// Puts what was found into its group.
+fn join(item: &mut Item, rule: &Rule, found: Found) {
+    let is_given = |file: &DeviceFile| {
+        let below = file.path.strip_prefix("/dev").unwrap_or(&file.path);
+        let own = &rule.give.own;
+        own.is_empty()
+            || own
+                .iter()
+                .any(|pattern| pattern.fits(&below.to_string_lossy()))
+    };
+    let files: BTreeSet<DeviceFile> = std::mem::take(&mut item.files)
+        .into_iter()
+        .chain(found.files.into_iter().filter(is_given))
+        .collect();
+    item.files = files.into_iter().collect();
+    let numa: BTreeSet<u32> = item.numa.iter().copied().chain(found.numa).collect();
+    item.numa = numa.into_iter().collect();
+    for (name, value) in found.fields {
+        item.fields.entry(name).or_insert(value);
+    }
+}
+
+/// What was there before and what is there now. One that has gone stays, as gone, until `forget` seconds are over; how one
+/// was that is still there, it stays until it is looked at.
+pub(super) fn merge(before: &[Item], now: Vec<Item>, at: u64, forget: u64) -> Vec<Item> {
+    let known: BTreeMap<&str, &Item> = before.iter().map(|item| (&*item.key, item)).collect();
+    let here: BTreeSet<String> = now.iter().map(|item| item.key.clone()).collect();
+    let mut merged: Vec<Item> = now
+        .into_iter()
+        .map(|mut item| {
+            item.health = match known.get(&*item.key).map(|known| &known.health) {
+                Some(unhealthy @ Health::Unhealthy { .. }) => unhealthy.clone(),
+                _ => Health::Healthy,
+            };
+            item
+        })
+        .collect();
+    for gone in before.iter().filter(|item| !here.contains(&item.key)) {
+        let since = match gone.health {
+            Health::Gone { since } => since,
+            _ => at,
+        };
+        if at.saturating_sub(since) < forget {
+            merged.push(Item {
+                health: Health::Gone { since },
+                ..gone.clone()
+            });
+        }
+    }
+    merged.sort_by(|a, b| a.key.cmp(&b.key));
+    merged
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,376 @@
+//! How the kubelet gets a resource and keeps it, over restarts of both in any order.
+//!
+//! What counts is whether the kubelet listens to our stream of devices: it has the resource while one is open, and has not
+//! when none is. So the socket is served first; the kubelet is told of it whenever it doesn't listen; and told again when
+//! it is there anew (it removes all sockets at its start) or when our socket is gone. It is never told while it listens: it
+//! would have two streams of one resource, and would take the end of the older for the end of both.
+
+use super::{
+    inventory::Offer,
+    plugin::{self, Plugin},
+};
+use crate::{
+    grpc::{
+        listen,
+        registrar::{Registrar, Taken},
+    },
+    metrics::DeviceCounts,
+    parts::Shutdown,
+};
+use node_api::{
+    device::{
+        RegisterRequest, device_plugin_server::DevicePluginServer,
+        registration_client::RegistrationClient,
+    },
+    registration::registration_server::RegistrationServer,
+};
+use std::{
+    fs,
+    os::unix::fs::MetadataExt as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{oneshot, watch},
+    task::JoinHandle,
+    time::{sleep, timeout},
+};
+use tonic::transport::{Endpoint, Server};
+
+/// Version of the interface.
+pub(super) const VERSION: &str = "v1beta1";
+/// What we are to the kubelet's watcher of plugins.
+const KIND: &str = "DevicePlugin";
+const KUBELET_SOCKET: &str = "kubelet.sock";
+
+/// Pauses between attempts: the kubelet may say that it is there before its socket is.
+const FIRST_PAUSE: Duration = Duration::from_millis(20);
+const LAST_PAUSE: Duration = Duration::from_secs(1);
+/// How long the kubelet may take for an answer: it calls back meanwhile.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take from its answer to its stream.
+const STREAM: Duration = Duration::from_secs(2);
+/// What no event tells is seen after so long.
+const LOOK: Duration = Duration::from_secs(1);
+/// Somebody else serves the same resource: neither shall keep the other from it all the time.
+const RIVAL: Duration = Duration::from_secs(30);
+
+/// How the kubelet is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Its own socket in its folder of device plugins.
+    Register { folder: PathBuf },
+    /// Its watcher of plugins: a socket in its registry says where ours is.
+    Watcher { registry: PathBuf, folder: PathBuf },
+}
+
+impl Way {
+    /// Where our sockets are.
+    fn folder(&self) -> &Path {
+        match self {
+            Self::Register { folder } | Self::Watcher { folder, .. } => folder,
+        }
+    }
+
+    /// Where to look for changes.
+    pub(super) fn watched(&self) -> &Path {
+        match self {
+            Self::Register { folder } => folder,
+            Self::Watcher { registry, .. } => registry,
+        }
+    }
+}
+
+/// How far a resource is with the kubelet.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Standing {
+    #[default]
+    Starting,
+    /// It listens.
+    Taken,
+    /// Why not.
+    NotTaken(String),
+}
+
+/// What one resource is served with.
+#[derive(Clone, Debug)]
+pub(super) struct Served {
+    pub(super) way: Way,
+    pub(super) plugin: Plugin,
+    /// Ends the kubelet's streams.
+    pub(super) until: Arc<watch::Sender<()>>,
+    pub(super) standing: watch::Sender<Standing>,
+    /// Changes when something in the watched folder may have.
+    pub(super) changes: watch::Receiver<u64>,
+    pub(super) counts: DeviceCounts,
+}
+
+/// A file as it is: made anew under the same name it is another, even if it gets the same number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Identity([i64; 4]);
+
+fn identity(path: &Path) -> Option<Identity> {
+    let meta = fs::symlink_metadata(path).ok()?;
+    let numbers = [meta.dev(), meta.ino()].map(u64::cast_signed);
+    Some(Identity([
+        numbers[0],
+        numbers[1],
+        meta.ctime(),
+        meta.ctime_nsec(),
+    ]))
+}
+
+/// Our socket while it is served.
+struct Serving {
+    socket: PathBuf,
+    identity: Option<Identity>,
+    /// The one that tells the watcher of plugins.
+    registry: Option<(PathBuf, Option<Identity>, watch::Receiver<Taken>)>,
+    ends: Vec<oneshot::Sender<()>>,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Serving {
+    fn begin(served: &Served) -> Result<Self, String> {
+        let offer = served.plugin.offers.borrow().clone();
+        let name = offer.rule.name.socket();
+        let socket = served.way.folder().join(&name);
+        let fault = |path: &Path, error: &dyn std::fmt::Display| {
+            format!("socket {}: {error}", path.display())
+        };
+        let listener = listen::bind(&socket).map_err(|error| fault(&socket, &error))?;
+        let mut this = Self {
+            identity: identity(&socket),
+            socket,
+            registry: None,
+            ends: Vec::new(),
+            tasks: Vec::new(),
+        };
+        let (end, ended) = oneshot::channel();
+        let serving = Server::builder()
+            .add_service(DevicePluginServer::new(served.plugin.clone()))
+            .serve_with_incoming_shutdown(listen::lenient(listener), async {
+                let _dropped = ended.await.is_err();
+            });
+        this.run(end, serving);
+        if let Way::Watcher { registry, .. } = &served.way {
+            let path = registry.join(&name);
+            let registrar =
+                Registrar::new(KIND, offer.rule.name.as_str(), &this.socket, &[VERSION]);
+            let taken = registrar.taken();
+            let listener = listen::bind(&path).map_err(|error| fault(&path, &error))?;
+            let (end, ended) = oneshot::channel();
+            let serving = Server::builder()
+                .add_service(RegistrationServer::new(registrar))
+                .serve_with_incoming_shutdown(listen::lenient(listener), async {
+                    let _dropped = ended.await.is_err();
+                });
+            this.run(end, serving);
+            this.registry = Some((path.clone(), identity(&path), taken));
+        }
+        Ok(this)
+    }
+
+    fn run(
+        &mut self,
+        end: oneshot::Sender<()>,
+        serving: impl Future<Output = Result<(), tonic::transport::Error>> + Send + 'static,
+    ) {
+        self.ends.push(end);
+        self.tasks.push(tokio::spawn(async {
+            if let Err(error) = serving.await {
+                tracing::error!(%error, "a socket of devices is served no more");
+            }
+        }));
+    }
+
+    /// Whether the kubelet would find us at our sockets.
+    fn is_whole(&self) -> bool {
+        let registry = self.registry.as_ref();
+        identity(&self.socket) == self.identity
+            && registry.is_none_or(|(path, own, _)| identity(path) == *own)
+            && !self.tasks.iter().any(JoinHandle::is_finished)
+    }
+
+    /// Whether somebody else's socket is in the place of ours.
+    fn has_rival(&self) -> bool {
+        identity(&self.socket).is_some_and(|other| Some(other) != self.identity)
+    }
+
+    /// Ends it; removes what is still ours.
+    async fn end(self) {
+        for (path, own) in std::iter::once((&self.socket, self.identity))
+            .chain(self.registry.iter().map(|(path, own, _)| (path, *own)))
+        {
+            if own.is_some()
+                && identity(path) == own
+                && let Err(error) = fs::remove_file(path)
+            {
+                tracing::debug!(%error, "the socket was gone already");
+            }
+        }
+        drop(self.ends);
+        for task in self.tasks {
+            // A stream that is open would keep it open.
+            if timeout(LOOK, task).await.is_err() {
+                tracing::debug!("a connection of the kubelet stays open at the end");
+            }
+        }
+    }
+}
+
+/// Keeps the kubelet served until `stop`.
+pub(super) async fn run(served: Served, mut stop: Shutdown) {
+    let mut current = None;
+    tokio::select! {
+        () = keep(&served, &mut current) => {}
+        () = stop.requested() => {}
+    }
+    end(&served, &mut current).await;
+    let name = served.plugin.offers.borrow().rule.name.clone();
+    served.counts.registered(name.as_str(), false);
+}
+
+async fn end(served: &Served, current: &mut Option<Serving>) {
+    served.until.send_replace(());
+    if let Some(serving) = current.take() {
+        serving.end().await;
+    }
+}
+
+async fn keep(served: &Served, current: &mut Option<Serving>) {
+    let name = served.plugin.offers.borrow().rule.name.clone();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match Serving::begin(served) {
+            Ok(serving) => {
+                let serving = current.insert(serving);
+                attend(served, serving, &mut pause).await;
+                if serving.has_rival() {
+                    let why = format!(
+                        "another process serves {name} at {}: end it, or take the resource out of one configuration",
+                        serving.socket.display()
+                    );
+                    tracing::error!(resource = %name, why, "the kubelet does not get a resource");
+                    served.standing.send_replace(Standing::NotTaken(why));
+                    pause = RIVAL;
+                }
+                end(served, current).await;
+            }
+            Err(why) => {
+                tracing::warn!(resource = %name, why, "devices can't be served yet");
+                served.standing.send_replace(Standing::NotTaken(why));
+            }
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Has the kubelet listen, again and again, until our sockets have to be made anew.
+async fn attend(served: &Served, serving: &Serving, pause: &mut Duration) {
+    let name = served.plugin.offers.borrow().rule.name.clone();
+    let mut streams = served.plugin.streams.subscribe();
+    let mut changes = served.changes.clone();
+    loop {
+        if !serving.is_whole() {
+            return;
+        }
+        if *streams.borrow_and_update() > 0 {
+            *pause = FIRST_PAUSE;
+            if served.standing.send_replace(Standing::Taken) != Standing::Taken {
+                tracing::info!(resource = %name, "the kubelet has taken the resource");
+                served.counts.registered(name.as_str(), true);
+            }
+            tokio::select! {
+                _ = streams.changed() => {}
+                _ = changes.changed() => {}
+                () = sleep(LOOK) => {}
+            }
+            continue;
+        }
+        if *served.standing.borrow() == Standing::Taken {
+            served.counts.registered(name.as_str(), false);
+            tracing::warn!(resource = %name, "the kubelet does not listen any more");
+        }
+        changes.mark_unchanged();
+        let why = match &served.way {
+            Way::Register { folder } => {
+                let offer = served.plugin.offers.borrow().clone();
+                served.counts.asked(name.as_str());
+                register(folder, &offer).await.err()
+            }
+            Way::Watcher { .. } => None,
+        };
+        if why.is_none() {
+            let opened = timeout(STREAM, streams.wait_for(|open| *open > 0)).await;
+            if opened.is_ok() {
+                continue;
+            }
+        }
+        let refused = serving
+            .registry
+            .as_ref()
+            .and_then(|(_, _, taken)| match &*taken.borrow() {
+                Taken::No(why) => Some(why.clone()),
+                _ => None,
+            });
+        let why = why.or(refused).unwrap_or_else(|| {
+            "the kubelet knows of it and does not ask for its devices; is it running?".to_owned()
+        });
+        let standing = Standing::NotTaken(why.clone());
+        if served.standing.send_replace(standing.clone()) != standing {
+            tracing::warn!(resource = %name, why, "the kubelet does not have the resource yet");
+        }
+        // The watcher of plugins asks once: it gets a new socket.
+        if matches!(served.way, Way::Watcher { .. }) {
+            return;
+        }
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = sleep(*pause) => {}
+        }
+        *pause = (*pause * 2).min(LAST_PAUSE);
+    }
+}
+
+/// Tells the kubelet where our socket is.
+async fn register(folder: &Path, offer: &Offer) -> Result<(), String> {
+    let socket = folder.join(KUBELET_SOCKET);
+    if identity(&socket).is_none() {
+        return Err(format!(
+            "{} isn't there: the kubelet is not running yet, or has another folder (--kubelet-dir)",
+            socket.display()
+        ));
+    }
+    let endpoint = Endpoint::from_shared(format!("unix://{}", socket.display()))
+        .map_err(|error| error.to_string())?
+        .connect_timeout(LOOK)
+        .timeout(PATIENCE);
+    let told = async {
+        let channel = endpoint.connect().await.map_err(|error| {
+            format!(
+                "the kubelet does not answer at {}: {error}",
+                socket.display()
+            )
+        })?;
+        let request = RegisterRequest {
+            version: VERSION.to_owned(),
+            endpoint: offer.rule.name.socket(),
+            resource_name: offer.rule.name.as_str().to_owned(),
+            options: Some(plugin::options(offer)),
+        };
+        let answer = RegistrationClient::new(channel).register(request).await;
+        answer.map(|_| ()).map_err(|status| {
+            format!(
+                "the kubelet refuses {}: {}",
+                offer.rule.name,
+                status.message()
+            )
+        })
+    };
+    timeout(PATIENCE, told)
+        .await
+        .unwrap_or_else(|_| Err("the kubelet does not answer in time".to_owned()))
+}
