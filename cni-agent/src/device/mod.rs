@@ -9,4 +9,5 @@ pub mod found;
 pub mod host;
 pub mod name;
 pub mod plan;
+pub mod presets;
 pub mod template;

@@ -214,7 +214,10 @@ mod tests {
     fn a_device_is_told_by_its_own_name_where_that_is_one() {
         assert_eq!(DeviceId::new("0000:3b:00.0", None).as_str(), "0000:3b:00.0");
         assert_eq!(DeviceId::new("/dev/kvm", Some(3)).as_str(), "kvm-3");
-        let link = DeviceId::new("/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0", None);
+        let link = DeviceId::new(
+            "/dev/serial/by-id/usb-FTDI_FT232R_A50285BI-if00-port0",
+            None,
+        );
         assert!(link.as_str().starts_with("serial-by-id-usb-FTDI"), "{link}");
     }
 
