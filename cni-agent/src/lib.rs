@@ -3,7 +3,7 @@
 //! and `datapath` (what the kernel holds), `network` (the network part), `balancer` (addresses of load
 //! balancers), `device` (the node's devices), `cni` (what the container runtime asks), `install` (how it gets to the runtime), `agent`,
 //! `parts` and `server` (how it is put together), `health`, `health_check` and `metrics` (what watches
-//! it), `query` and `cli`.
+//! it), `query` and `cli`. `yaml` reads what people write, with its lines.
 
 pub mod agent;
 pub mod balancer;
@@ -38,3 +38,4 @@ pub mod service;
 pub mod source;
 pub mod state;
 pub mod store;
+mod yaml;

@@ -3,7 +3,7 @@
 
 use super::{
     cdi,
-    config::Configured,
+    config::watched::Configured,
     found::{Findings, Found},
     health::{Checks, Verdict},
     host::Host,

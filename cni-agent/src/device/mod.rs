@@ -21,6 +21,7 @@ pub mod plan;
 mod plugin;
 mod pods;
 mod prefer;
+pub mod presets;
 mod registration;
 mod rows;
 mod slot;
@@ -29,7 +30,7 @@ pub mod template;
 mod tests;
 
 use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
-use config::watched::Configuration;
+use config::watched::Watched;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
 use options::{DeviceConfig, Registration};
@@ -68,7 +69,8 @@ async fn run_on(
     counts: DeviceCounts,
     mut shutdown: Shutdown,
 ) -> Result<(), String> {
-    let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
+    let last_good = config.state_dir.join("device-config.json");
+    let configuration = Watched::open(Some(&config.devices), &config.presets, &last_good);
     let configured = configuration.subscribe();
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));

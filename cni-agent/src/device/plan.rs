@@ -24,15 +24,17 @@ pub struct Rule {
     pub group_by: Option<Template>,
     /// A device's stable name; none: serial number, PCI address, or path, the first that it has.
     pub id: Option<Template>,
-    /// How many containers may have one device at once, 1 and more.
+    /// How many containers may have one device at once, 1 and more (default: 1).
     pub count: u32,
     /// NUMA nodes; none: as sysfs says.
     pub numa: Option<Vec<u32>>,
     pub give: Give,
+    /// Default: `Near`; `Spread`, where `count` is more than 1.
     pub prefer: Prefer,
     pub health: HealthRule,
-    /// What is run before each start of a container with it, with its deadline; it resets the device.
+    /// What is run before each start of a container with it, with its deadline (default: 10 s); it resets the device.
     pub before_start: Option<Program>,
+    /// Default: `DevicePlugin`.
     pub serve: Serve,
 }
 
@@ -93,16 +95,18 @@ pub struct Give {
     pub own: Vec<Pattern>,
     /// Further files of devices.
     pub nodes: Vec<NodeRule>,
-    /// Of the device's own files.
+    /// Of the device's own files (default: read and write).
     pub permissions: Permissions,
     pub environment: BTreeMap<String, Template>,
     pub mounts: Vec<MountRule>,
     pub annotations: BTreeMap<String, Template>,
-    /// Names of CDI devices that somebody else described.
+    /// Names of CDI devices that somebody else described (default: `{cdi}`, where all are found by CDI).
     pub cdi: Vec<Template>,
-    /// Whether the files are given by a CDI specification of ours, which can add groups, in place of the kubelet's own way.
+    /// Whether the files are given by a CDI specification of ours, which can add groups, in place of the kubelet's own way
+    /// (default: with `Serve::Dra` alone, which has no other way).
     pub write_cdi: bool,
-    /// Groups that the container's user gets, for who isn't root; with `write_cdi` alone.
+    /// Groups that the container's user gets, for who isn't root; with `write_cdi` alone, and there
+    /// `OfFiles` by default.
     pub groups: Groups,
 }
 
@@ -120,8 +124,9 @@ pub struct NodeRule {
     pub path: Template,
     /// Path in the container; none: the same.
     pub within: Option<Template>,
+    /// Default: read and write.
     pub permissions: Permissions,
-    /// A device without it is one all the same.
+    /// A device without it is one all the same (default: it is none).
     pub optional: bool,
 }
 
@@ -130,7 +135,9 @@ pub struct NodeRule {
 pub struct MountRule {
     pub host: Template,
     pub container: Template,
+    /// Default: true.
     pub readonly: bool,
+    /// A device without it is one all the same (default: it is none).
     pub optional: bool,
 }
 
@@ -168,17 +175,17 @@ pub enum Prefer {
 /// When a device is healthy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HealthRule {
-    /// Its files can be opened.
+    /// Its files can be opened (default: nobody tries).
     pub open: bool,
-    /// A program says so by ending with 0.
+    /// A program says so by ending with 0; its deadline is 5 s by default, or `every` if that is shorter.
     pub command: Option<Program>,
-    /// Time between two looks by `open` and `command`; presence is seen at once.
+    /// Time between two looks by `open` and `command`; presence is seen at once (default: 10 s).
     pub every: Duration,
-    /// Looks in a row that must fail until it is unhealthy.
+    /// Looks in a row that must fail until it is unhealthy (default: 2, since a busy moment is no fault).
     pub failures: u32,
-    /// Looks in a row that must succeed until it is healthy again.
+    /// Looks in a row that must succeed until it is healthy again (default: 1).
     pub successes: u32,
-    /// How long one that is gone is told as unhealthy, before it is forgotten.
+    /// How long one that is gone is told as unhealthy, before it is forgotten (default: 1 h).
     pub forget: Duration,
 }
 

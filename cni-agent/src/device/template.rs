@@ -22,7 +22,10 @@ pub const FIELDS: [(&str, &str); 17] = [
     ("device", "the device's number, in hexadecimal digits"),
     ("subsystem", "the class or bus of sysfs"),
     ("usb", "the USB port, like 1-2.3"),
-    ("cdi", "the name that a CDI specification has for it"),
+    (
+        "cdi",
+        "the whole name that a CDI specification has for it, like vendor.com/gpu=0",
+    ),
     (
         "random",
         "sixteen random hexadecimal digits, anew each time",
@@ -110,6 +113,49 @@ impl Template {
         Ok(text)
     }
 
+    /// As `fill`, for a path. What a device tells of itself must lead nowhere else: a field with a `/`, except `path`, or
+    /// with a control character is one that the device doesn't have, and so is the one that makes a `.` or `..`.
+    ///
+    /// # Errors
+    /// The first field that it doesn't have.
+    pub fn fill_path(&self, values: &BTreeMap<String, String>) -> Result<String, String> {
+        let strange = |piece: &&Piece| match piece {
+            Piece::Field(name) => values.get(name).is_some_and(|value| {
+                (name != "path" && value.contains('/')) || value.contains(char::is_control)
+            }),
+            Piece::Text(_) => false,
+        };
+        let name = |piece: &Piece| match piece {
+            Piece::Field(name) => Some(name.clone()),
+            Piece::Text(_) => None,
+        };
+        if let Some(field) = self.0.iter().find(strange).and_then(name) {
+            return Err(field);
+        }
+        let path = self.fill(values)?;
+        let goes_down = path.split('/').all(|part| part != "." && part != "..");
+        match self.0.iter().find_map(name) {
+            Some(field) if !goes_down => Err(field),
+            _ => Ok(path),
+        }
+    }
+
+    /// What it may become, to look at its shape: `x` for each field, except for those that are more than a word.
+    pub fn sample(&self) -> String {
+        let sample = |piece: &Piece| match piece {
+            Piece::Text(text) => text.clone(),
+            Piece::Field(name) if name == "path" => "/dev/x".to_owned(),
+            Piece::Field(name) if name == "cdi" => "x/x=x".to_owned(),
+            Piece::Field(_) => "x".to_owned(),
+        };
+        self.0.iter().map(sample).collect()
+    }
+
+    /// Whether it is the same for every device.
+    pub fn is_plain(&self) -> bool {
+        self.0.iter().all(|piece| matches!(piece, Piece::Text(_)))
+    }
+
     /// Whether a field is in it.
     pub fn asks_for(&self, field: &str) -> bool {
         self.0
@@ -146,6 +192,27 @@ mod tests {
         assert!(template.asks_for("serial") && !template.asks_for("pci"));
         let missing = Template::parse("{pci}").unwrap().fill(&values);
         assert_eq!(missing.unwrap_err(), "pci");
+    }
+
+    #[test]
+    fn a_path_goes_nowhere_else_whatever_a_device_says_of_itself() {
+        let values = |serial: &str| {
+            [("serial", serial), ("path", "/dev/a/b")]
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into()
+        };
+        let path =
+            |text: &str, serial: &str| Template::parse(text).unwrap().fill_path(&values(serial));
+        assert_eq!(path("/dev/x/{serial}", "A1").unwrap(), "/dev/x/A1");
+        assert_eq!(path("/dev/x-{serial}", "..").unwrap(), "/dev/x-..");
+        assert_eq!(path("{path}", "A1").unwrap(), "/dev/a/b");
+        for serial in ["../mem", "..", ".", "a/b", "a\n"] {
+            assert_eq!(path("/dev/x/{serial}", serial).unwrap_err(), "serial");
+        }
+        assert_eq!(path("/dev/x/{serial}{serial}", ".").unwrap_err(), "serial");
+        let template = Template::parse("/dev/{serial}/{{").unwrap();
+        assert_eq!(template.sample(), "/dev/x/{");
+        assert!(!template.is_plain() && Template::parse("{{a}}").unwrap().is_plain());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 26] = [
+const PURE: [&str; 40] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
@@ -25,12 +25,26 @@ const PURE: [&str; 26] = [
     "cni-agent/src/csi/records.rs",
     "cni-agent/src/csi/request.rs",
     "cni-agent/src/csi/trouble.rs",
+    "cni-agent/src/device/config/entry.rs",
+    "cni-agent/src/device/config/finder.rs",
+    "cni-agent/src/device/config/give.rs",
+    "cni-agent/src/device/config/mod.rs",
+    "cni-agent/src/device/config/preset.rs",
+    "cni-agent/src/device/config/problem.rs",
+    "cni-agent/src/device/config/reader.rs",
+    "cni-agent/src/device/config/words.rs",
+    "cni-agent/src/device/found.rs",
+    "cni-agent/src/device/name.rs",
+    "cni-agent/src/device/plan.rs",
+    "cni-agent/src/device/presets/",
+    "cni-agent/src/device/template.rs",
     "cni-agent/src/model/",
     "cni-agent/src/ipam/",
     "cni-agent/src/install/conflist.rs",
     "cni-agent/src/network/desired.rs",
     "cni-agent/src/service/",
     "cni-agent/src/source/convert/",
+    "cni-agent/src/yaml.rs",
 ];
 
 /// What reaches the kernel, the disk, the clock, other processes or the cluster.
