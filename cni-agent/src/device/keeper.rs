@@ -490,7 +490,8 @@ fn random(rule: &Rule) -> Option<(u32, u32, Duration)> {
     }
 }
 
-fn way(config: &DeviceConfig) -> Way {
+/// How the kubelet is told.
+pub(super) fn way(config: &DeviceConfig) -> Way {
     let kubelet = &config.kubelet_dir;
     match config.registration {
         Registration::Register => Way::Register {

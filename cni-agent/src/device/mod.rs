@@ -33,7 +33,7 @@ use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
 use config::watched::Watched;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
-use options::{DeviceConfig, Registration};
+use options::DeviceConfig;
 use pods::PodResources;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
@@ -77,7 +77,7 @@ async fn run_on(
     let changes = Changes::open(&host);
     let folder = watch::Sender::new(0);
     let keeper = Keeper::new(&config, host, counts, folder.subscribe(), shown);
-    let eyes = watch_kubelet(kubelet_folder(&config), folder);
+    let eyes = watch_kubelet(keeper::way(&config).watched().to_owned(), folder);
     let keeping = keeper.run(configured, changes, shutdown.clone());
     tokio::select! {
         () = eyes => {}
@@ -85,15 +85,6 @@ async fn run_on(
     }
     shutdown.requested().await;
     Ok(())
-}
-
-/// Where the kubelet's comings and goings are seen.
-fn kubelet_folder(config: &DeviceConfig) -> PathBuf {
-    let folder = match config.registration {
-        Registration::Register => "device-plugins",
-        Registration::Watcher => "plugins_registry",
-    };
-    config.kubelet_dir.join(folder)
 }
 
 /// Counts on whenever something in the folder may have changed: a kubelet that starts, sockets that are removed.

@@ -1,1 +1,178 @@
-//! Tests.
+//! What was found becomes devices.
+
+use super::*;
+use crate::device::{
+    found::FileKind,
+    plan::Pattern,
+    template::Template,
+    tests::{item, rule},
+};
+use proptest::prelude::*;
+
+fn found(key: &str, fields: &[(&str, &str)], files: &[(&str, u32)]) -> Found {
+    Found {
+        key: key.to_owned(),
+        files: files
+            .iter()
+            .map(|(path, minor)| DeviceFile {
+                path: path.into(),
+                kind: FileKind::Character,
+                major: 188,
+                minor: *minor,
+                group: 20,
+            })
+            .collect(),
+        fields: fields
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+            .collect(),
+        ..Found::default()
+    }
+}
+
+fn template(text: &str) -> Option<Template> {
+    Some(Template::parse(text).unwrap())
+}
+
+fn keys(items: &[Item]) -> Vec<&str> {
+    items.iter().map(|item| &*item.key).collect()
+}
+
+fn ids(offer: &Offer) -> Vec<&str> {
+    offer.devices.keys().map(DeviceId::as_str).collect()
+}
+
+#[test]
+fn what_has_the_same_value_is_one_device_with_all_its_files() {
+    let rule = Rule {
+        group_by: template("{iommuGroup}"),
+        ..rule("a.io/vfio")
+    };
+    let (items, problems) = items(
+        &rule,
+        vec![
+            found("0000:01:00.0", &[("iommuGroup", "7")], &[("/dev/b", 2)]),
+            found("0000:01:00.1", &[("iommuGroup", "7")], &[("/dev/a", 1)]),
+            found("0000:02:00.0", &[("iommuGroup", "9")], &[]),
+            found("0000:03:00.0", &[], &[]),
+        ],
+    );
+    assert_eq!(keys(&items), ["7", "9"]);
+    let files: Vec<_> = items[0].files.iter().map(|file| &file.path).collect();
+    assert_eq!(
+        files,
+        [
+            std::path::Path::new("/dev/a"),
+            std::path::Path::new("/dev/b")
+        ]
+    );
+    assert_eq!(problems.len(), 1);
+    assert!(problems[0].contains("0000:03:00.0") && problems[0].contains("groupBy"));
+}
+
+#[test]
+fn a_name_that_is_not_there_or_not_unique_is_told_and_another_taken() {
+    let rule = Rule {
+        id: template("{serial}"),
+        ..rule("a.io/serial")
+    };
+    let (items, problems) = items(
+        &rule,
+        vec![
+            found("one", &[("serial", "A")], &[]),
+            found("other", &[], &[]),
+            found("two", &[("serial", "A")], &[]),
+        ],
+    );
+    assert_eq!(keys(&items), ["A", "other", "two"]);
+    assert_eq!(items[0].fields["id"], "A");
+    assert_eq!(problems.len(), 2, "{problems:?}");
+}
+
+#[test]
+fn of_its_own_files_only_those_that_are_asked_for_are_given() {
+    let mut rule = rule("a.io/gpu");
+    rule.give.own = vec![Pattern("dri/renderD*".to_owned())];
+    let files = [("/dev/dri/card0", 0), ("/dev/dri/renderD128", 128)];
+    let (items, _) = items(&rule, vec![found("gpu", &[], &files)]);
+    let given: Vec<_> = items[0].files.iter().map(|file| file.minor).collect();
+    assert_eq!(given, [128]);
+}
+
+#[test]
+fn a_shared_device_has_an_id_for_each_share_and_others_one() {
+    let shared = Rule {
+        count: 3,
+        ..rule("a.io/kvm")
+    };
+    let offer = Offer::new(Arc::new(shared), vec![item("/dev/kvm")]);
+    assert_eq!(ids(&offer), ["kvm-0", "kvm-1", "kvm-2"]);
+    let offer = Offer::new(Arc::new(rule("a.io/kvm")), vec![item("/dev/kvm")]);
+    assert_eq!(ids(&offer), ["kvm"]);
+}
+
+#[test]
+fn no_resource_is_larger_than_the_kubelet_likes() {
+    let shared = Rule {
+        count: 1000,
+        ..rule("a.io/kvm")
+    };
+    let many = (0..20).map(|n| found(&format!("d{n:02}"), &[], &[]));
+    let (items, problems) = items(&shared, many.collect());
+    assert_eq!(items.len(), 10);
+    assert!(problems[0].contains("20000"), "{problems:?}");
+}
+
+#[test]
+fn one_that_is_pulled_out_is_gone_and_is_itself_again_when_it_is_back() {
+    let before = [item("a"), item("b")];
+    let gone = merge(&before, vec![item("b")], 100, 60);
+    assert_eq!(gone[0].health, Health::Gone { since: 100 });
+    assert_eq!(gone[1].health, Health::Healthy);
+    // It stays as long as is said, from when it went.
+    let still = merge(&gone, vec![item("b")], 159, 60);
+    assert_eq!(still[0].health, Health::Gone { since: 100 });
+    assert_eq!(keys(&merge(&still, vec![item("b")], 160, 60)), ["b"]);
+    let back = merge(&still, vec![item("a"), item("b")], 159, 60);
+    assert_eq!(back, before);
+}
+
+#[test]
+fn what_is_unhealthy_stays_so_until_it_is_looked_at() {
+    let ill = Item {
+        health: Health::Unhealthy {
+            reason: "stuck".to_owned(),
+            since: 5,
+        },
+        ..item("a")
+    };
+    let merged = merge(std::slice::from_ref(&ill), vec![item("a")], 100, 60);
+    assert_eq!(merged, [ill]);
+}
+
+proptest! {
+    #[test]
+    fn whatever_comes_and_goes_each_device_is_told_once(
+        steps in prop::collection::vec(prop::collection::btree_set(0_u8..12, 0..12), 1..12),
+        count in 1_u32..4,
+    ) {
+        let rule = Arc::new(Rule { count, ..rule("a.io/x") });
+        let mut items: Vec<Item> = Vec::new();
+        for (step, here) in steps.iter().enumerate() {
+            let now = here.iter().map(|n| item(&format!("d{n}"))).collect();
+            items = merge(&items, now, step as u64 * 10, 25);
+            let healthy: BTreeSet<String> = items
+                .iter()
+                .filter(|item| item.health.is_healthy())
+                .map(|item| item.key.clone())
+                .collect();
+            let expected: BTreeSet<String> = here.iter().map(|n| format!("d{n}")).collect();
+            prop_assert_eq!(healthy, expected);
+            let offer = Offer::new(rule.clone(), items.clone());
+            prop_assert_eq!(offer.devices.len(), items.len() * count as usize);
+            // Gone for so long is forgotten: the last three looks are remembered.
+            let recent: BTreeSet<u8> = steps[step.saturating_sub(2)..=step].iter().flatten().copied().collect();
+            prop_assert_eq!(items.len(), recent.len());
+        }
+    }
+}
