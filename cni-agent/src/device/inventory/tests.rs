@@ -170,8 +170,8 @@ proptest! {
             prop_assert_eq!(healthy, expected);
             let offer = Offer::new(rule.clone(), items.clone());
             prop_assert_eq!(offer.devices.len(), items.len() * count as usize);
-            // Gone for so long is forgotten: the last three looks are remembered.
-            let recent: BTreeSet<u8> = steps[step.saturating_sub(2)..=step].iter().flatten().copied().collect();
+            // Gone at one look and still remembered at the two that follow.
+            let recent: BTreeSet<u8> = steps[step.saturating_sub(3)..=step].iter().flatten().copied().collect();
             prop_assert_eq!(items.len(), recent.len());
         }
     }
