@@ -8,5 +8,6 @@ pub mod config;
 pub mod found;
 pub mod host;
 pub mod name;
+mod pattern;
 pub mod plan;
 pub mod template;
