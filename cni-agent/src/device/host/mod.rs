@@ -1,6 +1,6 @@
 //! RIM: what devices the node has, as sysfs, /dev, udev and CDI tell.
 //!
-//! [`Host::find`] looks once.
+//! [`Host::find`] looks once; [`watch`] tells when to look again.
 
 mod candidate;
 mod cdi;
@@ -10,6 +10,7 @@ mod directory;
 #[cfg(test)]
 pub(crate) mod fake;
 mod files;
+mod folders;
 mod path;
 mod pci;
 mod scan;
@@ -18,7 +19,9 @@ mod sysfs;
 #[cfg(test)]
 mod tests;
 mod udev;
+mod uevents;
 mod usb;
+pub mod watch;
 
 use super::{
     found::{DeviceFile, Findings, Look},
