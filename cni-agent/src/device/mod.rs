@@ -5,6 +5,7 @@
 //! ([`host`]).
 
 pub mod config;
+pub mod damping;
 pub mod found;
 pub mod host;
 pub mod name;

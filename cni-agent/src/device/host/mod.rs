@@ -1,6 +1,6 @@
 //! RIM: what devices the node has, as sysfs, /dev, udev and CDI tell.
 //!
-//! [`Host::find`] looks once; [`watch`] tells when to look again.
+//! [`Host::find`] looks once; [`watch`] tells when to look again; [`health`] asks whether what was found works.
 
 mod candidate;
 mod cdi;
@@ -11,8 +11,10 @@ mod directory;
 pub(crate) mod fake;
 mod files;
 mod folders;
+pub mod health;
 mod path;
 mod pci;
+pub mod program;
 mod scan;
 mod subsystem;
 mod sysfs;
@@ -105,6 +107,11 @@ impl Host {
             Err(_) => fs::exists(path),
         }
         .unwrap_or(false)
+    }
+
+    /// Where the agent sees a file of /dev.
+    fn place(&self, path: &Path) -> Option<PathBuf> {
+        dev::Dev::new(&self.dev).place(path)
     }
 
     /// Folders in which something changes when the finders would find something else, as the agent sees them; also
