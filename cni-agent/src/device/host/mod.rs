@@ -65,6 +65,7 @@ impl Host {
     /// [`By::Random`] is no device of the node: of such a finder there is only an empty look.
     pub fn find(&self, finders: &[Finder]) -> Findings {
         let scan = Scan::new(self);
+        self.tell_missing(&scan, finders);
         let mut findings = Findings::default();
         let mut things = BTreeMap::new();
         for finder in finders {
@@ -86,6 +87,25 @@ impl Host {
         findings.found = describe::told_apart(things.into_values().collect());
         findings.problems = scan.into_problems();
         findings
+    }
+
+    /// What isn't seen at all, and why then little is found.
+    fn tell_missing(&self, scan: &Scan<'_>, finders: &[Finder]) {
+        for (folder, whose) in [(&self.dev, "/dev"), (&self.sys, "/sys")] {
+            if let Err(error) = fs::read_dir(folder) {
+                scan.problem(format!(
+                    "{} can't be read: {error}; mount the node's {whose} there",
+                    folder.display()
+                ));
+            }
+        }
+        let asked = finders.iter().any(|finder| !finder.properties.is_empty());
+        if asked && let Err(error) = fs::read_dir(&self.udev) {
+            scan.problem(format!(
+                "{} can't be read: {error}; what only udev knows is not known: mount the node's /run/udev, or ask for attributes",
+                self.udev.display()
+            ));
+        }
     }
 
     /// A device file of the node by its path, also by a link.

@@ -673,7 +673,8 @@ fn links_in_dev_mean_what_they_mean_on_the_node() {
 
 #[test]
 fn what_cant_be_meant_is_a_problem_in_words() {
-    let host = Tree::new().host();
+    let tree = Tree::new();
+    let host = tree.host();
     let finders = [
         path("/dev/tty[0-9"),
         path("/etc/*"),
@@ -691,6 +692,17 @@ fn what_cant_be_meant_is_a_problem_in_words() {
     assert_eq!(findings.problems.len(), 4, "{problems}");
     assert_eq!(findings.looks.len(), finders.len());
     assert_eq!(findings.looks[4].candidates, 0);
+}
+
+#[test]
+fn what_the_agent_does_not_see_is_told() {
+    let host = Tree::new().host();
+    assert_eq!(host.find(&[path("/dev/kvm")]).problems.len(), 2);
+    let findings = host.find(&[knowing(path("/dev/kvm"), "ID_MODEL", "*")]);
+    let problems = findings.problems.join("\n");
+    for place in ["/dev there", "/sys there", "/run/udev, or"] {
+        assert!(problems.contains(place), "{problems}");
+    }
 }
 
 #[test]

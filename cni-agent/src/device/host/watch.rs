@@ -194,7 +194,8 @@ mod tests {
 
     #[tokio::test]
     async fn with_neither_both_lacks_are_told() {
-        let host = Tree::new().host();
+        let tree = Tree::new();
+        let host = tree.host();
         let none = || io::Error::from(io::ErrorKind::PermissionDenied);
         let mut changes = Changes::with(&host, Err(none()), Err(none()));
         let end = Instant::now() + PATIENCE;
