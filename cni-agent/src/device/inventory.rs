@@ -189,7 +189,7 @@ fn join(item: &mut Item, rule: &Rule, found: Found) {
         own.is_empty()
             || own
                 .iter()
-                .any(|pattern| pattern.fits(&below.to_string_lossy()))
+                .any(|pattern| pattern.is_like_path(&below.to_string_lossy()))
     };
     let files: BTreeSet<DeviceFile> = std::mem::take(&mut item.files)
         .into_iter()

@@ -6,12 +6,12 @@ use super::{
     config::watched::Configured,
     found::{Findings, Found},
     health::{Checks, Verdict},
-    host::Host,
+    host::{Host, watch::Changes},
     inventory::{Health, Item, Offer, items, merge},
     kept::{Keep, Kept},
     name::ResourceName,
     options::{DeviceConfig, Registration},
-    plan::{By, Plan, Rule, Serve},
+    plan::{By, Finder, Plan, Rule, Serve},
     plugin::{self, Plugin},
     pods::PodResources,
     registration::{self, Served, Standing, Way},
@@ -53,6 +53,8 @@ pub(super) struct Keeper {
     checks: Checks,
     checked: mpsc::Receiver<Verdict>,
     problems: Vec<String>,
+    /// What is not seen at once.
+    watched: Vec<String>,
     shown: watch::Sender<Arc<Shown>>,
 }
 
@@ -100,6 +102,7 @@ impl Keeper {
             folder,
             checked,
             problems: Vec::new(),
+            watched: Vec::new(),
             shown,
         }
     }
@@ -108,7 +111,7 @@ impl Keeper {
     pub(super) async fn run(
         mut self,
         mut configured: watch::Receiver<Arc<Configured>>,
-        changed: Arc<tokio::sync::Notify>,
+        mut changes: Changes,
         mut shutdown: Shutdown,
     ) {
         let first = configured.borrow_and_update().clone();
@@ -117,7 +120,7 @@ impl Keeper {
         let mut compare = Instant::now() + COMPARE;
         loop {
             if look <= Instant::now() {
-                self.look().await;
+                self.look(&mut changes).await;
                 look = Instant::now() + LOOK;
                 self.checks
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
@@ -136,7 +139,7 @@ impl Keeper {
                     self.take(&now).await;
                     look = Instant::now();
                 }
-                () = changed.notified() => look = Instant::now(),
+                () = changes.changed() => look = Instant::now(),
                 Some(verdict) = self.checked.recv() => self.judge(&verdict).await,
                 () = sleep_until(next) => {
                     let now = Instant::now();
@@ -232,7 +235,7 @@ impl Keeper {
     }
 
     /// Looks at the node for all resources.
-    async fn look(&mut self) {
+    async fn look(&mut self, changes: &mut Changes) {
         let rules: Vec<Arc<Rule>> = self
             .resources
             .values()
@@ -241,16 +244,19 @@ impl Keeper {
             .collect();
         let host = self.host.clone();
         let looked = tokio::task::spawn_blocking(move || {
+            let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
+            let folders = host.folders(&finders);
             let look = |rule: Arc<Rule>| (rule.name.clone(), host.find(&rule.find));
-            rules.into_iter().map(look).collect::<Vec<_>>()
+            (folders, rules.into_iter().map(look).collect::<Vec<_>>())
         });
-        let found = match looked.await {
-            Ok(found) => found,
+        let (folders, found) = match looked.await {
+            Ok(looked) => looked,
             Err(error) => {
                 tracing::error!(%error, "the look at the node's devices ended badly");
                 return;
             }
         };
+        self.watched = changes.refresh(&folders);
         let is_expected = self.expected.is_some();
         let at = now();
         let mut changed = Vec::new();
@@ -396,6 +402,7 @@ impl Keeper {
         self.shown.send_replace(Arc::new(Shown {
             resources: resources.collect(),
             problems: self.problems.clone(),
+            warnings: self.watched.clone(),
         }));
     }
 }

@@ -9,6 +9,7 @@
 mod allocate;
 mod cdi;
 pub mod config;
+pub mod damping;
 pub mod found;
 mod health;
 pub mod host;
@@ -17,6 +18,7 @@ mod keeper;
 mod kept;
 pub mod name;
 pub mod options;
+mod pattern;
 pub mod plan;
 mod plugin;
 mod pods;

@@ -198,8 +198,11 @@ impl DevicePlugin for Plugin {
                 continue;
             }
             done.push(&item.key);
-            super::host::run(program, &item.fields)
-                .await
+            let (program, fields) = (program.clone(), item.fields.clone());
+            let work = move || super::host::program::run(&program, &fields);
+            let ended = tokio::task::spawn_blocking(work).await;
+            ended
+                .unwrap_or_else(|error| Err(error.to_string()))
                 .map_err(|reason| {
                     Status::internal(format!("beforeStart of device {id}: {reason}"))
                 })?;

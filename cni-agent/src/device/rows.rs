@@ -24,6 +24,7 @@ pub(super) fn answer(shown: &Shown, holders: &Result<Holders, String>) -> Device
             .map(|(name, of)| resource(name, of, held.get(name)))
             .collect(),
         problems: shown.problems.clone(),
+        warnings: shown.warnings.clone(),
         kubelet,
     }
 }

@@ -23,6 +23,8 @@ pub(super) struct Shown {
     pub(super) resources: BTreeMap<ResourceName, ShownResource>,
     /// Faults in the configuration.
     pub(super) problems: Vec<String>,
+    /// What keeps changes from being seen at once.
+    pub(super) warnings: Vec<String>,
 }
 
 /// One resource.
