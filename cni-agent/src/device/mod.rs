@@ -8,6 +8,7 @@ pub mod config;
 pub mod found;
 pub mod host;
 pub mod name;
+mod nearest;
 pub mod plan;
 pub mod presets;
 pub mod template;
