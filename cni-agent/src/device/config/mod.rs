@@ -34,7 +34,7 @@ pub const MAX_BYTES: usize = 8 << 20;
 /// Most resources of a node.
 pub const MAX_RESOURCES: usize = 256;
 /// The argument of the command line that adds presets, as problems name it.
-const PRESETS_ARGUMENT: &str = "--devices-preset";
+const PRESETS_ARGUMENT: &str = "--device-presets";
 
 /// A file of the configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -762,7 +762,7 @@ resources:
         "a.yaml:Some(5):resources[0].give.mounts[0]",
         "a.yaml:Some(8):resources[1].serve",
         "b.yaml:Some(1):x",
-        "--devices-preset:None:kwm.preset",
+        "--device-presets:None:kwm.preset",
     ];
     assert_eq!(places, expected);
 }

@@ -2,6 +2,7 @@
 //! instead.
 
 mod bad;
+mod docs;
 mod watched;
 
 use super::*;
@@ -237,7 +238,7 @@ fn json_several_documents_and_several_files_are_read() {
         .values()
         .map(|rule| rule.origin.as_str())
         .collect();
-    assert_eq!(origins, ["a.yaml:6", "b.json:1", "--devices-preset kvm"]);
+    assert_eq!(origins, ["a.yaml:6", "b.json:1", "--device-presets kvm"]);
     assert_eq!(parse(&[], &[]), Ok(Plan::default()));
 }
 
