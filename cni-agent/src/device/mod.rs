@@ -26,6 +26,7 @@ mod pods;
 mod prefer;
 pub mod presets;
 mod registration;
+mod resource;
 mod rows;
 mod slot;
 pub mod template;
