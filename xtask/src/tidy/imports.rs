@@ -4,7 +4,7 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 40] = [
+const PURE: [&str; 43] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
@@ -33,6 +33,9 @@ const PURE: [&str; 40] = [
     "cni-agent/src/device/config/problem.rs",
     "cni-agent/src/device/config/reader.rs",
     "cni-agent/src/device/config/words.rs",
+    "cni-agent/src/device/dra/claim.rs",
+    "cni-agent/src/device/dra/diff.rs",
+    "cni-agent/src/device/dra/slices.rs",
     "cni-agent/src/device/found.rs",
     "cni-agent/src/device/name.rs",
     "cni-agent/src/device/plan.rs",
