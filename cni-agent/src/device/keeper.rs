@@ -4,6 +4,7 @@
 use super::{
     cdi,
     config::watched::Configured,
+    dra::Offers,
     found::Findings,
     health::{Checks, Verdict},
     host::{Host, watch::Changes},
@@ -56,6 +57,10 @@ pub(super) struct Keeper {
     /// What is not seen at once.
     watched: Vec<String>,
     shown: watch::Sender<Arc<Shown>>,
+    /// What claims may have.
+    claimable: watch::Sender<Arc<Offers>>,
+    /// How far that is with the kubelet.
+    claims: watch::Receiver<Standing>,
 }
 
 impl Keeper {
@@ -91,7 +96,27 @@ impl Keeper {
             problems: Vec::new(),
             watched: Vec::new(),
             shown,
+            claimable: watch::Sender::default(),
+            claims: watch::Sender::new(Standing::default()).subscribe(),
         }
+    }
+
+    /// The same with who serves resources to claims.
+    pub(super) fn with_claims(
+        self,
+        claimable: watch::Sender<Arc<Offers>>,
+        claims: watch::Receiver<Standing>,
+    ) -> Self {
+        Self {
+            claimable,
+            claims,
+            ..self
+        }
+    }
+
+    /// The node that it looks at.
+    pub(super) fn host(&self) -> Arc<Host> {
+        self.host.clone()
     }
 
     /// Keeps all until `shutdown`.
@@ -113,6 +138,7 @@ impl Keeper {
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
             }
             self.show();
+            self.offer_to_claims();
             let renewals = self.resources.values().filter_map(|of| of.renewal);
             let next = renewals
                 .chain(self.expected)
@@ -157,13 +183,17 @@ impl Keeper {
             .map(ToString::to_string)
             .collect();
         let plan: &Plan = &configured.plan;
-        let served = |rule: &Rule| rule.serve == Serve::DevicePlugin;
-        let is_wanted = |name: &ResourceName| plan.resources.get(name).is_some_and(served);
+        let is_wanted = |name: &ResourceName| plan.resources.contains_key(name);
+        // One that is served in the other way is another.
+        let goes_on = |name: &ResourceName, of: &Resource| {
+            let rule = plan.resources.get(name);
+            rule.is_some_and(|rule| rule.serve == of.offers.borrow().rule.serve)
+        };
         let gone: Vec<ResourceName> = self
             .resources
-            .keys()
-            .filter(|name| !is_wanted(name))
-            .cloned()
+            .iter()
+            .filter(|(name, of)| !goes_on(name, of))
+            .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
             if let Some(resource) = self.resources.remove(&name) {
@@ -174,7 +204,7 @@ impl Keeper {
             }
         }
         let mut unseen = Vec::new();
-        for (name, rule) in plan.resources.iter().filter(|(_, rule)| served(rule)) {
+        for (name, rule) in &plan.resources {
             let rule = Arc::new(rule.clone());
             if let Some(resource) = self.resources.get_mut(name) {
                 resource.change(rule);
@@ -237,6 +267,7 @@ impl Keeper {
         let until = Arc::new(watch::Sender::new(()));
         let standing = watch::Sender::new(Standing::default());
         let is_random = random(&offer.rule).is_some();
+        let is_claimed = offer.rule.serve == Serve::Dra;
         let offers = watch::Sender::new(Arc::new(offer));
         let served = Served {
             way: self.way.clone(),
@@ -252,12 +283,20 @@ impl Keeper {
             changes: self.folder.clone(),
             counts: self.counts.clone(),
         };
+        let (standing, task) = match is_claimed {
+            // One driver has all of them.
+            true => (self.claims.clone(), tokio::spawn(std::future::ready(()))),
+            false => (
+                standing.subscribe(),
+                tokio::spawn(registration::run(served, stopped)),
+            ),
+        };
         let resource = Resource {
             offers,
             until,
-            standing: standing.subscribe(),
+            standing,
             stop,
-            task: tokio::spawn(registration::run(served, stopped)),
+            task,
             findings: Findings::default(),
             renewal: is_random.then(Instant::now),
         };
@@ -334,7 +373,9 @@ impl Keeper {
         let is_next = |name: &ResourceName| next.iter().any(|offer| offer.rule.name == *name);
         let others = self.resources.iter().filter(|(name, _)| !is_next(name));
         let others: Vec<Arc<Offer>> = others.map(|(_, of)| of.offers.borrow().clone()).collect();
-        let specs = cdi::files(others.iter().map(AsRef::as_ref).chain(next));
+        // A claim has a specification of its own.
+        let all = others.iter().map(AsRef::as_ref).chain(next);
+        let specs = cdi::files(all.filter(|offer| offer.rule.serve != Serve::Dra));
         let (keep, kept, folder) = (self.keep.clone(), self.kept.clone(), self.cdi_dir.clone());
         let written =
             tokio::task::spawn_blocking(move || (keep.write(&kept), cdi::write(&folder, &specs)));
@@ -393,7 +434,10 @@ impl Keeper {
     /// Whether the kubelet knows the devices that it was told of. Where it has a resource and knows nothing of its
     /// devices, it is told anew.
     async fn compare(&mut self) {
-        let taken = |of: &Resource| *of.standing.borrow() == Standing::Taken;
+        let taken = |of: &Resource| {
+            let is_claimed = of.offers.borrow().rule.serve == Serve::Dra;
+            !is_claimed && *of.standing.borrow() == Standing::Taken
+        };
         if !self.resources.values().any(taken) {
             return;
         }
@@ -422,6 +466,24 @@ impl Keeper {
         }
     }
 
+    /// What claims may have from now on.
+    fn offer_to_claims(&self) {
+        let offers = self.resources.iter().map(|(name, of)| {
+            let offer = of.offers.borrow().clone();
+            (name.clone(), offer)
+        });
+        let claimable: Offers = offers
+            .filter(|(_, offer)| offer.rule.serve == Serve::Dra)
+            .collect();
+        self.claimable.send_if_modified(|told| {
+            let is_news = !same(told, &claimable);
+            if is_news {
+                *told = Arc::new(claimable);
+            }
+            is_news
+        });
+    }
+
     /// What people are shown from now on.
     fn show(&self) {
         let resources = self.resources.iter().map(|(name, of)| {
@@ -438,6 +500,15 @@ impl Keeper {
             warnings: self.watched.clone(),
         }));
     }
+}
+
+/// Whether nothing of it was made anew.
+fn same(one: &Offers, other: &Offers) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|((name, one), (of, other))| name == of && Arc::ptr_eq(one, other))
 }
 
 /// How the kubelet is told.
