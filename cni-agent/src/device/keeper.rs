@@ -20,7 +20,7 @@ use super::{
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
     collections::BTreeMap,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -66,7 +66,6 @@ struct Resource {
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
     findings: Findings,
-    problems: Vec<String>,
     /// When the example's devices are made anew.
     renewal: Option<Instant>,
 }
@@ -229,7 +228,6 @@ impl Keeper {
             stop,
             task: tokio::spawn(registration::run(served, stopped)),
             findings: Findings::default(),
-            problems: Vec::new(),
             renewal: is_random.then(Instant::now),
         }
     }
@@ -246,7 +244,14 @@ impl Keeper {
         let looked = tokio::task::spawn_blocking(move || {
             let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
             let folders = host.folders(&finders);
-            let look = |rule: Arc<Rule>| (rule.name.clone(), host.find(&rule.find));
+            let look = |rule: Arc<Rule>| {
+                let mut findings = host.find(&rule.find);
+                let found = std::mem::take(&mut findings.found);
+                let exists = |path: &Path| host.exists(path);
+                let (items, problems) = items(&rule, found, &exists);
+                findings.problems.extend(problems);
+                (rule.name.clone(), findings, items)
+            };
             (folders, rules.into_iter().map(look).collect::<Vec<_>>())
         });
         let (folders, found) = match looked.await {
@@ -260,11 +265,11 @@ impl Keeper {
         let is_expected = self.expected.is_some();
         let at = now();
         let mut changed = Vec::new();
-        for (name, findings) in found {
+        for (name, findings, items) in found {
             let Some(resource) = self.resources.get_mut(&name) else {
                 continue;
             };
-            changed.extend(resource.found(findings, at, is_expected));
+            changed.extend(resource.found(findings, items, at, is_expected));
         }
         self.publish(changed).await;
     }
@@ -374,7 +379,7 @@ impl Keeper {
             let offer = resource.offers.borrow().clone();
             let healthy = offer.devices.values().any(|place| {
                 let item = offer.items.get(place.item);
-                item.is_some_and(|item| item.health.is_healthy())
+                item.is_some_and(|item| item.is_healthy())
             });
             let is_known = known.get(name.as_str()).is_some_and(|ids| !ids.is_empty());
             if taken(resource) && healthy && !is_known {
@@ -394,7 +399,6 @@ impl Keeper {
             let shown = ShownResource {
                 offer: of.offers.borrow().clone(),
                 findings: of.findings.clone(),
-                problems: of.problems.clone(),
                 standing: of.standing.clone(),
             };
             (name.clone(), shown)
@@ -426,16 +430,19 @@ impl Resource {
     }
 
     /// Takes what a look found; what changed by it.
-    fn found(&mut self, findings: Findings, at: u64, is_expected: bool) -> Option<Offer> {
+    fn found(
+        &mut self,
+        findings: Findings,
+        now: Vec<Item>,
+        at: u64,
+        is_expected: bool,
+    ) -> Option<Offer> {
         let before = self.offers.borrow().clone();
         let rule = before.rule.clone();
-        let (now, mut problems) = items(&rule, findings.found.clone());
-        problems.extend(findings.problems.iter().cloned());
-        if problems != self.problems {
-            for problem in &problems {
+        if findings.problems != self.findings.problems {
+            for problem in &findings.problems {
                 tracing::warn!(resource = %rule.name, problem, "devices");
             }
-            self.problems = problems;
         }
         self.findings = findings;
         let mut merged = merge(&before.items, now, at, rule.health.forget.as_secs());
@@ -469,7 +476,7 @@ impl Resource {
                 ..Found::default()
             }
         });
-        let (items, _) = items(&rule, found.collect());
+        let (items, _) = items(&rule, found.collect(), &|_| true);
         let mut offer = Offer::new(rule, items);
         offer.passing.clone_from(&before.items);
         Some(offer)
@@ -518,14 +525,14 @@ fn tell(before: &Offer, now: &Offer) {
     }
     let known: BTreeMap<&str, &Item> = before.items.iter().map(|item| (&*item.key, item)).collect();
     for item in &now.items {
-        let was = known.get(&*item.key).map(|item| &item.health);
+        let was = known.get(&*item.key).map(|item| item.is_healthy());
         let (resource, device) = (&now.rule.name, &item.key);
-        match (was, &item.health) {
-            (Some(was), health) if was.is_healthy() == health.is_healthy() => {}
-            (None, Health::Healthy) => tracing::info!(%resource, device, "a device is there"),
-            (_, Health::Healthy) => tracing::info!(%resource, device, "a device is healthy again"),
-            (_, health) => {
-                let reason = health.reason().unwrap_or_default();
+        match (was, item.is_healthy()) {
+            (Some(was), is) if was == is => {}
+            (None, true) => tracing::info!(%resource, device, "a device is there"),
+            (_, true) => tracing::info!(%resource, device, "a device is healthy again"),
+            (_, false) => {
+                let reason = item.reason().unwrap_or_default();
                 tracing::warn!(%resource, device, reason, "a device is not healthy");
             }
         }

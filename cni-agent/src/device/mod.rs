@@ -17,6 +17,7 @@ mod inventory;
 mod keeper;
 mod kept;
 pub mod name;
+mod nearest;
 pub mod options;
 mod pattern;
 pub mod plan;
@@ -32,7 +33,7 @@ pub mod template;
 mod tests;
 
 use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
-use config::watched::Watched;
+use config::watched::Configuration;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
 use options::DeviceConfig;
@@ -71,8 +72,7 @@ async fn run_on(
     counts: DeviceCounts,
     mut shutdown: Shutdown,
 ) -> Result<(), String> {
-    let last_good = config.state_dir.join("device-config.json");
-    let configuration = Watched::open(Some(&config.devices), &config.presets, &last_good);
+    let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
     let configured = configuration.subscribe();
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));

@@ -52,7 +52,7 @@ pub(super) fn options(offer: &Offer) -> DevicePluginOptions {
 pub(super) fn list(offer: &Offer) -> ListAndWatchResponse {
     let devices = offer.devices.iter().filter_map(|(id, place)| {
         let item = offer.items.get(place.item)?;
-        let health = match item.health.is_healthy() {
+        let health = match item.is_healthy() {
             true => HEALTHY,
             false => UNHEALTHY,
         };

@@ -4,7 +4,7 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 40] = [
+const PURE: [&str; 42] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
@@ -26,6 +26,7 @@ const PURE: [&str; 40] = [
     "cni-agent/src/csi/request.rs",
     "cni-agent/src/csi/trouble.rs",
     "cni-agent/src/device/config/entry.rs",
+    "cni-agent/src/device/config/fields.rs",
     "cni-agent/src/device/config/finder.rs",
     "cni-agent/src/device/config/give.rs",
     "cni-agent/src/device/config/mod.rs",
@@ -35,6 +36,7 @@ const PURE: [&str; 40] = [
     "cni-agent/src/device/config/words.rs",
     "cni-agent/src/device/found.rs",
     "cni-agent/src/device/name.rs",
+    "cni-agent/src/device/nearest.rs",
     "cni-agent/src/device/plan.rs",
     "cni-agent/src/device/presets/",
     "cni-agent/src/device/template.rs",

@@ -6,6 +6,7 @@ use super::{
     scan::Scan,
     sysfs::{bounded, names},
 };
+use crate::device::plan::Pattern;
 use serde::Deserialize;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -49,7 +50,7 @@ struct Node {
     host_path: Option<PathBuf>,
 }
 
-pub(super) fn sought<'a>(scan: &'a Scan<'_>, kind: &str) -> Sought<'a> {
+pub(super) fn sought<'a>(scan: &'a Scan<'_>, kind: &str, name: Option<&'a Pattern>) -> Sought<'a> {
     let mut devices = BTreeMap::new();
     // What a later folder says is stronger.
     for folder in &scan.host.cdi {
@@ -61,6 +62,13 @@ pub(super) fn sought<'a>(scan: &'a Scan<'_>, kind: &str) -> Sought<'a> {
     Sought::new(
         format!("devices of CDI specifications of {kind}"),
         candidates.collect(),
+    )
+    .whose(
+        name.map(|name| format!("name {}", name.0)),
+        move |candidate| {
+            let own = candidate.fields.get("name");
+            name.zip(own).is_some_and(|(name, own)| name.is_like(own))
+        },
     )
 }
 

@@ -52,6 +52,8 @@ pub(super) fn found(scan: &Scan<'_>, candidate: Candidate, files: Vec<DeviceFile
             fields.entry("name".to_owned()).or_insert(name);
         }
         fields.insert("path".to_owned(), path);
+        fields.insert("major".to_owned(), file.major.to_string());
+        fields.insert("minor".to_owned(), file.minor.to_string());
     }
     if let Some(node) = numa.first() {
         fields.insert("numa".to_owned(), node.to_string());

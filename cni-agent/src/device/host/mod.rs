@@ -203,7 +203,7 @@ impl Scan<'_> {
             } => usb::sought(self, [vendor, product, serial].map(Option::as_ref)),
             By::Pci { .. } => pci::sought(self, by),
             By::Subsystem { subsystem, name } => subsystem::sought(self, subsystem, name.as_ref()),
-            By::Cdi { kind } => cdi::sought(self, kind),
+            By::Cdi { kind, name } => cdi::sought(self, kind, name.as_ref()),
             By::Random { .. } => return None,
         })
     }

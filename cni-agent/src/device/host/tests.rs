@@ -61,6 +61,7 @@ fn subsystem(subsystem: &str, name: &str) -> Finder {
 fn cdi(kind: &str) -> Finder {
     by(By::Cdi {
         kind: kind.to_owned(),
+        name: None,
     })
 }
 

@@ -171,6 +171,7 @@ mod tests {
             finder(By::Path(Pattern("/dev/serial/by-id/*".into()))),
             finder(By::Cdi {
                 kind: "example.com/gpu".into(),
+                name: None,
             }),
         ];
         let problems = changes.refresh(&host.folders(&finders));
