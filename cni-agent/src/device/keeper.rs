@@ -18,6 +18,7 @@ use super::{
     registration::{self, Served, Standing, Way},
     resource::{Resource, Sight, made_up_of, random},
     slot::{Shown, ShownResource},
+    tell::{News, Teller},
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
@@ -59,6 +60,7 @@ pub(super) struct Keeper {
     shown: watch::Sender<Arc<Shown>>,
     /// What claims may have.
     claimable: watch::Sender<Arc<Offers>>,
+    teller: Teller,
     /// How far that is with the kubelet.
     claims: watch::Receiver<Standing>,
 }
@@ -71,6 +73,7 @@ impl Keeper {
         counts: DeviceCounts,
         folder: watch::Receiver<u64>,
         shown: watch::Sender<Arc<Shown>>,
+        teller: Teller,
     ) -> Self {
         let keep = Keep::new(&config.state_dir);
         let mut kept = keep.read();
@@ -97,6 +100,7 @@ impl Keeper {
             watched: Vec::new(),
             shown,
             claimable: watch::Sender::default(),
+            teller,
             claims: watch::Sender::new(Standing::default()).subscribe(),
         }
     }
@@ -177,11 +181,15 @@ impl Keeper {
 
     /// Has the resources be those of the plan. What is the same goes on.
     async fn take(&mut self, configured: &Configured) {
-        self.problems = configured
+        let problems: Vec<String> = configured
             .problems
             .iter()
             .map(ToString::to_string)
             .collect();
+        if !problems.is_empty() && problems != self.problems {
+            self.teller.tell(News::Faulty(problems.clone()));
+        }
+        self.problems = problems;
         let plan: &Plan = &configured.plan;
         let is_wanted = |name: &ResourceName| plan.resources.contains_key(name);
         // One that is served in the other way is another.
@@ -359,7 +367,7 @@ impl Keeper {
         self.write(&changed).await;
         for offer in changed {
             if let Some(resource) = self.resources.get(&offer.rule.name) {
-                resource.offer(offer);
+                resource.offer(offer, &self.teller);
             }
         }
     }

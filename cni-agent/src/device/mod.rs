@@ -30,6 +30,7 @@ mod registration;
 mod resource;
 mod rows;
 mod slot;
+mod tell;
 pub mod template;
 #[cfg(test)]
 mod tests;
@@ -43,6 +44,7 @@ use options::DeviceConfig;
 use pods::PodResources;
 use registration::Standing;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use tell::Teller;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -81,11 +83,21 @@ async fn run_on(
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
     let changes = Changes::open(&host);
+    let (teller, news) = Teller::new();
+    let pods = PodResources::new(&config.kubelet_dir);
+    let telling = tell::run(&config.node_name, config.api.as_ref(), pods, news);
     let folder = watch::Sender::new(0);
     let (offers, offered) = watch::channel(Arc::default());
     let standing = watch::Sender::new(Standing::default());
-    let keeper = Keeper::new(&config, host, counts.clone(), folder.subscribe(), shown)
-        .with_claims(offers, standing.subscribe());
+    let keeper = Keeper::new(
+        &config,
+        host,
+        counts.clone(),
+        folder.subscribe(),
+        shown,
+        teller,
+    )
+    .with_claims(offers, standing.subscribe());
     let dra = Dra {
         offers: offered,
         host: keeper.host(),
@@ -97,6 +109,7 @@ async fn run_on(
     let keeping = keeper.run(configured, changes, shutdown.clone());
     tokio::select! {
         () = eyes => {}
+        () = telling => {}
         ((), ()) = async { tokio::join!(keeping, claims) } => return Ok(()),
     }
     shutdown.requested().await;

@@ -2,11 +2,12 @@
 
 use super::{
     found::{Findings, Found},
-    inventory::{Health, Item, Offer, items, merge},
+    inventory::{Health, Item, Offer, id_of, items, merge},
     name::ResourceName,
     plan::{By, Rule},
     plugin,
     registration::Standing,
+    tell::{News, Teller},
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
@@ -32,11 +33,11 @@ pub(super) struct Resource {
 
 impl Resource {
     /// Tells the kubelet what there is from now on.
-    pub(super) fn offer(&self, offer: Offer) {
+    pub(super) fn offer(&self, offer: Offer, teller: &Teller) {
         self.offers.send_if_modified(|current| {
             let differs = **current != offer;
             if differs {
-                tell(current, &offer);
+                tell(current, &offer, teller);
                 *current = Arc::new(offer);
             }
             differs
@@ -141,7 +142,7 @@ pub(super) fn random(rule: &Rule) -> Option<(u32, u32, Duration)> {
 }
 
 /// Says what became of devices.
-fn tell(before: &Offer, now: &Offer) {
+fn tell(before: &Offer, now: &Offer, teller: &Teller) {
     if random(&now.rule).is_some() {
         return;
     }
@@ -156,6 +157,14 @@ fn tell(before: &Offer, now: &Offer) {
             (_, false) => {
                 let reason = item.reason().unwrap_or_default();
                 tracing::warn!(%resource, device, reason, "a device is not healthy");
+                let shares = 0..now.rule.count;
+                teller.tell(News::Unhealthy {
+                    resource: resource.clone(),
+                    ids: shares
+                        .map(|share| id_of(&now.rule, device, share))
+                        .collect(),
+                    reason: reason.to_owned(),
+                });
             }
         }
     }
