@@ -12,13 +12,28 @@ const OPTIONS: MatchOptions = MatchOptions {
 
 impl Pattern {
     /// # Errors
-    /// It is no pattern: worded for people.
+    /// It is no pattern, or what other languages have for one: worded for people.
     pub fn check(&self) -> Result<(), String> {
-        compile(&self.0).map(drop).map_err(|error| {
+        let text = &self.0;
+        if text.contains("**") {
+            return Err(format!(
+                "{text:?} has `**`, which crosses no folders here; write one `*` for each part of the path"
+            ));
+        }
+        if text.contains(['{', '}']) {
+            return Err(format!(
+                "{text:?} has braces, which patterns don't know; write an entry of its own for each choice"
+            ));
+        }
+        if text.starts_with('^') || text.ends_with('$') || text.contains('\\') {
+            return Err(format!(
+                "{text:?} looks like a regular expression; write a pattern with `*`, `?` and `[…]`, as shells have them"
+            ));
+        }
+        // Nothing else is wrong with one that has single asterisks.
+        compile(text).map(drop).map_err(|error| {
             format!(
-                "{:?} is no pattern: {} at character {}; write `[[]` for a `[` itself",
-                self.0,
-                error.msg,
+                "{text:?} has a `[` without its `]` at character {}; close it, or write `[[]` for the bracket itself",
                 error.pos + 1
             )
         })
@@ -107,15 +122,34 @@ mod tests {
     }
 
     #[test]
+    fn what_other_languages_have_is_refused_with_what_to_write() {
+        for (text, remedy) in [
+            ("/dev/a/**", "write one `*`"),
+            ("tty{USB,ACM}*", "entry of its own"),
+            ("^tty", "write a pattern"),
+            ("tty.*$", "write a pattern"),
+            ("tty\\d", "write a pattern"),
+        ] {
+            let problem = pattern(text).check().unwrap_err();
+            assert!(problem.contains(remedy), "{text}: {problem}");
+        }
+    }
+
+    #[test]
     fn what_is_no_pattern_is_told_and_like_nothing() {
         let broken = pattern("tty[0-9");
         let problem = broken.check().unwrap_err();
         assert!(
-            problem.contains("character 4") && problem.contains("write"),
+            problem.contains("character 4") && problem.contains("write `[[]`"),
             "{problem}"
         );
         assert!(!broken.is_like("tty[0-9"));
-        assert_eq!(pattern("tty[0-9]*").check(), Ok(()));
+        for text in ["tty[!]", "tty[]", "a[^]b", "[x]["] {
+            assert!(pattern(text).check().is_err(), "{text}");
+        }
+        for text in ["tty[0-9]*", "[]]", "[!]]", "[^]x]", "[[]", ""] {
+            assert_eq!(pattern(text).check(), Ok(()), "{text}");
+        }
     }
 
     /// The plain reading of a pattern of letters, `*` and `?`.
@@ -142,7 +176,8 @@ mod tests {
         fn no_text_is_too_strange_for_a_pattern(signs in "\\PC{0,12}", text in "\\PC{0,12}") {
             let pattern = pattern(&signs);
             let like = pattern.is_like(&text) || pattern.is_like_path(&text);
-            prop_assert!(!like || pattern.check().is_ok() || signs.contains('/'));
+            let is_open = pattern.check().is_err_and(|problem| problem.contains("without its `]`"));
+            prop_assert!(!like || !is_open || signs.contains('/'));
         }
     }
 }

@@ -92,7 +92,13 @@ fn key(scan: &Scan<'_>, folder: &Path, files: &[DeviceFile]) -> Option<String> {
     // Its own file, not one of what it consists of.
     let own = sysfs.numbers(folder);
     let own = own.and_then(|own| files.iter().find(|file| (file.major, file.minor) == own));
-    if let Some(link) = own.and_then(|own| scan.stable_link(&own.path)) {
+    // Links come a moment after their device: an adapter has its name at once.
+    let linked = || {
+        let says_what_it_is = usb.is_none_or(|usb| usb::own_name(scan, usb).is_some());
+        scan.stable_link(&own?.path, says_what_it_is)
+    };
+    let is_adapter = subsystem == "tty" && usb.is_some();
+    if !is_adapter && let Some(link) = linked() {
         return Some(link.display().to_string());
     }
     if let Some(usb) = usb {
@@ -101,7 +107,13 @@ fn key(scan: &Scan<'_>, folder: &Path, files: &[DeviceFile]) -> Option<String> {
         let interface = part
             .split_once(':')
             .map_or(part, |(_, interface)| interface);
-        return Some(format!("{}:{interface}", usb::key(scan, usb)?));
+        let whole = usb::key(scan, usb)?;
+        // Some adapters have several terminals on one interface.
+        let port = sysfs.attribute(folder, "device/port_number");
+        return Some(match port.filter(|port| port != "0") {
+            Some(port) => format!("{whole}:{interface}-{port}"),
+            None => format!("{whole}:{interface}"),
+        });
     }
     Some(match own {
         Some(own) => own.path.display().to_string(),
@@ -112,7 +124,7 @@ fn key(scan: &Scan<'_>, folder: &Path, files: &[DeviceFile]) -> Option<String> {
 
 /// The stable name of a file that sysfs tells nothing of.
 fn linked(scan: &Scan<'_>, file: &DeviceFile) -> Option<String> {
-    let path = scan.stable_link(&file.path).unwrap_or(&file.path);
+    let path = scan.stable_link(&file.path, true).unwrap_or(&file.path);
     Some(path.display().to_string())
 }
 

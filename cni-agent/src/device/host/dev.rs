@@ -163,22 +163,18 @@ impl<'a> Dev<'a> {
         place.is_some_and(|place| fs::symlink_metadata(place).is_ok())
     }
 
-    /// Of the files that stable links lead to, the best of those: what is in a folder `by-id` tells the thing itself,
-    /// one in `by-path` where it is plugged in.
-    pub(super) fn stable_links(&self) -> BTreeMap<PathBuf, PathBuf> {
+    /// The files that links in folders of this name lead to, `/dev/serial/by-id`, and the first link to each.
+    pub(super) fn links(&self, folder: &str) -> BTreeMap<PathBuf, PathBuf> {
         let mut links = BTreeMap::new();
         let dev = Path::new("/dev");
-        let kinds = self.names(dev);
-        for folder in ["by-id", "by-path"] {
-            for kind in &kinds {
-                let folder = dev.join(kind).join(folder);
-                for name in self.names(&folder).into_iter().take(MOST_NAMES) {
-                    let link = folder.join(name);
-                    if let Ok(Some(real)) = self.real(&link)
-                        && real != link
-                    {
-                        links.entry(real).or_insert(link);
-                    }
+        for kind in self.names(dev) {
+            let folder = dev.join(kind).join(folder);
+            for name in self.names(&folder).into_iter().take(MOST_NAMES) {
+                let link = folder.join(name);
+                if let Ok(Some(real)) = self.real(&link)
+                    && real != link
+                {
+                    links.entry(real).or_insert(link);
                 }
             }
         }

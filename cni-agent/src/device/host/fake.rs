@@ -194,6 +194,9 @@ impl Tree {
         let entry = all.join(name);
         if fs::symlink_metadata(&entry).is_err() {
             symlink(relative(&all, &device.folder), entry).unwrap();
+        }
+        // One that was unplugged has left its entry.
+        if fs::symlink_metadata(device.folder.join("subsystem")).is_err() {
             let subsystem = self.sys(&format!("{kind}/{subsystem}"));
             device.link_to("subsystem", &subsystem);
         }
@@ -309,11 +312,20 @@ impl<'a> Device<'a> {
         self.tree.device(self.folder.join(place), "class", class)
     }
 
-    /// A part of it that belongs to a bus: a USB interface, `interface("1-2:1.0", "usb", "ftdi_sio")`.
+    /// A part of it that belongs to a bus: `part_on_bus("fpga_region/region0/dfl-port.0", "platform")`.
+    pub(crate) fn part_on_bus(&self, place: &str, bus: &str) -> Device<'a> {
+        self.tree.device(self.folder.join(place), "bus", bus)
+    }
+
+    /// Such a part with a driver: a USB interface, `interface("1-2:1.0", "usb", "ftdi_sio")`.
     pub(crate) fn interface(self, place: &str, bus: &str, driver: &str) -> Self {
-        let part = self.tree.device(self.folder.join(place), "bus", bus);
-        part.driver(driver);
+        self.part_on_bus(place, bus).driver(driver);
         self
+    }
+
+    /// Its file in /dev, where neither its class nor its kind tells it: `file("dfl-port.0", 241, 0)`.
+    pub(crate) fn file(self, name: &str, major: u32, minor: u32) -> Self {
+        self.own_file(name, major, minor)
     }
 
     /// A link of udev's to its file: `serial/by-id/usb-FTDI`.
@@ -363,13 +375,17 @@ impl<'a> Device<'a> {
 
 /// Where the kernel has the file of a device of a class, below /dev.
 fn file_name(class: &str, name: &str) -> String {
-    match class {
-        "drm" => format!("dri/{name}"),
-        "infiniband_verbs" | "infiniband_mad" => format!("infiniband/{name}"),
-        "input" | "net" => format!("{class}/{name}"),
-        "sound" => format!("snd/{name}"),
-        "vfio-dev" => format!("vfio/devices/{name}"),
-        _ => name.to_owned(),
+    match (class, name) {
+        ("drm", _) => format!("dri/{name}"),
+        ("infiniband_verbs" | "infiniband_mad", _) | ("misc", "rdma_cm") => {
+            format!("infiniband/{name}")
+        }
+        ("misc", "tun") => "net/tun".to_owned(),
+        ("accel" | "input" | "net" | "vfio", _) => format!("{class}/{name}"),
+        ("sound", _) => format!("snd/{name}"),
+        ("vfio-dev", _) => format!("vfio/devices/{name}"),
+        // No name in sysfs has a slash.
+        _ => name.replace('!', "/"),
     }
 }
 

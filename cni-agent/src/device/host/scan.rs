@@ -12,7 +12,7 @@ pub(super) struct Scan<'a> {
     pub(super) host: &'a Host,
     pub(super) sysfs: Sysfs,
     pub(super) dev: Dev<'a>,
-    links: OnceCell<BTreeMap<PathBuf, PathBuf>>,
+    links: OnceCell<[BTreeMap<PathBuf, PathBuf>; 2]>,
     usb_names: OnceCell<BTreeMap<String, usize>>,
     problems: RefCell<Vec<String>>,
 }
@@ -41,9 +41,13 @@ impl<'a> Scan<'a> {
         self.problems.into_inner()
     }
 
-    /// The stable link to a file.
-    pub(super) fn stable_link(&self, file: &Path) -> Option<&PathBuf> {
-        self.links.get_or_init(|| self.dev.stable_links()).get(file)
+    /// The best of the stable links to a file: one in a folder `by-id` tells the thing itself, one in `by-path` where it is
+    /// plugged in. Of things that say the same, `by-id` has but one, and not always the same one: there it is left out.
+    pub(super) fn stable_link(&self, file: &Path, says_what_it_is: bool) -> Option<&PathBuf> {
+        let links = || ["by-id", "by-path"].map(|folder| self.dev.links(folder));
+        let all = self.links.get_or_init(links).iter();
+        all.skip(usize::from(!says_what_it_is))
+            .find_map(|links| links.get(file))
     }
 
     /// How many USB devices have a name that is made of what they say.

@@ -1,5 +1,7 @@
 //! Tests of what is found on nodes like those that there are.
 
+mod trees;
+
 use super::{Host, fake::Tree};
 use crate::device::{
     found::{FileKind, Findings, Found},
@@ -143,20 +145,21 @@ fn a_usb_adapter_is_all_its_files_and_its_hub_is_none() {
 }
 
 #[test]
-fn a_terminal_is_called_by_its_stable_link_whoever_finds_it() {
+fn a_terminal_is_called_by_its_adapter_whoever_finds_it() {
     let tree = Tree::new();
     serial_adapter(&tree);
     let host = tree.host();
+    let its = "0403:6001:A50285BI:1.0";
     let by_id = "/dev/serial/by-id/usb-FTDI_FT232R_USB_UART_A50285BI-if00-port0";
     let by_path = "/dev/serial/by-path/pci-0000:00:14.0-usb-0:2.3:1.0-port0";
     for (finder, key) in [
-        (path("/dev/ttyUSB*"), by_id),
-        (path("/dev/serial/by-id/usb-FTDI*"), by_id),
+        (path("/dev/ttyUSB*"), its),
         // Who names a link means that one.
+        (path("/dev/serial/by-id/usb-FTDI*"), by_id),
         (path("/dev/serial/by-path/*"), by_path),
-        (subsystem("tty", "ttyUSB[0-9]"), by_id),
-        (knowing(path("/dev/tty*"), "ID_MODEL", "FT232R*"), by_id),
-        (with(path("/dev/tty*"), "device/driver", "ftdi*"), by_id),
+        (subsystem("tty", "ttyUSB[0-9]"), its),
+        (knowing(path("/dev/tty*"), "ID_MODEL", "FT232R*"), its),
+        (with(path("/dev/tty*"), "device/driver", "ftdi*"), its),
     ] {
         let words = format!("{finder:?}");
         if words.contains("device/driver") {
@@ -222,6 +225,47 @@ fn adapters_that_say_the_same_are_told_by_their_ports() {
     assert_eq!(keys(&findings), ["1a86:7523:1-1:1.0", "1a86:7523:1-3:1.0"]);
     let numbered = tree.host().find(&[usb("*", Some("*"))]);
     assert_eq!(numbered.found.len(), 2);
+}
+
+#[test]
+fn links_by_id_name_none_of_those_that_say_the_same() {
+    let tree = Tree::new();
+    for (port, minor) in [("1-1", 0), ("1-2", 16)] {
+        let disk = tree.usb(port, 1, 5 + minor).ids("0781", "5567");
+        let place = format!("{port}:1.0/host{minor}/block/sd{minor}");
+        let disk = disk.child(&place, "block", 8, minor);
+        disk.link(&format!("disk/by-path/pci-0000:00:14.0-usb-0:{port}"));
+    }
+    let disks = || subsystem("block", "sd*");
+    let before = tree.host().find(&[disks()]);
+    let by_path = |port: &str| format!("/dev/disk/by-path/pci-0000:00:14.0-usb-0:{port}");
+    assert_eq!(keys(&before), [by_path("1-1"), by_path("1-2")]);
+    // Both have the same link, and whoever came last has it.
+    tree.link("disk/by-id/usb-SanDisk_Cruzer-0:0", "../../sd0");
+    assert_eq!(tree.host().find(&[disks()]), before);
+    // One that has a number is called by it.
+    let disk = tree.usb("1-3", 1, 40).ids("0781", "5567").serial("4C53");
+    disk.child("1-3:1.0/host2/block/sdc", "block", 8, 32)
+        .link("disk/by-id/usb-SanDisk_Cruzer_4C53-0:0");
+    let findings = tree.host().find(&[subsystem("block", "sdc")]);
+    assert_eq!(
+        keys(&findings),
+        ["/dev/disk/by-id/usb-SanDisk_Cruzer_4C53-0:0"]
+    );
+}
+
+#[test]
+fn terminals_of_one_interface_are_told_by_their_port() {
+    let tree = Tree::new();
+    let adapter = tree.usb("1-4", 1, 7).ids("9710", "7840").serial("M1");
+    for (name, minor) in [("ttyUSB9", 9), ("ttyUSB10", 10)] {
+        let place = format!("1-4:1.0/{name}/tty/{name}");
+        let terminal = adapter.child(&place, "tty", 188, minor);
+        terminal.attribute("device/port_number", &(minor - 9).to_string());
+    }
+    let findings = tree.host().find(&[subsystem("tty", "ttyUSB*")]);
+    assert_eq!(keys(&findings), ["9710:7840:M1:1.0", "9710:7840:M1:1.0-1"]);
+    assert_eq!(field(&findings.found[1], "name"), "ttyUSB10");
 }
 
 #[test]
@@ -417,7 +461,8 @@ fn an_adapter_for_rdma_is_all_its_files() {
         ["/dev/infiniband/umad0", "/dev/infiniband/uverbs0"]
     );
     let host = tree.host();
-    let shared = host.file(Path::new("/dev/rdma_cm")).unwrap().unwrap();
+    let shared = host.file(Path::new("/dev/infiniband/rdma_cm"));
+    let shared = shared.unwrap().unwrap();
     assert_eq!((shared.major, shared.minor), (10, 58));
 }
 
@@ -494,7 +539,7 @@ fn attributes_and_properties_sieve_in_their_order() {
         "[1-9]",
     );
     let findings = tree.host().find(&[finder]);
-    assert_eq!(keys(&findings), ["/dev/card1"]);
+    assert_eq!(keys(&findings), ["/dev/accel/card1"]);
     let left: Vec<_> = findings.looks[0]
         .left
         .iter()

@@ -80,15 +80,19 @@ pub(super) fn names(sysfs: &Sysfs) -> BTreeMap<String, usize> {
     names
 }
 
-/// A device's stable name: what it says, and where it is plugged in if others say the same or it has no number of its
-/// own.
-pub(super) fn key(scan: &Scan<'_>, folder: &Path) -> Option<String> {
+/// What a device says, where it has a number of its own and no other says the same.
+pub(super) fn own_name(scan: &Scan<'_>, folder: &Path) -> Option<String> {
     let name = name(&scan.sysfs, folder)?;
-    let port = folder.file_name()?.to_str()?;
     let is_one = scan.usb_names().get(&name).is_none_or(|count| *count == 1);
-    Some(match (name.strip_suffix(':'), is_one) {
-        (Some(kind), _) => format!("{kind}:{port}"),
-        (None, true) => name,
-        (None, false) => format!("{name}:{port}"),
+    (is_one && !name.ends_with(':')).then_some(name)
+}
+
+/// A device's stable name: what it says, and where it is plugged in if that isn't enough. One without a number has its
+/// port from the beginning, so that another of its kind changes nothing.
+pub(super) fn key(scan: &Scan<'_>, folder: &Path) -> Option<String> {
+    own_name(scan, folder).or_else(|| {
+        let name = name(&scan.sysfs, folder)?;
+        let port = folder.file_name()?.to_str()?;
+        Some(format!("{}:{port}", name.trim_end_matches(':')))
     })
 }

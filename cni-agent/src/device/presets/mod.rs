@@ -32,3 +32,6 @@ pub fn text(name: &str) -> Option<&'static str> {
         .find(|(preset, _)| *preset == name)
         .map(|(_, text)| *text)
 }
+
+#[cfg(test)]
+mod tests;
