@@ -4,29 +4,30 @@
 use super::{
     cdi,
     config::watched::Configured,
-    found::{Findings, Found},
+    dra::Offers,
+    found::Findings,
     health::{Checks, Verdict},
     host::{Host, watch::Changes},
-    inventory::{Health, Item, Offer, items, merge},
+    inventory::{Health, Offer, items},
     kept::{Keep, Kept},
     name::ResourceName,
     options::{DeviceConfig, Registration},
-    plan::{By, Finder, Plan, Rule, Serve},
-    plugin::{self, Plugin},
+    plan::{Finder, Plan, Rule, Serve},
+    plugin::Plugin,
     pods::PodResources,
     registration::{self, Served, Standing, Way},
+    resource::{Resource, Sight, made_up_of, random},
     slot::{Shown, ShownResource},
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 
@@ -35,7 +36,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How long after the machine's start drivers may take to find what was there before it.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two comparisons with what the kubelet knows.
-const COMPARE: Duration = Duration::from_secs(15);
+const COMPARE: Duration = Duration::from_secs(5);
 
 /// Everything that the part is made of.
 pub(super) struct Keeper {
@@ -56,18 +57,10 @@ pub(super) struct Keeper {
     /// What is not seen at once.
     watched: Vec<String>,
     shown: watch::Sender<Arc<Shown>>,
-}
-
-/// One resource while it is served.
-struct Resource {
-    offers: watch::Sender<Arc<Offer>>,
-    until: Arc<watch::Sender<()>>,
-    standing: watch::Receiver<Standing>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    findings: Findings,
-    /// When the example's devices are made anew.
-    renewal: Option<Instant>,
+    /// What claims may have.
+    claimable: watch::Sender<Arc<Offers>>,
+    /// How far that is with the kubelet.
+    claims: watch::Receiver<Standing>,
 }
 
 impl Keeper {
@@ -103,7 +96,27 @@ impl Keeper {
             problems: Vec::new(),
             watched: Vec::new(),
             shown,
+            claimable: watch::Sender::default(),
+            claims: watch::Sender::new(Standing::default()).subscribe(),
         }
+    }
+
+    /// The same with who serves resources to claims.
+    pub(super) fn with_claims(
+        self,
+        claimable: watch::Sender<Arc<Offers>>,
+        claims: watch::Receiver<Standing>,
+    ) -> Self {
+        Self {
+            claimable,
+            claims,
+            ..self
+        }
+    }
+
+    /// The node that it looks at.
+    pub(super) fn host(&self) -> Arc<Host> {
+        self.host.clone()
     }
 
     /// Keeps all until `shutdown`.
@@ -124,6 +137,8 @@ impl Keeper {
                 self.checks
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
             }
+            self.show();
+            self.offer_to_claims();
             let renewals = self.resources.values().filter_map(|of| of.renewal);
             let next = renewals
                 .chain(self.expected)
@@ -154,7 +169,6 @@ impl Keeper {
                     }
                 }
             }
-            self.show();
         }
         for (_, resource) in std::mem::take(&mut self.resources) {
             resource.end(false).await;
@@ -169,13 +183,17 @@ impl Keeper {
             .map(ToString::to_string)
             .collect();
         let plan: &Plan = &configured.plan;
-        let served = |rule: &Rule| rule.serve == Serve::DevicePlugin;
-        let is_wanted = |name: &ResourceName| plan.resources.get(name).is_some_and(served);
+        let is_wanted = |name: &ResourceName| plan.resources.contains_key(name);
+        // One that is served in the other way is another.
+        let goes_on = |name: &ResourceName, of: &Resource| {
+            let rule = plan.resources.get(name);
+            rule.is_some_and(|rule| rule.serve == of.offers.borrow().rule.serve)
+        };
         let gone: Vec<ResourceName> = self
             .resources
-            .keys()
-            .filter(|name| !is_wanted(name))
-            .cloned()
+            .iter()
+            .filter(|(name, of)| !goes_on(name, of))
+            .map(|(name, _)| name.clone())
             .collect();
         for name in gone {
             if let Some(resource) = self.resources.remove(&name) {
@@ -185,27 +203,71 @@ impl Keeper {
                 self.counts.forget(name.as_str());
             }
         }
-        for (name, rule) in plan.resources.iter().filter(|(_, rule)| served(rule)) {
+        let mut unseen = Vec::new();
+        for (name, rule) in &plan.resources {
             let rule = Arc::new(rule.clone());
-            match self.resources.get_mut(name) {
-                Some(resource) => resource.change(rule),
-                None => {
-                    tracing::info!(resource = %name, from = rule.origin, "a resource is served");
-                    let known = self.kept.resources.get(name).cloned().unwrap_or_default();
-                    let resource = self.begin(Offer::new(rule, known));
-                    self.resources.insert(name.clone(), resource);
-                }
+            if let Some(resource) = self.resources.get_mut(name) {
+                resource.change(rule);
+                continue;
+            }
+            match self.kept.resources.get(name).cloned() {
+                Some(known) if !known.is_empty() => self.begin(Offer::new(rule, known)),
+                _ => unseen.push(rule),
             }
         }
         self.kept.resources.retain(|name, _| is_wanted(name));
+        if unseen.is_empty() {
+            // What is taken away goes from the disk too.
+            self.write(&[]).await;
+        }
+        self.look_first(unseen).await;
         self.renew(Instant::now()).await;
     }
 
-    fn begin(&self, offer: Offer) -> Resource {
+    /// Begins to serve resources of which nothing is known: the kubelet is told of what there is, and never first of
+    /// nothing.
+    async fn look_first(&mut self, rules: Vec<Arc<Rule>>) {
+        if rules.is_empty() {
+            return;
+        }
+        let (made_up, looked_for): (Vec<_>, Vec<_>) =
+            rules.into_iter().partition(|rule| random(rule).is_some());
+        let found = match looked_for.is_empty() {
+            true => Vec::new(),
+            false => self.find(looked_for.clone()).await.unwrap_or_default().1,
+        };
+        let offers: Vec<Offer> = looked_for
+            .into_iter()
+            .map(|rule| {
+                let sight = found.iter().find(|sight| sight.name == rule.name);
+                Offer::new(
+                    rule,
+                    sight.map_or_else(Vec::new, |sight| sight.items.clone()),
+                )
+            })
+            .collect();
+        self.write(&offers).await;
+        for offer in offers {
+            self.begin(offer);
+        }
+        for rule in made_up {
+            let (offer, due) = made_up_of(&Offer::new(rule, Vec::new()), Instant::now());
+            let name = offer.rule.name.clone();
+            self.begin(offer);
+            if let Some(resource) = self.resources.get_mut(&name) {
+                resource.renewal = Some(due);
+            }
+        }
+    }
+
+    fn begin(&mut self, offer: Offer) {
+        let name = offer.rule.name.clone();
+        tracing::info!(resource = %name, from = offer.rule.origin, devices = offer.devices.len(), "a resource is served");
         let (stop, stopped) = Shutdown::new();
         let until = Arc::new(watch::Sender::new(()));
         let standing = watch::Sender::new(Standing::default());
         let is_random = random(&offer.rule).is_some();
+        let is_claimed = offer.rule.serve == Serve::Dra;
         let offers = watch::Sender::new(Arc::new(offer));
         let served = Served {
             way: self.way.clone(),
@@ -221,15 +283,49 @@ impl Keeper {
             changes: self.folder.clone(),
             counts: self.counts.clone(),
         };
-        Resource {
+        let (standing, task) = match is_claimed {
+            // One driver has all of them.
+            true => (self.claims.clone(), tokio::spawn(std::future::ready(()))),
+            false => (
+                standing.subscribe(),
+                tokio::spawn(registration::run(served, stopped)),
+            ),
+        };
+        let resource = Resource {
             offers,
             until,
-            standing: standing.subscribe(),
+            standing,
             stop,
-            task: tokio::spawn(registration::run(served, stopped)),
+            task,
             findings: Findings::default(),
             renewal: is_random.then(Instant::now),
-        }
+        };
+        self.resources.insert(name, resource);
+    }
+
+    /// What the node has of these resources, and where changes of it are seen.
+    async fn find(&self, rules: Vec<Arc<Rule>>) -> Option<(BTreeSet<PathBuf>, Vec<Sight>)> {
+        let host = self.host.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
+            let folders = host.folders(&finders);
+            let look = |rule: Arc<Rule>| {
+                let mut findings = host.find(&rule.find);
+                let found = std::mem::take(&mut findings.found);
+                let (items, problems) = items(&rule, found, &|path| host.exists(path));
+                findings.problems.extend(problems);
+                let name = rule.name.clone();
+                Sight {
+                    name,
+                    findings,
+                    items,
+                }
+            };
+            (folders, rules.into_iter().map(look).collect())
+        });
+        let failed =
+            |error: &_| tracing::error!(%error, "the look at the node's devices ended badly");
+        looked.await.inspect_err(failed).ok()
     }
 
     /// Looks at the node for all resources.
@@ -240,36 +336,17 @@ impl Keeper {
             .filter(|of| of.renewal.is_none())
             .map(|of| of.offers.borrow().rule.clone())
             .collect();
-        let host = self.host.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
-            let folders = host.folders(&finders);
-            let look = |rule: Arc<Rule>| {
-                let mut findings = host.find(&rule.find);
-                let found = std::mem::take(&mut findings.found);
-                let exists = |path: &Path| host.exists(path);
-                let (items, problems) = items(&rule, found, &exists);
-                findings.problems.extend(problems);
-                (rule.name.clone(), findings, items)
-            };
-            (folders, rules.into_iter().map(look).collect::<Vec<_>>())
-        });
-        let (folders, found) = match looked.await {
-            Ok(looked) => looked,
-            Err(error) => {
-                tracing::error!(%error, "the look at the node's devices ended badly");
-                return;
-            }
+        let Some((folders, found)) = self.find(rules).await else {
+            return;
         };
         self.watched = changes.refresh(&folders);
         let is_expected = self.expected.is_some();
         let at = now();
         let mut changed = Vec::new();
-        for (name, findings, items) in found {
-            let Some(resource) = self.resources.get_mut(&name) else {
-                continue;
-            };
-            changed.extend(resource.found(findings, items, at, is_expected));
+        for sight in found {
+            if let Some(resource) = self.resources.get_mut(&sight.name) {
+                changed.extend(resource.found(sight, at, is_expected));
+            }
         }
         self.publish(changed).await;
     }
@@ -279,22 +356,27 @@ impl Keeper {
         if changed.is_empty() {
             return;
         }
-        for offer in &changed {
-            if random(&offer.rule).is_none() {
-                let items = offer.items.clone();
-                self.kept.resources.insert(offer.rule.name.clone(), items);
+        self.write(&changed).await;
+        for offer in changed {
+            if let Some(resource) = self.resources.get(&offer.rule.name) {
+                resource.offer(offer);
             }
         }
-        let mut all: BTreeMap<ResourceName, Arc<Offer>> = self
-            .resources
-            .iter()
-            .map(|(name, of)| (name.clone(), of.offers.borrow().clone()))
-            .collect();
-        for offer in changed {
-            all.insert(offer.rule.name.clone(), Arc::new(offer));
+    }
+
+    /// Has the disk hold the inventory and the CDI specifications, with what is to be told next.
+    async fn write(&mut self, next: &[Offer]) {
+        for offer in next.iter().filter(|offer| random(&offer.rule).is_none()) {
+            let items = offer.items.clone();
+            self.kept.resources.insert(offer.rule.name.clone(), items);
         }
+        let is_next = |name: &ResourceName| next.iter().any(|offer| offer.rule.name == *name);
+        let others = self.resources.iter().filter(|(name, _)| !is_next(name));
+        let others: Vec<Arc<Offer>> = others.map(|(_, of)| of.offers.borrow().clone()).collect();
+        // A claim has a specification of its own.
+        let all = others.iter().map(AsRef::as_ref).chain(next);
+        let specs = cdi::files(all.filter(|offer| offer.rule.serve != Serve::Dra));
         let (keep, kept, folder) = (self.keep.clone(), self.kept.clone(), self.cdi_dir.clone());
-        let specs = cdi::files(all.values().map(|offer| &**offer));
         let written =
             tokio::task::spawn_blocking(move || (keep.write(&kept), cdi::write(&folder, &specs)));
         match written.await {
@@ -307,18 +389,6 @@ impl Keeper {
                 }
             }
             Err(error) => tracing::error!(%error, "writing the inventory ended badly"),
-        }
-        for (name, offer) in all {
-            if let Some(resource) = self.resources.get(&name) {
-                resource.offers.send_if_modified(|current| {
-                    let differs = **current != *offer;
-                    if differs {
-                        tell(current, &offer);
-                        current.clone_from(&offer);
-                    }
-                    differs
-                });
-            }
         }
     }
 
@@ -355,7 +425,7 @@ impl Keeper {
         let mut changed = Vec::new();
         for resource in self.resources.values_mut() {
             if resource.renewal.is_some_and(|due| due <= at) {
-                changed.extend(resource.renew(at));
+                changed.push(resource.renew(at));
             }
         }
         self.publish(changed).await;
@@ -364,7 +434,10 @@ impl Keeper {
     /// Whether the kubelet knows the devices that it was told of. Where it has a resource and knows nothing of its
     /// devices, it is told anew.
     async fn compare(&mut self) {
-        let taken = |of: &Resource| *of.standing.borrow() == Standing::Taken;
+        let taken = |of: &Resource| {
+            let is_claimed = of.offers.borrow().rule.serve == Serve::Dra;
+            !is_claimed && *of.standing.borrow() == Standing::Taken
+        };
         if !self.resources.values().any(taken) {
             return;
         }
@@ -393,6 +466,24 @@ impl Keeper {
         }
     }
 
+    /// What claims may have from now on.
+    fn offer_to_claims(&self) {
+        let offers = self.resources.iter().map(|(name, of)| {
+            let offer = of.offers.borrow().clone();
+            (name.clone(), offer)
+        });
+        let claimable: Offers = offers
+            .filter(|(_, offer)| offer.rule.serve == Serve::Dra)
+            .collect();
+        self.claimable.send_if_modified(|told| {
+            let is_news = !same(told, &claimable);
+            if is_news {
+                *told = Arc::new(claimable);
+            }
+            is_news
+        });
+    }
+
     /// What people are shown from now on.
     fn show(&self) {
         let resources = self.resources.iter().map(|(name, of)| {
@@ -411,97 +502,13 @@ impl Keeper {
     }
 }
 
-impl Resource {
-    /// Goes on by another rule.
-    fn change(&mut self, rule: Arc<Rule>) {
-        let before = self.offers.borrow().clone();
-        if *before.rule == *rule {
-            return;
-        }
-        tracing::info!(resource = %rule.name, "a resource has another configuration");
-        self.renewal = random(&rule).map(|_| Instant::now());
-        let offer = Offer::new(rule, before.items.clone());
-        let anew = plugin::options(&offer) != plugin::options(&before);
-        self.offers.send_replace(Arc::new(offer));
-        if anew {
-            // The kubelet asks what a plugin can when it takes it.
-            self.until.send_replace(());
-        }
-    }
-
-    /// Takes what a look found; what changed by it.
-    fn found(
-        &mut self,
-        findings: Findings,
-        now: Vec<Item>,
-        at: u64,
-        is_expected: bool,
-    ) -> Option<Offer> {
-        let before = self.offers.borrow().clone();
-        let rule = before.rule.clone();
-        if findings.problems != self.findings.problems {
-            for problem in &findings.problems {
-                tracing::warn!(resource = %rule.name, problem, "devices");
-            }
-        }
-        self.findings = findings;
-        let mut merged = merge(&before.items, now, at, rule.health.forget.as_secs());
-        if is_expected {
-            // Its driver may come to it yet.
-            for item in &mut merged {
-                let was = before.items.iter().find(|one| one.key == item.key);
-                if let (Health::Gone { .. }, Some(was)) = (&item.health, was) {
-                    item.health.clone_from(&was.health);
-                }
-            }
-        }
-        let offer = Offer::new(rule, merged);
-        (offer != *before).then_some(offer)
-    }
-
-    /// The example's devices: some, with names that nobody has seen; those before are given still to who asks late.
-    fn renew(&mut self, at: Instant) -> Option<Offer> {
-        let before = self.offers.borrow().clone();
-        let rule = before.rule.clone();
-        let (least, most, every) = random(&rule)?;
-        self.renewal = Some(at + every);
-        let spread = u64::from(most.saturating_sub(least)) + 1;
-        let chance = u64::from_str_radix(&plugin::random(), 16).unwrap_or_default();
-        let count = u64::from(least) + chance % spread;
-        let found = (0..count).map(|_| {
-            let key = plugin::random();
-            Found {
-                fields: [("name".to_owned(), key.clone())].into(),
-                key,
-                ..Found::default()
-            }
-        });
-        let (items, _) = items(&rule, found.collect(), &|_| true);
-        let mut offer = Offer::new(rule, items);
-        offer.passing.clone_from(&before.items);
-        Some(offer)
-    }
-
-    /// Ends its plugin; `is_planned`: the resource is not to be any more.
-    async fn end(self, is_planned: bool) {
-        if is_planned {
-            let rule = self.offers.borrow().rule.clone();
-            self.offers
-                .send_replace(Arc::new(Offer::new(rule, Vec::new())));
-        }
-        self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "a resource's plugin ended badly");
-        }
-    }
-}
-
-/// Of the example: how many, and for how long.
-fn random(rule: &Rule) -> Option<(u32, u32, Duration)> {
-    match rule.find.first().map(|finder| &finder.by) {
-        Some(By::Random { least, most, every }) => Some((*least, *most, *every)),
-        _ => None,
-    }
+/// Whether nothing of it was made anew.
+fn same(one: &Offers, other: &Offers) -> bool {
+    one.len() == other.len()
+        && one
+            .iter()
+            .zip(other)
+            .all(|((name, one), (of, other))| name == of && Arc::ptr_eq(one, other))
 }
 
 /// How the kubelet is told.
@@ -515,27 +522,6 @@ pub(super) fn way(config: &DeviceConfig) -> Way {
             registry: kubelet.join("plugins_registry"),
             folder: kubelet.join("plugins/fairlead-devices"),
         },
-    }
-}
-
-/// Says what became of devices.
-fn tell(before: &Offer, now: &Offer) {
-    if random(&now.rule).is_some() {
-        return;
-    }
-    let known: BTreeMap<&str, &Item> = before.items.iter().map(|item| (&*item.key, item)).collect();
-    for item in &now.items {
-        let was = known.get(&*item.key).map(|item| item.is_healthy());
-        let (resource, device) = (&now.rule.name, &item.key);
-        match (was, item.is_healthy()) {
-            (Some(was), is) if was == is => {}
-            (None, true) => tracing::info!(%resource, device, "a device is there"),
-            (_, true) => tracing::info!(%resource, device, "a device is healthy again"),
-            (_, false) => {
-                let reason = item.reason().unwrap_or_default();
-                tracing::warn!(%resource, device, reason, "a device is not healthy");
-            }
-        }
     }
 }
 

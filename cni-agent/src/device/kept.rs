@@ -4,7 +4,7 @@
 use super::{inventory::Item, name::ResourceName};
 use crate::private_file;
 use rustix::fs::fsync;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
@@ -38,7 +38,7 @@ impl Keep {
 
     /// What was kept; nothing where there is none, or where it can't be read: then all is found anew.
     pub(super) fn read(&self) -> Kept {
-        match self.try_read() {
+        match read(&self.0) {
             Ok(kept) => kept,
             Err(error) if error.kind() == io::ErrorKind::NotFound => Kept::default(),
             Err(error) => {
@@ -48,28 +48,40 @@ impl Keep {
         }
     }
 
-    fn try_read(&self) -> io::Result<Kept> {
-        let file = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.0)?;
-        let mut text = Vec::new();
-        file.take(LONGEST).read_to_end(&mut text)?;
-        Ok(serde_json::from_slice(&text)?)
-    }
-
     /// Keeps it, in place of what was kept before.
     pub(super) fn write(&self, kept: &Kept) -> io::Result<()> {
-        let folder = self.0.parent().unwrap_or(Path::new("/"));
-        fs::create_dir_all(folder)?;
-        let fresh = self.0.with_extension("json.new");
-        let mut file = private_file::create(&fresh)?;
-        file.write_all(&serde_json::to_vec(kept)?)?;
-        file.sync_all()?;
-        fs::rename(&fresh, &self.0)?;
-        fsync(File::open(folder)?)?;
-        Ok(())
+        write(&self.0, kept)
     }
+}
+
+/// What a file of the part has.
+///
+/// # Errors
+/// Those of the disk, and of what can't be understood.
+pub(super) fn read<T: DeserializeOwned>(path: &Path) -> io::Result<T> {
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(path)?;
+    let mut text = Vec::new();
+    file.take(LONGEST).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+/// Puts something into a file of the part, in place of what was there: one or the other is there after a crash.
+///
+/// # Errors
+/// Those of the disk.
+pub(super) fn write<T: Serialize>(path: &Path, what: &T) -> io::Result<()> {
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(folder)?;
+    let fresh = path.with_extension("json.new");
+    let mut file = private_file::create(&fresh)?;
+    file.write_all(&serde_json::to_vec(what)?)?;
+    file.sync_all()?;
+    fs::rename(&fresh, path)?;
+    fsync(File::open(folder)?)?;
+    Ok(())
 }
 
 /// Which start of the machine this is; empty where it can't be told.

@@ -1,5 +1,5 @@
 //! The node's devices for its pods: any that the configuration finds on it is a resource that the kubelet hands out, by
-//! the device plugin API v1beta1.
+//! the device plugin API v1beta1, or that the scheduler gives to claims ([`dra`]).
 //!
 //! One direction: the configuration's text is checked into a [`plan`] (PURE, [`config`]); what the node has is looked up
 //! ([`host`]) and becomes devices (PURE, [`inventory`]); the [`keeper`] compares with what was there and tells the kubelet
@@ -10,6 +10,7 @@ mod allocate;
 mod cdi;
 pub mod config;
 pub mod damping;
+mod dra;
 pub mod found;
 mod health;
 pub mod host;
@@ -26,6 +27,7 @@ mod pods;
 mod prefer;
 pub mod presets;
 mod registration;
+mod resource;
 mod rows;
 mod slot;
 pub mod template;
@@ -34,10 +36,12 @@ mod tests;
 
 use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
 use config::watched::Configuration;
+use dra::Dra;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
 use options::DeviceConfig;
 use pods::PodResources;
+use registration::Standing;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{
     sync::watch,
@@ -78,12 +82,22 @@ async fn run_on(
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
     let changes = Changes::open(&host);
     let folder = watch::Sender::new(0);
-    let keeper = Keeper::new(&config, host, counts, folder.subscribe(), shown);
+    let (offers, offered) = watch::channel(Arc::default());
+    let standing = watch::Sender::new(Standing::default());
+    let keeper = Keeper::new(&config, host, counts.clone(), folder.subscribe(), shown)
+        .with_claims(offers, standing.subscribe());
+    let dra = Dra {
+        offers: offered,
+        host: keeper.host(),
+        counts,
+        standing,
+    };
+    let claims = dra::run(dra, &config, shutdown.clone());
     let eyes = watch_kubelet(keeper::way(&config).watched().to_owned(), folder);
     let keeping = keeper.run(configured, changes, shutdown.clone());
     tokio::select! {
         () = eyes => {}
-        () = keeping => return Ok(()),
+        ((), ()) = async { tokio::join!(keeping, claims) } => return Ok(()),
     }
     shutdown.requested().await;
     Ok(())

@@ -3,7 +3,7 @@
 use super::{
     allocate::{self, Given, Node, Refused},
     cdi,
-    host::Host,
+    host::{Host, program},
     inventory::Offer,
     name::DeviceId,
     prefer,
@@ -185,7 +185,7 @@ impl DevicePlugin for Plugin {
         let ids = asked.into_inner().devices_ids;
         bounded(ids.len(), MOST_DEVICES, "devices")?;
         let offer = self.offers.borrow().clone();
-        let Some(program) = &offer.rule.before_start else {
+        let Some(reset) = &offer.rule.before_start else {
             return Ok(Response::new(PreStartContainerResponse {}));
         };
         let mut done = Vec::new();
@@ -198,11 +198,8 @@ impl DevicePlugin for Plugin {
                 continue;
             }
             done.push(&item.key);
-            let (program, fields) = (program.clone(), item.fields.clone());
-            let work = move || super::host::program::run(&program, &fields);
-            let ended = tokio::task::spawn_blocking(work).await;
-            ended
-                .unwrap_or_else(|error| Err(error.to_string()))
+            program::run_apart(reset.clone(), item.fields.clone())
+                .await
                 .map_err(|reason| {
                     Status::internal(format!("beforeStart of device {id}: {reason}"))
                 })?;

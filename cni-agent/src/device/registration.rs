@@ -108,9 +108,9 @@ pub(super) struct Served {
 
 /// A file as it is: made anew under the same name it is another, even if it gets the same number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity([i64; 4]);
+pub(super) struct Identity([i64; 4]);
 
-fn identity(path: &Path) -> Option<Identity> {
+pub(super) fn identity(path: &Path) -> Option<Identity> {
     let meta = fs::symlink_metadata(path).ok()?;
     let numbers = [meta.dev(), meta.ino()].map(u64::cast_signed);
     Some(Identity([

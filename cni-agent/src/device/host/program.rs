@@ -20,6 +20,15 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 /// What is kept of a program's last words.
 const MOST_SAID: usize = 4096;
 
+/// Runs it on a thread that may wait.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_apart(program: Program, values: BTreeMap<String, String>) -> Result<(), String> {
+    let ended = tokio::task::spawn_blocking(move || run(&program, &values)).await;
+    ended.unwrap_or_else(|error| Err(format!("the program's thread ended badly: {error}")))
+}
+
 /// Runs it with the values of a device filled in. Blocks until its deadline at most, unless the kernel holds a program
 /// that was ended.
 ///

@@ -2,6 +2,7 @@
 
 mod kubelet;
 mod restarts;
+mod whole;
 
 use super::{
     host::Host,
