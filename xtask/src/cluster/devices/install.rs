@@ -12,7 +12,7 @@ use super::{
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-/// Devices of the kernel that do nothing, each its own file.
+/// Devices of the kernel that do no harm.
 pub(super) const NULL: &str = "fairlead.test/null";
 /// The same, by way of CDI.
 pub(super) const CDI: &str = "fairlead.test/cdi";
@@ -20,8 +20,6 @@ pub(super) const CDI: &str = "fairlead.test/cdi";
 pub(super) const SINGLE: &str = "fairlead.test/single";
 /// Its file.
 pub(super) const SINGLE_FILE: &str = "/dev/net/single0";
-/// File systems of programs.
-pub(super) const FUSE: &str = "fairlead.test/fuse";
 /// What pods are told of one.
 pub(super) const TOLD: &str = "FAIRLEAD_TEST_DEVICE";
 /// How many there are of each.
@@ -80,7 +78,7 @@ pub(super) fn whole() -> Value {
         resource(SINGLE, "single", false),
         preset("kvm"),
         preset("tun"),
-        json!({ "name": FUSE, "find": [{ "path": "/dev/fuse" }], "count": 100, "give": { "writeCdi": true } }),
+        preset("fuse"),
     ])
 }
 

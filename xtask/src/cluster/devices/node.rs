@@ -26,11 +26,17 @@ fn sh(cluster: &Cluster, script: &str) -> Result<String> {
     workspace::output(cluster.in_node(NODE, "sh")?.args(["-euc", script]))
 }
 
-/// Makes the file of a device that does nothing; its folder is the node's own.
+/// Minor numbers of memory devices that every container may use: null, zero, full, urandom. Files of one device are one.
+const MINORS: [u32; 4] = [3, 5, 7, 9];
+
+/// Makes the file of a device that does no harm, by the number at its end; its folder is the node's own.
 pub(super) fn plug(cluster: &Cluster, path: &str) -> Result<()> {
+    let number = path.chars().last().and_then(|digit| digit.to_digit(10));
+    let minor = number.and_then(|number| MINORS.get(usize::try_from(number).ok()?));
+    let minor = minor.context("a path that ends with a number")?;
     let script = format!(
         "mountpoint -q /dev/net || {{ echo 'the node has no /dev/net of its own: the machine has no /dev/net/tun, or the cluster is of an older version' >&2; exit 1; }}; \
-         [ -e {path} ] || mknod -m 666 {path} c 1 3"
+         [ -e {path} ] || mknod -m 666 {path} c 1 {minor}"
     );
     sh(cluster, &script).map(|_| ())
 }

@@ -8,7 +8,6 @@ use super::{
     },
     NODE, SPACE,
     consumer::{self, phase},
-    install::FUSE,
     kubelet::Kubelet,
 };
 use anyhow::{Context, Result, ensure};
@@ -18,7 +17,7 @@ use serde_json::{Value, json};
 const USED: [(&str, &str, &str); 3] = [
     ("devices.kubevirt.io/kvm", "/dev/kvm", "kvm"),
     ("devices.kubevirt.io/tun", "/dev/net/tun", "tun"),
-    (FUSE, "/dev/fuse", "fuse"),
+    ("squat.ai/fuse", "/dev/fuse", "fuse"),
 ];
 const USER: u32 = 1000;
 
