@@ -91,12 +91,18 @@ impl Publisher {
             tokio::select! {
                 event = stream.next() => match event {
                     Some(Ok(event)) => {
+                        if matches!(event, Event::InitDone) {
+                            // Whatever was in the way, it answers again.
+                            (due, pause) = (None, PACE);
+                        }
                         if self.take(event) {
                             due = due.or(Some(free));
                         }
                     }
                     Some(Err(error)) => {
                         self.fail(watch_fault(&error));
+                        // It may come again as another, of another version.
+                        self.is_probed = false;
                         due = due.or(Some(Instant::now() + CALM));
                     }
                     None => return,
@@ -132,7 +138,6 @@ impl Publisher {
         match event {
             Event::Init => {
                 self.listing = Slices::new();
-                // It may be another one, of another version.
                 self.is_probed = false;
                 false
             }
