@@ -15,6 +15,7 @@ pub mod csi;
 pub mod datapath;
 pub mod device;
 pub mod domains;
+mod events;
 mod folder_watch;
 mod grpc;
 pub mod health;

@@ -26,7 +26,8 @@ use std::{
     },
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    thread,
+    time::{Duration, Instant},
 };
 use tokio::{
     net::{UnixListener, UnixStream},
@@ -59,6 +60,12 @@ pub trait Handler: Send + Sync + 'static {
     -> impl Future<Output = Result<Value, CniError>> + Send;
 }
 
+/// Longest wait for the leavings of an agent that was killed: a program that it was just starting has copies of its lock
+/// and its socket until it runs.
+const LEAVINGS: Duration = Duration::from_secs(2);
+/// Between two looks at them.
+const LOOK: Duration = Duration::from_millis(10);
+
 /// The socket in its place, this agent's as long as it holds the lock beside it.
 #[derive(Debug)]
 pub struct Listener {
@@ -70,7 +77,7 @@ pub struct Listener {
 }
 
 /// Binds the socket, for root alone; replaces one that a dead agent left. Of two agents that start at
-/// the same time one has the lock, and the socket.
+/// the same time one has the lock, and the socket. Blocks for a moment while another has it.
 ///
 /// # Errors
 /// When another agent listens there, or the folder can't be written.
@@ -78,11 +85,13 @@ pub fn listen(path: &Path) -> io::Result<Listener> {
     if let Some(folder) = path.parent() {
         fs::create_dir_all(folder)?;
     }
-    let lock = lock(path)?;
-    // An agent of a release without the lock.
-    if has_listener(path)? {
-        return Err(in_use());
-    }
+    let begin = Instant::now();
+    let lock = loop {
+        match alone(path) {
+            Err(error) if is_in_use(&error) && begin.elapsed() < LEAVINGS => thread::sleep(LOOK),
+            other => break other?,
+        }
+    };
     let (socket, meta) = bind(path)?;
     Ok(Listener {
         socket,
@@ -107,6 +116,20 @@ pub(crate) fn bind(path: &Path) -> io::Result<(UnixListener, fs::Metadata)> {
     let meta = fs::symlink_metadata(&fresh)?;
     fs::rename(&fresh, path)?;
     Ok((listener, meta))
+}
+
+/// The lock, where nobody else listens.
+fn alone(path: &Path) -> io::Result<File> {
+    let lock = lock(path)?;
+    // An agent of a release without the lock.
+    match has_listener(path)? {
+        true => Err(in_use()),
+        false => Ok(lock),
+    }
+}
+
+fn is_in_use(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::AddrInUse
 }
 
 fn in_use() -> io::Error {
@@ -431,6 +454,19 @@ mod tests {
             tokio::task::yield_now().await;
         }
         assert_eq!(handler.carried_out.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_agent_was_just_starting_holds_its_place_for_a_moment_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("agent.sock");
+        let killed = listen(&path).unwrap();
+        let leaving = thread::spawn(move || {
+            thread::sleep(LEAVINGS / 8);
+            drop(killed);
+        });
+        drop(listen(&path).unwrap());
+        leaving.join().unwrap();
     }
 
     #[tokio::test]

@@ -10,6 +10,7 @@ mod csi_agent;
 mod csi_client;
 mod demo;
 mod deny;
+mod device_use;
 #[expect(unreachable_pub, reason = "shared with the agent's build script")]
 mod ebpf_object;
 mod image;
@@ -57,6 +58,8 @@ enum Verb {
     #[command(hide = true)]
     VmWithin(vm::trials::within::Args),
     #[command(hide = true)]
+    DeviceUse(device_use::Args),
+    #[command(hide = true)]
     Sctp(sctp::Args),
     #[command(hide = true)]
     Attack(attack::Args),
@@ -80,6 +83,7 @@ impl Verb {
             Self::VmVolumes(args) => vm::trials::run(&args),
             Self::VmWithin(args) => vm::trials::within::run(&args),
             Self::LabProbe(args) => bench::worker::run(args),
+            Self::DeviceUse(args) => device_use::run(&args),
             Self::Sctp(args) => sctp::run(&args),
             Self::Attack(args) => attack::run(&args),
         }

@@ -117,6 +117,9 @@ fn warn(answer: &DeviceAnswer) {
     if !answer.problems.is_empty() {
         eprintln!("fairlead: the configuration has faults; what was in force before goes on");
     }
+    for warning in &answer.warnings {
+        eprintln!("fairlead: {warning}");
+    }
     if let Some(why) = &answer.kubelet {
         eprintln!("fairlead: who has devices isn't known: {why}");
     }

@@ -10,12 +10,10 @@ use super::{
 use crate::{
     config::ApiOptions,
     csi::fault::Fault,
-    node::{fitting, within},
+    events::{self, Events},
     parts::Shutdown,
-    source::kubernetes::client,
 };
 use k8s_openapi::api::core::v1::ObjectReference;
-use kube::runtime::events::{Event, EventType, Recorder, Reporter};
 use std::time::Duration;
 use tokio::{sync::mpsc, time::sleep};
 
@@ -93,27 +91,17 @@ impl Volumes {
 /// Writes Events, where there is a cluster.
 struct Teller {
     node: String,
-    events: Option<Recorder>,
+    events: Events,
 }
 
 impl Teller {
     async fn new(node: &str, api: Option<ApiOptions>) -> Self {
-        let connected = match &api {
-            None => None,
-            Some(api) => Some(client::connect(api).await),
-        };
-        let client = connected.and_then(|connected| {
-            let refused = |error: &_| tracing::warn!(%error, "no Events of volumes are written");
-            connected.inspect_err(refused).ok()
-        });
-        let reporter = || Reporter::from("fairlead-agent".to_owned());
         Self {
             node: node.to_owned(),
-            events: client.map(|client| Recorder::new(client, reporter())),
+            events: Events::connect(api.as_ref(), "volumes").await,
         }
     }
 
-    /// That it can't be told to the cluster keeps nobody from anything.
     async fn tell(&self, trouble: &Trouble) {
         tracing::warn!(
             reason = trouble.reason,
@@ -121,25 +109,14 @@ impl Teller {
             note = trouble.note,
             "volumes need somebody to look at them"
         );
-        let Some(events) = &self.events else {
-            return;
-        };
-        let event = Event {
-            type_: EventType::Warning,
-            reason: trouble.reason.to_owned(),
-            note: Some(fitting(trouble.note.clone())),
-            action: "Serve".to_owned(),
-            secondary: None,
-        };
         let about = reference(&trouble.about, &self.node);
-        if let Err(error) = within(events.publish(&event, &about)).await {
-            tracing::warn!(%error, reason = trouble.reason, "the Event could not be written");
-        }
+        self.events
+            .warn(&about, trouble.reason, &trouble.note)
+            .await;
     }
 }
 
-/// PURE: whom an Event is about. People who describe something are shown the Events of its UID; for a Node its name
-/// stands for that, as the kubelet has it.
+/// PURE: whom an Event is about.
 fn reference(about: &About, node: &str) -> ObjectReference {
     let of = |kind: &str, name: &ObjectName| ObjectReference {
         api_version: Some("v1".to_owned()),
@@ -152,13 +129,7 @@ fn reference(about: &About, node: &str) -> ObjectReference {
     match about {
         About::Claim(name) => of("PersistentVolumeClaim", name),
         About::Pod(name) => of("Pod", name),
-        About::Node => ObjectReference {
-            api_version: Some("v1".to_owned()),
-            kind: Some("Node".to_owned()),
-            name: Some(node.to_owned()),
-            uid: Some(node.to_owned()),
-            ..ObjectReference::default()
-        },
+        About::Node => events::node(node),
     }
 }
 

@@ -3,7 +3,8 @@
 //! nobody described is not shown at all.
 
 use prost_reflect::{
-    DescriptorPool, DynamicMessage, FieldDescriptor, MapKey, MethodDescriptor, Value,
+    DescriptorPool, DynamicMessage, FieldDescriptor, MapKey, MethodDescriptor, ServiceDescriptor,
+    Value,
 };
 use std::{
     collections::HashMap,
@@ -59,10 +60,15 @@ struct Interfaces {
     secret: Option<prost_reflect::ExtensionDescriptor>,
 }
 
+/// The Container Storage Interface.
+const PACKAGE: &str = "csi.v1";
+
 /// Read once. What can't be read describes nothing, so that nothing is shown: a test has it read.
 static INTERFACES: LazyLock<Interfaces> = LazyLock::new(|| {
     let pool = DescriptorPool::decode(node_api::DESCRIPTORS).unwrap_or_default();
-    let services: Vec<_> = pool.services().collect();
+    // Of this driver's interface: the others have no secrets to mark.
+    let is_csi = |service: &ServiceDescriptor| service.package_name() == PACKAGE;
+    let services: Vec<_> = pool.services().filter(is_csi).collect();
     let methods = services.iter().flat_map(|service| {
         let path =
             move |method: &MethodDescriptor| format!("/{}/{}", service.full_name(), method.name());

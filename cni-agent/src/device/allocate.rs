@@ -12,6 +12,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// In the name of a variable: which of the container's devices it is about, from 0.
+const INDEX: &str = "{index}";
+
 /// What the container gets; the same paths in it are there once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Given {
@@ -65,7 +68,7 @@ pub(super) fn plan(offer: &Offer, ids: &[DeviceId], node: &Node<'_>) -> Result<G
                 "{name} has no device {id}: it isn't known on this node any more"
             ))
         })?;
-        if let Some(reason) = item.health.reason() {
+        if let Some(reason) = item.reason() {
             return Err(Refused::NotNow(format!("device {id} of {name}: {reason}")));
         }
         // Another share of the same.
@@ -73,15 +76,23 @@ pub(super) fn plan(offer: &Offer, ids: &[DeviceId], node: &Node<'_>) -> Result<G
             continue;
         }
         done.push(&item.key);
-        give(&mut given, offer, item, node)
+        give(&mut given, offer, item, done.len() - 1, node)
             .map_err(|reason| Refused::NotNow(format!("device {id} of {name}: {reason}")))?;
     }
     Ok(given)
 }
 
-fn give(given: &mut Given, offer: &Offer, item: &Item, node: &Node<'_>) -> Result<(), String> {
+/// `index` counts the container's devices from 0.
+fn give(
+    given: &mut Given,
+    offer: &Offer,
+    item: &Item,
+    index: usize,
+    node: &Node<'_>,
+) -> Result<(), String> {
     let give = &offer.rule.give;
     let fill = |template: &Template| fill(template, item, node);
+    let path = |template: &Template| path(template, item);
     if !give.write_cdi {
         for DeviceFile { path, .. } in &item.files {
             let within = path.to_string_lossy().into_owned();
@@ -89,28 +100,20 @@ fn give(given: &mut Given, offer: &Offer, item: &Item, node: &Node<'_>) -> Resul
         }
     }
     for rule in &give.nodes {
-        let host = PathBuf::from(fill(&rule.path)?);
-        if !(node.exists)(&host) {
-            match rule.optional {
-                true => continue,
-                false => return Err(format!("{} isn't there", host.display())),
-            }
-        }
-        let within = match &rule.within {
-            Some(within) => fill(within)?,
-            None => host.to_string_lossy().into_owned(),
+        let Some(host) = there(path(&rule.path), rule.optional, node)? else {
+            continue;
         };
-        add_node(given, within, host, rule.permissions)?;
+        let within = match &rule.within {
+            Some(within) => path(within)?,
+            None => host.clone(),
+        };
+        add_node(given, within, host.into(), rule.permissions)?;
     }
     for rule in &give.mounts {
-        let host = fill(&rule.host)?;
-        if !(node.exists)(Path::new(&host)) {
-            match rule.optional {
-                true => continue,
-                false => return Err(format!("{host} isn't there to be mounted")),
-            }
-        }
-        let within = fill(&rule.container)?;
+        let Some(host) = there(path(&rule.host), rule.optional, node)? else {
+            continue;
+        };
+        let within = path(&rule.container)?;
         let mount = GivenMount {
             host,
             readonly: rule.readonly,
@@ -130,9 +133,9 @@ fn give(given: &mut Given, offer: &Offer, item: &Item, node: &Node<'_>) -> Resul
         (&mut given.annotations, &give.annotations),
     ] {
         for (name, template) in from {
-            let value = fill(template)?;
+            let (name, value) = (name.replace(INDEX, &index.to_string()), fill(template)?);
             // Several devices are told one after the other.
-            into.entry(name.clone())
+            into.entry(name)
                 .and_modify(|text| {
                     if !text.split(',').any(|part| part == value) {
                         text.push(',');
@@ -149,6 +152,26 @@ fn give(given: &mut Given, offer: &Offer, item: &Item, node: &Node<'_>) -> Resul
         }
     }
     Ok(())
+}
+
+/// A path of the node; none where it may be missing and is.
+fn there(
+    path: Result<String, String>,
+    optional: bool,
+    node: &Node<'_>,
+) -> Result<Option<String>, String> {
+    match path {
+        Ok(path) if (node.exists)(Path::new(&path)) => Ok(Some(path)),
+        _ if optional => Ok(None),
+        Ok(path) => Err(format!("{path} isn't there")),
+        Err(why) => Err(why),
+    }
+}
+
+/// What a device says of itself leads to no other place than the template's.
+fn path(template: &Template, item: &Item) -> Result<String, String> {
+    let unfit = |field| format!("it has no {field} that fits the path {template}");
+    template.fill_path(&item.fields).map_err(unfit)
 }
 
 fn fill(template: &Template, item: &Item, node: &Node<'_>) -> Result<String, String> {

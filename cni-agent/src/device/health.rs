@@ -2,7 +2,8 @@
 //! changed.
 
 use super::{
-    host::{Host, damping::Damping, health},
+    damping::{Damping, Limits, Seen},
+    host::{Host, health::Probe},
     inventory::{Item, Offer},
     name::ResourceName,
     plan::HealthRule,
@@ -11,6 +12,7 @@ use futures_util::{StreamExt as _, stream};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -41,7 +43,17 @@ pub(super) struct Checks {
 struct Check {
     /// None: one is under way.
     due: Arc<Mutex<Due>>,
-    dampings: Arc<Mutex<BTreeMap<String, Damping>>>,
+    dampings: Dampings,
+}
+
+/// By the items' keys.
+type Dampings = Arc<Mutex<BTreeMap<String, Watch>>>;
+
+/// One item.
+#[derive(Clone, Debug, Default)]
+struct Watch {
+    probe: Probe,
+    damping: Option<Damping>,
 }
 
 #[derive(Debug, Default)]
@@ -121,7 +133,7 @@ struct Round {
     verdicts: mpsc::Sender<Verdict>,
     offer: Arc<Offer>,
     due: Arc<Mutex<Due>>,
-    dampings: Arc<Mutex<BTreeMap<String, Damping>>>,
+    dampings: Dampings,
 }
 
 impl Round {
@@ -135,22 +147,52 @@ impl Round {
     }
 
     async fn look(&self, rule: &HealthRule, item: &Item) {
-        let seen = health::look(&self.host, rule, &item.files, &item.fields).await;
-        let changed = {
+        let key = item.key.clone();
+        let probe = lock(&self.dampings)
+            .entry(key.clone())
+            .or_default()
+            .probe
+            .clone();
+        let seen = probe
+            .look(&self.host, rule, &item.files, &item.fields)
+            .await;
+        // Presence is told by the look at the node.
+        if matches!(seen, Seen::Gone(_)) {
+            return;
+        }
+        let verdict = {
             let mut dampings = lock(&self.dampings);
-            let damping = dampings.entry(item.key.clone()).or_default();
-            damping.seen(rule, seen)
+            let watch = dampings.entry(key.clone()).or_default();
+            let limits = Limits {
+                failures: rule.failures,
+                successes: rule.successes,
+            };
+            let (damping, changed) = match watch.damping.take() {
+                None => (Damping::first(seen, now()), true),
+                Some(mut damping) => {
+                    let changed = damping.see(seen, limits, now());
+                    (damping, changed)
+                }
+            };
+            let reason = damping.reason().map(str::to_owned);
+            watch.damping = Some(damping);
+            changed.then_some(reason)
         };
-        let Some(problem) = changed else {
+        let Some(problem) = verdict else {
             return;
         };
         let verdict = Verdict {
             resource: self.offer.rule.name.clone(),
-            key: item.key.clone(),
+            key,
             problem,
         };
         if self.verdicts.send(verdict).await.is_err() {
             tracing::debug!("nobody asks for devices' health any more");
         }
     }
+}
+
+fn now() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    now.map_or(0, |now| now.as_secs())
 }

@@ -9,6 +9,7 @@ use super::{
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::Arc,
 };
 
@@ -26,6 +27,21 @@ pub(super) struct Item {
     /// What templates may ask for.
     pub fields: BTreeMap<String, String>,
     pub health: Health,
+    /// What it should be given with and the node hasn't: nobody gets it until it has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lacks: Option<String>,
+}
+
+impl Item {
+    /// Whether a container may get it.
+    pub(super) fn is_healthy(&self) -> bool {
+        self.health == Health::Healthy && self.lacks.is_none()
+    }
+
+    /// Why not.
+    pub(super) fn reason(&self) -> Option<&str> {
+        self.health.reason().or(self.lacks.as_deref())
+    }
 }
 
 /// How an item is.
@@ -41,12 +57,7 @@ pub(super) enum Health {
 }
 
 impl Health {
-    /// Whether a container may get it.
-    pub(super) fn is_healthy(&self) -> bool {
-        *self == Self::Healthy
-    }
-
-    /// Why not.
+    /// Why a container may not get it.
     pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Healthy => None,
@@ -120,8 +131,13 @@ pub(super) fn id_of(rule: &Rule, key: &str, share: u32) -> DeviceId {
     DeviceId::new(key, (rule.count > 1).then_some(share))
 }
 
-/// What was found, as the items of a resource, and what is wrong with it, worded for people.
-pub(super) fn items(rule: &Rule, found: Vec<Found>) -> (Vec<Item>, Vec<String>) {
+/// What was found, as the items of a resource, and what is wrong with it, worded for people. `exists` tells of paths of
+/// the node.
+pub(super) fn items(
+    rule: &Rule,
+    found: Vec<Found>,
+    exists: &dyn Fn(&Path) -> bool,
+) -> (Vec<Item>, Vec<String>) {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, Item> = BTreeMap::new();
     let mut names: BTreeMap<String, String> = BTreeMap::new();
@@ -167,6 +183,7 @@ pub(super) fn items(rule: &Rule, found: Vec<Found>) -> (Vec<Item>, Vec<String>) 
         if let Some(numa) = &rule.numa {
             item.numa.clone_from(numa);
         }
+        item.lacks = lacks(rule, &item, exists);
         items.push(item);
     }
     let most = MOST / rule.count.max(1) as usize;
@@ -181,6 +198,28 @@ pub(super) fn items(rule: &Rule, found: Vec<Found>) -> (Vec<Item>, Vec<String>) 
     (items, problems)
 }
 
+/// What has to go with it and isn't there.
+fn lacks(rule: &Rule, item: &Item, exists: &dyn Fn(&Path) -> bool) -> Option<String> {
+    let nodes = rule
+        .give
+        .nodes
+        .iter()
+        .map(|node| (&node.path, node.optional));
+    let mounts = rule
+        .give
+        .mounts
+        .iter()
+        .map(|mount| (&mount.host, mount.optional));
+    let needed = nodes.chain(mounts).filter(|(_, optional)| !optional);
+    needed
+        .map(|(path, _)| match path.fill_path(&item.fields) {
+            Ok(path) if exists(Path::new(&path)) => None,
+            Ok(path) => Some(format!("{path}, which it is given with, isn't there")),
+            Err(field) => Some(format!("it has no {field} that fits the path {path}")),
+        })
+        .find_map(|lack| lack)
+}
+
 /// Puts what was found into its group.
 fn join(item: &mut Item, rule: &Rule, found: Found) {
     let is_given = |file: &DeviceFile| {
@@ -189,7 +228,7 @@ fn join(item: &mut Item, rule: &Rule, found: Found) {
         own.is_empty()
             || own
                 .iter()
-                .any(|pattern| pattern.fits(&below.to_string_lossy()))
+                .any(|pattern| pattern.is_like_path(&below.to_string_lossy()))
     };
     let files: BTreeSet<DeviceFile> = std::mem::take(&mut item.files)
         .into_iter()

@@ -5,29 +5,30 @@ use super::{
     cdi,
     config::watched::Configured,
     dra::Offers,
-    found::{Findings, Found},
+    found::Findings,
     health::{Checks, Verdict},
-    host::Host,
-    inventory::{Health, Item, Offer, items, merge},
+    host::{Host, watch::Changes},
+    inventory::{Health, Offer, items},
     kept::{Keep, Kept},
     name::ResourceName,
     options::{DeviceConfig, Registration},
-    plan::{By, Plan, Rule, Serve},
-    plugin::{self, Plugin},
+    plan::{Finder, Plan, Rule, Serve},
+    plugin::Plugin,
     pods::PodResources,
     registration::{self, Served, Standing, Way},
+    resource::{Resource, Sight, made_up_of, random},
     slot::{Shown, ShownResource},
+    tell::{News, Teller},
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinHandle,
     time::{Instant, sleep_until},
 };
 
@@ -36,7 +37,7 @@ const LOOK: Duration = Duration::from_secs(30);
 /// How long after the machine's start drivers may take to find what was there before it.
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two comparisons with what the kubelet knows.
-const COMPARE: Duration = Duration::from_secs(15);
+const COMPARE: Duration = Duration::from_secs(5);
 
 /// Everything that the part is made of.
 pub(super) struct Keeper {
@@ -54,24 +55,14 @@ pub(super) struct Keeper {
     checks: Checks,
     checked: mpsc::Receiver<Verdict>,
     problems: Vec<String>,
+    /// What is not seen at once.
+    watched: Vec<String>,
     shown: watch::Sender<Arc<Shown>>,
     /// What claims may have.
     claimable: watch::Sender<Arc<Offers>>,
+    teller: Teller,
     /// How far that is with the kubelet.
     claims: watch::Receiver<Standing>,
-}
-
-/// One resource while it is served.
-struct Resource {
-    offers: watch::Sender<Arc<Offer>>,
-    until: Arc<watch::Sender<()>>,
-    standing: watch::Receiver<Standing>,
-    stop: watch::Sender<bool>,
-    task: JoinHandle<()>,
-    findings: Findings,
-    problems: Vec<String>,
-    /// When the example's devices are made anew.
-    renewal: Option<Instant>,
 }
 
 impl Keeper {
@@ -82,6 +73,7 @@ impl Keeper {
         counts: DeviceCounts,
         folder: watch::Receiver<u64>,
         shown: watch::Sender<Arc<Shown>>,
+        teller: Teller,
     ) -> Self {
         let keep = Keep::new(&config.state_dir);
         let mut kept = keep.read();
@@ -105,8 +97,10 @@ impl Keeper {
             folder,
             checked,
             problems: Vec::new(),
+            watched: Vec::new(),
             shown,
             claimable: watch::Sender::default(),
+            teller,
             claims: watch::Sender::new(Standing::default()).subscribe(),
         }
     }
@@ -133,7 +127,7 @@ impl Keeper {
     pub(super) async fn run(
         mut self,
         mut configured: watch::Receiver<Arc<Configured>>,
-        changed: Arc<tokio::sync::Notify>,
+        mut changes: Changes,
         mut shutdown: Shutdown,
     ) {
         let first = configured.borrow_and_update().clone();
@@ -142,11 +136,12 @@ impl Keeper {
         let mut compare = Instant::now() + COMPARE;
         loop {
             if look <= Instant::now() {
-                self.look().await;
+                self.look(&mut changes).await;
                 look = Instant::now() + LOOK;
                 self.checks
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
             }
+            self.show();
             self.offer_to_claims();
             let renewals = self.resources.values().filter_map(|of| of.renewal);
             let next = renewals
@@ -162,7 +157,7 @@ impl Keeper {
                     self.take(&now).await;
                     look = Instant::now();
                 }
-                () = changed.notified() => look = Instant::now(),
+                () = changes.changed() => look = Instant::now(),
                 Some(verdict) = self.checked.recv() => self.judge(&verdict).await,
                 () = sleep_until(next) => {
                     let now = Instant::now();
@@ -178,7 +173,6 @@ impl Keeper {
                     }
                 }
             }
-            self.show();
         }
         for (_, resource) in std::mem::take(&mut self.resources) {
             resource.end(false).await;
@@ -187,11 +181,15 @@ impl Keeper {
 
     /// Has the resources be those of the plan. What is the same goes on.
     async fn take(&mut self, configured: &Configured) {
-        self.problems = configured
+        let problems: Vec<String> = configured
             .problems
             .iter()
             .map(ToString::to_string)
             .collect();
+        if !problems.is_empty() && problems != self.problems {
+            self.teller.tell(News::Faulty(problems.clone()));
+        }
+        self.problems = problems;
         let plan: &Plan = &configured.plan;
         let is_wanted = |name: &ResourceName| plan.resources.contains_key(name);
         // One that is served in the other way is another.
@@ -213,23 +211,66 @@ impl Keeper {
                 self.counts.forget(name.as_str());
             }
         }
+        let mut unseen = Vec::new();
         for (name, rule) in &plan.resources {
             let rule = Arc::new(rule.clone());
-            match self.resources.get_mut(name) {
-                Some(resource) => resource.change(rule),
-                None => {
-                    tracing::info!(resource = %name, from = rule.origin, "a resource is served");
-                    let known = self.kept.resources.get(name).cloned().unwrap_or_default();
-                    let resource = self.begin(Offer::new(rule, known));
-                    self.resources.insert(name.clone(), resource);
-                }
+            if let Some(resource) = self.resources.get_mut(name) {
+                resource.change(rule);
+                continue;
+            }
+            match self.kept.resources.get(name).cloned() {
+                Some(known) if !known.is_empty() => self.begin(Offer::new(rule, known)),
+                _ => unseen.push(rule),
             }
         }
         self.kept.resources.retain(|name, _| is_wanted(name));
+        if unseen.is_empty() {
+            // What is taken away goes from the disk too.
+            self.write(&[]).await;
+        }
+        self.look_first(unseen).await;
         self.renew(Instant::now()).await;
     }
 
-    fn begin(&self, offer: Offer) -> Resource {
+    /// Begins to serve resources of which nothing is known: the kubelet is told of what there is, and never first of
+    /// nothing.
+    async fn look_first(&mut self, rules: Vec<Arc<Rule>>) {
+        if rules.is_empty() {
+            return;
+        }
+        let (made_up, looked_for): (Vec<_>, Vec<_>) =
+            rules.into_iter().partition(|rule| random(rule).is_some());
+        let found = match looked_for.is_empty() {
+            true => Vec::new(),
+            false => self.find(looked_for.clone()).await.unwrap_or_default().1,
+        };
+        let offers: Vec<Offer> = looked_for
+            .into_iter()
+            .map(|rule| {
+                let sight = found.iter().find(|sight| sight.name == rule.name);
+                Offer::new(
+                    rule,
+                    sight.map_or_else(Vec::new, |sight| sight.items.clone()),
+                )
+            })
+            .collect();
+        self.write(&offers).await;
+        for offer in offers {
+            self.begin(offer);
+        }
+        for rule in made_up {
+            let (offer, due) = made_up_of(&Offer::new(rule, Vec::new()), Instant::now());
+            let name = offer.rule.name.clone();
+            self.begin(offer);
+            if let Some(resource) = self.resources.get_mut(&name) {
+                resource.renewal = Some(due);
+            }
+        }
+    }
+
+    fn begin(&mut self, offer: Offer) {
+        let name = offer.rule.name.clone();
+        tracing::info!(resource = %name, from = offer.rule.origin, devices = offer.devices.len(), "a resource is served");
         let (stop, stopped) = Shutdown::new();
         let until = Arc::new(watch::Sender::new(()));
         let standing = watch::Sender::new(Standing::default());
@@ -258,46 +299,62 @@ impl Keeper {
                 tokio::spawn(registration::run(served, stopped)),
             ),
         };
-        Resource {
+        let resource = Resource {
             offers,
             until,
             standing,
             stop,
             task,
             findings: Findings::default(),
-            problems: Vec::new(),
             renewal: is_random.then(Instant::now),
-        }
+        };
+        self.resources.insert(name, resource);
+    }
+
+    /// What the node has of these resources, and where changes of it are seen.
+    async fn find(&self, rules: Vec<Arc<Rule>>) -> Option<(BTreeSet<PathBuf>, Vec<Sight>)> {
+        let host = self.host.clone();
+        let looked = tokio::task::spawn_blocking(move || {
+            let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
+            let folders = host.folders(&finders);
+            let look = |rule: Arc<Rule>| {
+                let mut findings = host.find(&rule.find);
+                let found = std::mem::take(&mut findings.found);
+                let (items, problems) = items(&rule, found, &|path| host.exists(path));
+                findings.problems.extend(problems);
+                let name = rule.name.clone();
+                Sight {
+                    name,
+                    findings,
+                    items,
+                }
+            };
+            (folders, rules.into_iter().map(look).collect())
+        });
+        let failed =
+            |error: &_| tracing::error!(%error, "the look at the node's devices ended badly");
+        looked.await.inspect_err(failed).ok()
     }
 
     /// Looks at the node for all resources.
-    async fn look(&mut self) {
+    async fn look(&mut self, changes: &mut Changes) {
         let rules: Vec<Arc<Rule>> = self
             .resources
             .values()
             .filter(|of| of.renewal.is_none())
             .map(|of| of.offers.borrow().rule.clone())
             .collect();
-        let host = self.host.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let look = |rule: Arc<Rule>| (rule.name.clone(), host.find(&rule.find));
-            rules.into_iter().map(look).collect::<Vec<_>>()
-        });
-        let found = match looked.await {
-            Ok(found) => found,
-            Err(error) => {
-                tracing::error!(%error, "the look at the node's devices ended badly");
-                return;
-            }
+        let Some((folders, found)) = self.find(rules).await else {
+            return;
         };
+        self.watched = changes.refresh(&folders);
         let is_expected = self.expected.is_some();
         let at = now();
         let mut changed = Vec::new();
-        for (name, findings) in found {
-            let Some(resource) = self.resources.get_mut(&name) else {
-                continue;
-            };
-            changed.extend(resource.found(findings, at, is_expected));
+        for sight in found {
+            if let Some(resource) = self.resources.get_mut(&sight.name) {
+                changed.extend(resource.found(sight, at, is_expected));
+            }
         }
         self.publish(changed).await;
     }
@@ -307,24 +364,27 @@ impl Keeper {
         if changed.is_empty() {
             return;
         }
-        for offer in &changed {
-            if random(&offer.rule).is_none() {
-                let items = offer.items.clone();
-                self.kept.resources.insert(offer.rule.name.clone(), items);
+        self.write(&changed).await;
+        for offer in changed {
+            if let Some(resource) = self.resources.get(&offer.rule.name) {
+                resource.offer(offer, &self.teller);
             }
         }
-        let mut all: BTreeMap<ResourceName, Arc<Offer>> = self
-            .resources
-            .iter()
-            .map(|(name, of)| (name.clone(), of.offers.borrow().clone()))
-            .collect();
-        for offer in changed {
-            all.insert(offer.rule.name.clone(), Arc::new(offer));
+    }
+
+    /// Has the disk hold the inventory and the CDI specifications, with what is to be told next.
+    async fn write(&mut self, next: &[Offer]) {
+        for offer in next.iter().filter(|offer| random(&offer.rule).is_none()) {
+            let items = offer.items.clone();
+            self.kept.resources.insert(offer.rule.name.clone(), items);
         }
-        let (keep, kept, folder) = (self.keep.clone(), self.kept.clone(), self.cdi_dir.clone());
+        let is_next = |name: &ResourceName| next.iter().any(|offer| offer.rule.name == *name);
+        let others = self.resources.iter().filter(|(name, _)| !is_next(name));
+        let others: Vec<Arc<Offer>> = others.map(|(_, of)| of.offers.borrow().clone()).collect();
         // A claim has a specification of its own.
-        let of_plugins = all.values().filter(|of| of.rule.serve != Serve::Dra);
-        let specs = cdi::files(of_plugins.map(|offer| &**offer));
+        let all = others.iter().map(AsRef::as_ref).chain(next);
+        let specs = cdi::files(all.filter(|offer| offer.rule.serve != Serve::Dra));
+        let (keep, kept, folder) = (self.keep.clone(), self.kept.clone(), self.cdi_dir.clone());
         let written =
             tokio::task::spawn_blocking(move || (keep.write(&kept), cdi::write(&folder, &specs)));
         match written.await {
@@ -337,18 +397,6 @@ impl Keeper {
                 }
             }
             Err(error) => tracing::error!(%error, "writing the inventory ended badly"),
-        }
-        for (name, offer) in all {
-            if let Some(resource) = self.resources.get(&name) {
-                resource.offers.send_if_modified(|current| {
-                    let differs = **current != *offer;
-                    if differs {
-                        tell(current, &offer);
-                        current.clone_from(&offer);
-                    }
-                    differs
-                });
-            }
         }
     }
 
@@ -385,7 +433,7 @@ impl Keeper {
         let mut changed = Vec::new();
         for resource in self.resources.values_mut() {
             if resource.renewal.is_some_and(|due| due <= at) {
-                changed.extend(resource.renew(at));
+                changed.push(resource.renew(at));
             }
         }
         self.publish(changed).await;
@@ -412,7 +460,7 @@ impl Keeper {
             let offer = resource.offers.borrow().clone();
             let healthy = offer.devices.values().any(|place| {
                 let item = offer.items.get(place.item);
-                item.is_some_and(|item| item.health.is_healthy())
+                item.is_some_and(|item| item.is_healthy())
             });
             let is_known = known.get(name.as_str()).is_some_and(|ids| !ids.is_empty());
             if taken(resource) && healthy && !is_known {
@@ -450,7 +498,6 @@ impl Keeper {
             let shown = ShownResource {
                 offer: of.offers.borrow().clone(),
                 findings: of.findings.clone(),
-                problems: of.problems.clone(),
                 standing: of.standing.clone(),
             };
             (name.clone(), shown)
@@ -458,89 +505,8 @@ impl Keeper {
         self.shown.send_replace(Arc::new(Shown {
             resources: resources.collect(),
             problems: self.problems.clone(),
+            warnings: self.watched.clone(),
         }));
-    }
-}
-
-impl Resource {
-    /// Goes on by another rule.
-    fn change(&mut self, rule: Arc<Rule>) {
-        let before = self.offers.borrow().clone();
-        if *before.rule == *rule {
-            return;
-        }
-        tracing::info!(resource = %rule.name, "a resource has another configuration");
-        self.renewal = random(&rule).map(|_| Instant::now());
-        let offer = Offer::new(rule, before.items.clone());
-        let anew = plugin::options(&offer) != plugin::options(&before);
-        self.offers.send_replace(Arc::new(offer));
-        if anew {
-            // The kubelet asks what a plugin can when it takes it.
-            self.until.send_replace(());
-        }
-    }
-
-    /// Takes what a look found; what changed by it.
-    fn found(&mut self, findings: Findings, at: u64, is_expected: bool) -> Option<Offer> {
-        let before = self.offers.borrow().clone();
-        let rule = before.rule.clone();
-        let (now, mut problems) = items(&rule, findings.found.clone());
-        problems.extend(findings.problems.iter().cloned());
-        if problems != self.problems {
-            for problem in &problems {
-                tracing::warn!(resource = %rule.name, problem, "devices");
-            }
-            self.problems = problems;
-        }
-        self.findings = findings;
-        let mut merged = merge(&before.items, now, at, rule.health.forget.as_secs());
-        if is_expected {
-            // Its driver may come to it yet.
-            for item in &mut merged {
-                let was = before.items.iter().find(|one| one.key == item.key);
-                if let (Health::Gone { .. }, Some(was)) = (&item.health, was) {
-                    item.health.clone_from(&was.health);
-                }
-            }
-        }
-        let offer = Offer::new(rule, merged);
-        (offer != *before).then_some(offer)
-    }
-
-    /// The example's devices: some, with names that nobody has seen; those before are given still to who asks late.
-    fn renew(&mut self, at: Instant) -> Option<Offer> {
-        let before = self.offers.borrow().clone();
-        let rule = before.rule.clone();
-        let (least, most, every) = random(&rule)?;
-        self.renewal = Some(at + every);
-        let spread = u64::from(most.saturating_sub(least)) + 1;
-        let chance = u64::from_str_radix(&plugin::random(), 16).unwrap_or_default();
-        let count = u64::from(least) + chance % spread;
-        let found = (0..count).map(|_| {
-            let key = plugin::random();
-            Found {
-                fields: [("name".to_owned(), key.clone())].into(),
-                key,
-                ..Found::default()
-            }
-        });
-        let (items, _) = items(&rule, found.collect());
-        let mut offer = Offer::new(rule, items);
-        offer.passing.clone_from(&before.items);
-        Some(offer)
-    }
-
-    /// Ends its plugin; `is_planned`: the resource is not to be any more.
-    async fn end(self, is_planned: bool) {
-        if is_planned {
-            let rule = self.offers.borrow().rule.clone();
-            self.offers
-                .send_replace(Arc::new(Offer::new(rule, Vec::new())));
-        }
-        self.stop.send_replace(true);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "a resource's plugin ended badly");
-        }
     }
 }
 
@@ -551,14 +517,6 @@ fn same(one: &Offers, other: &Offers) -> bool {
             .iter()
             .zip(other)
             .all(|((name, one), (of, other))| name == of && Arc::ptr_eq(one, other))
-}
-
-/// Of the example: how many, and for how long.
-fn random(rule: &Rule) -> Option<(u32, u32, Duration)> {
-    match rule.find.first().map(|finder| &finder.by) {
-        Some(By::Random { least, most, every }) => Some((*least, *most, *every)),
-        _ => None,
-    }
 }
 
 /// How the kubelet is told.
@@ -572,27 +530,6 @@ pub(super) fn way(config: &DeviceConfig) -> Way {
             registry: kubelet.join("plugins_registry"),
             folder: kubelet.join("plugins/fairlead-devices"),
         },
-    }
-}
-
-/// Says what became of devices.
-fn tell(before: &Offer, now: &Offer) {
-    if random(&now.rule).is_some() {
-        return;
-    }
-    let known: BTreeMap<&str, &Item> = before.items.iter().map(|item| (&*item.key, item)).collect();
-    for item in &now.items {
-        let was = known.get(&*item.key).map(|item| &item.health);
-        let (resource, device) = (&now.rule.name, &item.key);
-        match (was, &item.health) {
-            (Some(was), health) if was.is_healthy() == health.is_healthy() => {}
-            (None, Health::Healthy) => tracing::info!(%resource, device, "a device is there"),
-            (_, Health::Healthy) => tracing::info!(%resource, device, "a device is healthy again"),
-            (_, health) => {
-                let reason = health.reason().unwrap_or_default();
-                tracing::warn!(%resource, device, reason, "a device is not healthy");
-            }
-        }
     }
 }
 

@@ -9,6 +9,7 @@
 mod allocate;
 mod cdi;
 pub mod config;
+pub mod damping;
 mod dra;
 pub mod found;
 mod health;
@@ -17,21 +18,25 @@ mod inventory;
 mod keeper;
 mod kept;
 pub mod name;
+mod nearest;
 pub mod options;
+mod pattern;
 pub mod plan;
 mod plugin;
 mod pods;
 mod prefer;
 pub mod presets;
 mod registration;
+mod resource;
 mod rows;
 mod slot;
+mod tell;
 pub mod template;
 #[cfg(test)]
 mod tests;
 
 use crate::{folder_watch::FolderWatch, metrics::DeviceCounts, parts::Shutdown};
-use config::watched::Watched;
+use config::watched::Configuration;
 use dra::Dra;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
@@ -39,6 +44,7 @@ use options::DeviceConfig;
 use pods::PodResources;
 use registration::Standing;
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
+use tell::Teller;
 use tokio::{
     sync::watch,
     time::{sleep, timeout},
@@ -72,17 +78,26 @@ async fn run_on(
     counts: DeviceCounts,
     mut shutdown: Shutdown,
 ) -> Result<(), String> {
-    let last_good = config.state_dir.join("device-config.json");
-    let configuration = Watched::open(Some(&config.devices), &config.presets, &last_good);
+    let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
     let configured = configuration.subscribe();
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
     let changes = Changes::open(&host);
+    let (teller, news) = Teller::new();
+    let pods = PodResources::new(&config.kubelet_dir);
+    let telling = tell::run(&config.node_name, config.api.as_ref(), pods, news);
     let folder = watch::Sender::new(0);
     let (offers, offered) = watch::channel(Arc::default());
     let standing = watch::Sender::new(Standing::default());
-    let keeper = Keeper::new(&config, host, counts.clone(), folder.subscribe(), shown)
-        .with_claims(offers, standing.subscribe());
+    let keeper = Keeper::new(
+        &config,
+        host,
+        counts.clone(),
+        folder.subscribe(),
+        shown,
+        teller,
+    )
+    .with_claims(offers, standing.subscribe());
     let dra = Dra {
         offers: offered,
         host: keeper.host(),
@@ -94,6 +109,7 @@ async fn run_on(
     let keeping = keeper.run(configured, changes, shutdown.clone());
     tokio::select! {
         () = eyes => {}
+        () = telling => {}
         ((), ()) = async { tokio::join!(keeping, claims) } => return Ok(()),
     }
     shutdown.requested().await;

@@ -74,8 +74,8 @@ pub enum By {
         subsystem: String,
         name: Option<Pattern>,
     },
-    /// What CDI specifications on the node describe: `vendor/class`.
-    Cdi { kind: String },
+    /// What CDI specifications on the node describe: `vendor/class`, and the devices' names in it.
+    Cdi { kind: String, name: Option<Pattern> },
     /// The specification's example: so many devices with random names, anew after a while.
     Random {
         least: u32,
@@ -91,12 +91,15 @@ pub struct Pattern(pub String);
 /// What a container gets with a device.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Give {
-    /// Of the device's own files, those whose path below /dev is like one of these; empty: all.
+    /// Of the device's own files, those whose path below /dev is like one of these; empty: all. The empty pattern is like
+    /// none (default where all are found by CDI, whose specifications give the files).
     pub own: Vec<Pattern>,
     /// Further files of devices.
     pub nodes: Vec<NodeRule>,
     /// Of the device's own files (default: read and write).
     pub permissions: Permissions,
+    /// By name; `{index}` in a name is the number of the device among those of the container, from 0, and so each has a
+    /// variable of its own. Without it, the values of several devices stand one after the other, with commas.
     pub environment: BTreeMap<String, Template>,
     pub mounts: Vec<MountRule>,
     pub annotations: BTreeMap<String, Template>,

@@ -3,7 +3,7 @@
 use super::{
     allocate::{self, Given, Node, Refused},
     cdi,
-    host::Host,
+    host::{Host, program},
     inventory::Offer,
     name::DeviceId,
     prefer,
@@ -52,7 +52,7 @@ pub(super) fn options(offer: &Offer) -> DevicePluginOptions {
 pub(super) fn list(offer: &Offer) -> ListAndWatchResponse {
     let devices = offer.devices.iter().filter_map(|(id, place)| {
         let item = offer.items.get(place.item)?;
-        let health = match item.health.is_healthy() {
+        let health = match item.is_healthy() {
             true => HEALTHY,
             false => UNHEALTHY,
         };
@@ -185,7 +185,7 @@ impl DevicePlugin for Plugin {
         let ids = asked.into_inner().devices_ids;
         bounded(ids.len(), MOST_DEVICES, "devices")?;
         let offer = self.offers.borrow().clone();
-        let Some(program) = &offer.rule.before_start else {
+        let Some(reset) = &offer.rule.before_start else {
             return Ok(Response::new(PreStartContainerResponse {}));
         };
         let mut done = Vec::new();
@@ -198,7 +198,7 @@ impl DevicePlugin for Plugin {
                 continue;
             }
             done.push(&item.key);
-            super::host::run(program, &item.fields)
+            program::run_apart(reset.clone(), item.fields.clone())
                 .await
                 .map_err(|reason| {
                     Status::internal(format!("beforeStart of device {id}: {reason}"))

@@ -24,6 +24,7 @@ pub(super) fn answer(shown: &Shown, holders: &Result<Holders, String>) -> Device
             .map(|(name, of)| resource(name, of, held.get(name)))
             .collect(),
         problems: shown.problems.clone(),
+        warnings: shown.warnings.clone(),
         kubelet,
     }
 }
@@ -66,7 +67,7 @@ fn resource(
         why_not,
         count: offer.rule.count,
         devices,
-        problems: of.problems.clone(),
+        problems: of.findings.problems.clone(),
         looks: of.findings.looks.iter().map(look).collect(),
         gives: gives(offer),
     }
@@ -81,8 +82,8 @@ fn device(
     DeviceRow {
         id: id.to_string(),
         key: item.key.clone(),
-        healthy: item.health.is_healthy(),
-        reason: item.health.reason().map(str::to_owned),
+        healthy: item.is_healthy(),
+        reason: item.reason().map(str::to_owned),
         since: item.health.since().filter(|since| *since > 0),
         numa: item.numa.clone(),
         files: item.files.iter().map(|file| file.path.clone()).collect(),

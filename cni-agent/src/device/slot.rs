@@ -23,6 +23,8 @@ pub(super) struct Shown {
     pub(super) resources: BTreeMap<ResourceName, ShownResource>,
     /// Faults in the configuration.
     pub(super) problems: Vec<String>,
+    /// What keeps changes from being seen at once.
+    pub(super) warnings: Vec<String>,
 }
 
 /// One resource.
@@ -30,7 +32,6 @@ pub(super) struct Shown {
 pub(super) struct ShownResource {
     pub(super) offer: Arc<Offer>,
     pub(super) findings: Findings,
-    pub(super) problems: Vec<String>,
     pub(super) standing: watch::Receiver<Standing>,
 }
 
@@ -121,7 +122,7 @@ fn numbers(name: &ResourceName, of: &ShownResource, holders: Option<&Holders>) -
     let offer = &of.offer;
     let is_healthy = |item: usize| {
         let item = offer.items.get(item);
-        item.is_some_and(|item| item.health.is_healthy())
+        item.is_some_and(|item| item.is_healthy())
     };
     let healthy = offer
         .devices

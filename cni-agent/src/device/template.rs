@@ -1,12 +1,15 @@
 //! PURE: texts with places for what is known of a device: `by-{serial}`. `{{` and `}}` are the braces themselves.
 
+use super::nearest::nearest;
 use std::{collections::BTreeMap, fmt};
 
 /// What can be asked of every device, in a template. Others may be empty, depending on what it is.
-pub const FIELDS: [(&str, &str); 17] = [
+pub const FIELDS: [(&str, &str); 19] = [
     ("id", "the id that the kubelet has"),
     ("name", "the kernel's name, or the last part of the path"),
     ("path", "the path of its first file"),
+    ("major", "the major number of its first file"),
+    ("minor", "the minor number of its first file"),
     ("serial", "its serial number"),
     ("pci", "the PCI address"),
     ("pciRoot", "the PCI root complex that it is below"),
@@ -79,9 +82,12 @@ impl Template {
                         .is_some_and(|name| !name.is_empty());
                     if !is_property && !FIELDS.iter().any(|(field, _)| *field == name) {
                         let known: Vec<&str> = FIELDS.iter().map(|(field, _)| *field).collect();
+                        let remedy = match nearest(&name, &known) {
+                            Some(near) => format!("write {{{near}}}"),
+                            None => format!("write one of {}, or udev:PROPERTY", known.join(", ")),
+                        };
                         return Err(format!(
-                            "{text:?} asks for {name:?}, which devices don't have; write one of {}, or udev:PROPERTY",
-                            known.join(", ")
+                            "{text:?} asks for {name:?}, which devices don't have; {remedy}"
                         ));
                     }
                     if !plain.is_empty() {
@@ -218,7 +224,9 @@ mod tests {
     #[test]
     fn what_is_no_field_is_told_with_those_that_are() {
         for (text, word) in [
-            ("{serail}", "serial"),
+            ("{serail}", "write {serial}"),
+            ("{iommu_group}", "write {iommuGroup}"),
+            ("{colour}", "udev:PROPERTY"),
             ("{udev:}", "udev:PROPERTY"),
             ("{serial", "{{"),
             ("serial}", "}}"),

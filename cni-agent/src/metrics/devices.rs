@@ -155,3 +155,57 @@ pub(super) fn found(registry: &mut Registry, devices: &DevicesSnapshot) {
     let help = "Faults in the configuration of devices: while there is one, what was in force before goes on";
     registry.register("device_configuration_problems", help, problems);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::{Recorder, Snapshot, encode};
+
+    #[test]
+    fn every_metric_of_devices_has_the_name_that_the_documentation_lists() {
+        let recorder = Recorder::default();
+        let counts = recorder.devices();
+        counts.allocated("a.io/x", true, Duration::from_micros(300));
+        counts.allocated("a.io/x", false, Duration::from_micros(300));
+        counts.asked("a.io/x");
+        counts.registered("a.io/x", true);
+        counts.registered("a.io/gone", true);
+        counts.forget("a.io/gone");
+        counts.mended("a.io/x");
+        let numbers = DeviceNumbers {
+            healthy: 3,
+            unhealthy: 1,
+            allocated: Some(2),
+        };
+        let devices = DevicesSnapshot {
+            resources: [("a.io/x".to_owned(), numbers)].into(),
+            problems: 1,
+        };
+        let snapshot = Snapshot {
+            version: "1.2.3",
+            devices: Some(devices),
+            ..Snapshot::default()
+        };
+        let text = encode(&recorder, &snapshot).unwrap();
+        for line in [
+            "fairlead_device_allocations_total{resource=\"a.io/x\",result=\"success\"} 1",
+            "fairlead_device_allocations_total{resource=\"a.io/x\",result=\"failure\"} 1",
+            "fairlead_device_allocation_duration_seconds_bucket{le=\"0.0005\"} 2",
+            "fairlead_device_registrations_total{resource=\"a.io/x\"} 1",
+            "fairlead_device_registered{resource=\"a.io/x\"} 1",
+            "fairlead_device_mended_total{resource=\"a.io/x\"} 1",
+            "fairlead_devices{resource=\"a.io/x\",state=\"healthy\"} 3",
+            "fairlead_devices{resource=\"a.io/x\",state=\"unhealthy\"} 1",
+            "fairlead_devices_allocated{resource=\"a.io/x\"} 2",
+            "fairlead_device_configuration_problems 1",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in:\n{text}");
+        }
+        assert!(!text.contains("a.io/gone"), "{text}");
+        let page = include_str!("../../../docs/metrics.md");
+        for line in text.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
+            let name = line.split(' ').next().unwrap_or_default();
+            assert!(page.contains(name), "docs/metrics.md lacks {name}");
+        }
+    }
+}

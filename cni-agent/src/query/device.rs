@@ -11,6 +11,9 @@ pub struct DeviceAnswer {
     /// Faults in the configuration: what was in force before goes on.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub problems: Vec<String>,
+    /// What keeps changes of the node from being seen at once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
     /// Why it isn't known who holds what.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kubelet: Option<String>,

@@ -109,6 +109,23 @@ const SIDECARS: [(&str, &str); 5] = [
     ("snapshot-controller", "v8.7.0"),
 ];
 
+/// A shell, and the program that uses devices for what they are there for.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn of_devices() -> Result<PathBuf> {
+    let busybox = workspace::find("busybox").context("there is no busybox")?;
+    let config = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin:/usr/sbin:/sbin:/usr/local/sbin"] });
+    cached(DEVICES, &config, &[&busybox], || {
+        let mut files = base(&busybox)?;
+        files.program(&std::env::current_exe()?, "usr/bin/xtask")?;
+        Ok(files)
+    })
+}
+
+/// Its name.
+pub(super) const DEVICES: &str = "fairlead.test/devices:1";
+
 /// agnhost under the name that the conformance tests of cluster-wide policies have for it. They want a server
 /// for SCTP in every pod: where the kernel has none, `xtask sctp` plays both ends.
 ///

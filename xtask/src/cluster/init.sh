@@ -55,6 +55,21 @@ for at in var/lib/kubelet var/lib/containerd var/lib/fairlead; do
 done
 mount -t tmpfs -o mode=755 node /run
 mkdir -p /run/netns /run/lock /run/containerd
+# Of these it has its own, with the rights that udev usually gives; /dev/net takes what trials make, too.
+own() {
+    at=$DIR/own/dev/$1
+    [ -c "/dev/$1" ] && [ ! -e "$at" ] || return 0
+    mkdir -p "${at%/*}"
+    cp -a "/dev/$1" "$at"
+    chgrp "$2" "$at"
+    chmod "$3" "$at"
+}
+own kvm 107 660
+own fuse 0 666
+own net/tun 0 666
+for name in kvm fuse net; do
+    [ ! -e "$DIR/own/dev/$name" ] || mount --bind "$DIR/own/dev/$name" "/dev/$name"
+done
 rm -f /etc/hosts /etc/hostname /etc/resolv.conf
 printf '127.0.0.1 localhost\n%s %s\n' "$ADDRESS" "$NODE" > /etc/hosts
 echo "$NODE" > /etc/hostname

@@ -7,12 +7,14 @@
 mod api_server;
 mod conformance;
 mod control_plane;
+mod devices;
 mod e2e;
 mod images;
 mod members;
 mod migration;
 mod node;
 mod objects;
+mod parts;
 mod pki;
 mod place;
 mod plan;
@@ -92,6 +94,9 @@ enum Verb {
     /// Have the cluster that is up make volumes, and walk through their life: claims, data, growth, snapshots,
     /// clones, raw block, a full volume, deletion.
     Storage(storage::Args),
+    /// Give pods of the cluster that is up devices, and end kubelets, agents and a node meanwhile: each container keeps its
+    /// own.
+    Devices(devices::Args),
     /// Tell the API server of thousands of Nodes and Pods that nobody runs, and print what that costs
     /// the agents of the cluster that is up.
     Populate(populate::Args),
@@ -136,6 +141,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
         Verb::Smoke => smoke::run(&cluster),
         Verb::Trials(args) => trials::run(&cluster, &args),
         Verb::Storage(args) => storage::run(&cluster, &args),
+        Verb::Devices(args) => devices::run(&cluster, &args),
         Verb::Populate(args) => populate::run(&cluster, &args),
         Verb::Check => check(&cluster),
         Verb::Rehearse(args) => migration::run(&cluster, &args).and_then(|()| down(&cluster)),

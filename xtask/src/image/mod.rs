@@ -146,7 +146,7 @@ fn config() -> Value {
         "Env": [format!("PATH=/{FOLDER}")],
         "Labels": {
             "org.opencontainers.image.title": "fairlead",
-            "org.opencontainers.image.description": "Network and volumes of a Kubernetes node: agent, CNI plugin, CSI driver",
+            "org.opencontainers.image.description": "Network, volumes and devices of a Kubernetes node: agent, CNI plugin, CSI driver, device plugins",
             "org.opencontainers.image.version": env!("CARGO_PKG_VERSION"),
             "org.opencontainers.image.source": env!("CARGO_PKG_REPOSITORY"),
             "org.opencontainers.image.licenses": "(Apache-2.0 OR MIT) AND GPL-2.0-only AND LGPL-2.1-or-later AND BSD-3-Clause",

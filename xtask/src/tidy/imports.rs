@@ -4,7 +4,7 @@ use super::{File, Finding, source};
 use std::collections::BTreeMap;
 
 /// Folders and files whose code turns values into values.
-const PURE: [&str; 43] = [
+const PURE: [&str; 51] = [
     "cni-ebpf-common/src/",
     "cni-agent/src/balancer/duty.rs",
     "cni-agent/src/balancer/pool.rs",
@@ -25,7 +25,9 @@ const PURE: [&str; 43] = [
     "cni-agent/src/csi/records.rs",
     "cni-agent/src/csi/request.rs",
     "cni-agent/src/csi/trouble.rs",
+    "cni-agent/src/device/allocate.rs",
     "cni-agent/src/device/config/entry.rs",
+    "cni-agent/src/device/config/fields.rs",
     "cni-agent/src/device/config/finder.rs",
     "cni-agent/src/device/config/give.rs",
     "cni-agent/src/device/config/mod.rs",
@@ -33,13 +35,19 @@ const PURE: [&str; 43] = [
     "cni-agent/src/device/config/problem.rs",
     "cni-agent/src/device/config/reader.rs",
     "cni-agent/src/device/config/words.rs",
+    "cni-agent/src/device/damping.rs",
     "cni-agent/src/device/dra/claim.rs",
     "cni-agent/src/device/dra/diff.rs",
     "cni-agent/src/device/dra/slices.rs",
     "cni-agent/src/device/found.rs",
+    "cni-agent/src/device/inventory.rs",
     "cni-agent/src/device/name.rs",
+    "cni-agent/src/device/nearest.rs",
+    "cni-agent/src/device/pattern.rs",
     "cni-agent/src/device/plan.rs",
+    "cni-agent/src/device/prefer.rs",
     "cni-agent/src/device/presets/",
+    "cni-agent/src/device/rows.rs",
     "cni-agent/src/device/template.rs",
     "cni-agent/src/model/",
     "cni-agent/src/ipam/",

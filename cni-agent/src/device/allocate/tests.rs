@@ -166,3 +166,30 @@ fn who_asks_late_for_one_of_the_example_gets_it() {
     assert!(plan(&offer, &[DeviceId::from("old")], &node).is_ok());
     assert!(plan(&offer, &[DeviceId::from("older")], &node).is_err());
 }
+
+#[test]
+fn a_variable_may_be_named_by_the_number_of_the_device() {
+    let mut rule = rule("a.io/qat");
+    rule.give.environment = [("QAT{index}".to_owned(), template("{pci}"))].into();
+    let items = ["1", "2"].map(|pci| device(pci, &format!("/dev/q{pci}"), &[("pci", pci)]));
+    let given = given(rule, items.into(), &["2", "1"]).unwrap();
+    let expected = [("QAT0", "2"), ("QAT1", "1")];
+    let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(given.environment, expected.into());
+}
+
+#[test]
+fn what_a_device_says_of_itself_leads_nowhere_else() {
+    let mut rule = rule("a.io/x");
+    rule.give.nodes = vec![NodeRule {
+        path: template("/dev/x/{serial}"),
+        within: None,
+        permissions: RW,
+        optional: false,
+    }];
+    let sly = device("s", "/dev/y", &[("serial", "../mem")]);
+    let Refused::NotNow(why) = given(rule, vec![sly], &["s"]).unwrap_err() else {
+        panic!("it is known");
+    };
+    assert!(why.contains("no serial that fits"), "{why}");
+}

@@ -1,12 +1,7 @@
 //! PURE: one entry of `resources` to one rule of the plan: what it has of a preset, what it says itself, and what
 //! doesn't go together.
 
-use super::{
-    finder::finder,
-    give,
-    reader::{At, Fields},
-    words,
-};
+use super::{fields::Fields, finder::finder, give, reader::At, words};
 use crate::device::{
     name::ResourceName,
     plan::{By, Finder, HealthRule, Prefer, Program, Rule, Serve},

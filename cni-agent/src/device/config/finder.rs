@@ -1,9 +1,6 @@
 //! PURE: one way to find devices, of the list `find`.
 
-use super::{
-    reader::{At, Fields},
-    words,
-};
+use super::{fields::Fields, reader::At, words};
 use crate::device::plan::{By, Finder, Pattern};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -58,11 +55,11 @@ pub(super) fn finder(at: &At<'_>) -> Option<Finder> {
     };
     let conditions = conditions(&fields, way);
     let by = fields.get(way).and_then(|value| by(&fields, way, &value));
-    if way != "subsystem"
+    if !matches!(way, "subsystem" | "cdi")
         && let Some(name) = fields.get("name")
     {
         name.fault(format!(
-            "goes with `subsystem`, and this entry has `{way}`; remove it"
+            "goes with `subsystem` and `cdi`, and this entry has `{way}`; remove it"
         ));
         return None;
     }
@@ -104,10 +101,14 @@ fn by(fields: &Fields<'_>, way: &str, value: &At<'_>) -> Option<By> {
             })
         }
         "cdi" => {
-            let kind = value.text(words::LONGEST_NAME)?;
-            value.sound(words::cdi_kind(kind))?;
+            let kind = value.text(words::LONGEST_NAME).and_then(|kind| {
+                value.sound(words::cdi_kind(kind))?;
+                Some(kind.to_owned())
+            });
+            let name = fields.maybe("name", |at| pattern_of_name(&at));
             Some(By::Cdi {
-                kind: kind.to_owned(),
+                kind: kind?,
+                name: name?,
             })
         }
         _ => random(value),
@@ -192,8 +193,8 @@ fn conditions(fields: &Fields<'_>, way: &str) -> Option<(Conditions, Conditions)
         let Some(at) = fields.get(name) else {
             return Some(BTreeMap::new());
         };
-        if matches!(way, "directory" | "cdi" | "random") {
-            at.fault(format!("what `{way}` finds has no {name}; remove them, or find by path, usb, pci or subsystem"));
+        if way == "random" {
+            at.fault(format!("what `{way}` finds has no {name}; remove them"));
             return None;
         }
         let entries = at.entries(MOST_CONDITIONS, example)?;
@@ -218,7 +219,9 @@ fn is_narrow(at: &At<'_>, by: &By, has_no_conditions: bool) -> Option<()> {
             vendor: None,
             product: None,
             serial: None,
-        } => "is every USB device, hubs too; write at least its vendor",
+        } => {
+            "is every USB device, keyboards too; write its vendor, or `vendor: \"*\"`, if that is meant"
+        }
         By::Pci {
             vendor: None,
             device: None,

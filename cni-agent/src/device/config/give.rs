@@ -1,9 +1,6 @@
 //! PURE: what a container is given with a device, of the map `give`.
 
-use super::{
-    reader::{At, Fields},
-    words,
-};
+use super::{fields::Fields, reader::At, words};
 use crate::device::{
     plan::{Give, Groups, MountRule, NodeRule, Pattern, Permissions, Serve},
     template::Template,
@@ -53,7 +50,7 @@ pub(super) struct Context {
 pub(super) fn default(context: Context) -> Give {
     let write_cdi = context.serve == Serve::Dra;
     Give {
-        own: Vec::new(),
+        own: default_own(context),
         nodes: Vec::new(),
         permissions: READ_WRITE,
         environment: BTreeMap::new(),
@@ -63,6 +60,18 @@ pub(super) fn default(context: Context) -> Give {
         write_cdi,
         groups: default_groups(write_cdi),
     }
+}
+
+fn default_own(context: Context) -> Vec<Pattern> {
+    match context.is_of_cdi {
+        true => none(),
+        false => Vec::new(),
+    }
+}
+
+/// Like no file.
+fn none() -> Vec<Pattern> {
+    vec![Pattern(String::new())]
 }
 
 fn default_cdi(context: Context) -> Vec<Template> {
@@ -89,7 +98,10 @@ pub(super) fn give(at: &At<'_>, context: Context) -> Option<Give> {
         "writeCdi",
         "groups",
     ])?;
-    let own = fields.or("own", Vec::new(), |at| each(&at, "[dri/renderD*]", own));
+    let own = fields.or("own", default_own(context), |at| {
+        let own = each(&at, "[dri/renderD*]", own)?;
+        Some(if own.is_empty() { none() } else { own })
+    });
     let nodes = fields.or("nodes", Vec::new(), |at| {
         let nodes = each(&at, "[/dev/vfio/vfio]", node)?;
         distinct(
@@ -102,7 +114,7 @@ pub(super) fn give(at: &At<'_>, context: Context) -> Option<Give> {
     });
     let permissions = permissions(&fields);
     let environment = fields.or("environment", BTreeMap::new(), |at| {
-        named(&at, "{DEVICE: \"{path}\"}", words::variable)
+        named(&at, "{DEVICE: \"{path}\"}", indexed)
     });
     let mounts = fields.or("mounts", Vec::new(), |at| {
         let mounts = each(&at, "[{host: /opt/x, container: /opt/x}]", mount)?;
@@ -172,6 +184,14 @@ fn named(
         known.map(|()| (name.to_owned(), template))
     });
     read.collect::<Vec<_>>().into_iter().collect()
+}
+
+/// The name of a variable, with a place for the number of the device at most.
+fn indexed(name: &str) -> Result<(), String> {
+    if name.matches("{index}").count() > 1 {
+        return Err(format!("{name:?} has {{index}} twice; write it once"));
+    }
+    words::variable(&name.replace("{index}", "0"))
 }
 
 /// Refuses two things at one place of a container.

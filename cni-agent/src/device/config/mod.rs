@@ -2,6 +2,7 @@
 //! anything in it is faulty. RIM: [`watched`] reads the texts, again when they change, and keeps the last good ones.
 
 mod entry;
+mod fields;
 mod finder;
 mod folder;
 mod give;
@@ -15,6 +16,7 @@ pub mod watched;
 mod words;
 
 pub use problem::Problem;
+pub use watched::Configured;
 
 use super::plan::{Plan, Rule};
 use crate::yaml::{Branch, Tree, syntax};

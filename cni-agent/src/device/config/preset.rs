@@ -2,7 +2,10 @@
 
 use super::{Entry, documents, entry, reader::At, words};
 use crate::{
-    device::presets::{self, PRESETS},
+    device::{
+        nearest::nearest,
+        presets::{self, PRESETS},
+    },
     yaml::{Branch, Tree},
 };
 
@@ -71,7 +74,7 @@ fn find(word: &str) -> Result<Vec<Tree>, String> {
     };
     let Some(text) = presets::text(preset) else {
         let names: Vec<&str> = PRESETS.iter().map(|(name, _)| *name).collect();
-        let near = words::nearest(preset, &names).map(|near| format!("write {near}; "));
+        let near = nearest(preset, &names).map(|near| format!("write {near}; "));
         return Err(format!(
             "{preset:?} is no preset; {}there are {}",
             near.unwrap_or_default(),

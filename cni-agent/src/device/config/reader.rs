@@ -1,9 +1,9 @@
 //! PURE: values of a YAML text, each with its place. Who reads one that is of another kind gets nothing, and the fault is
 //! noted with what to write instead; so one pass finds all faults.
 
-use super::{problem::Problem, words};
+use super::{fields::Fields, problem::Problem, words};
 use crate::{
-    device::template::Template,
+    device::{nearest::nearest, template::Template},
     yaml::{Branch, Tree},
 };
 use serde_json::Value;
@@ -141,16 +141,12 @@ impl<'a> At<'a> {
             ));
             return None;
         };
-        let fields = Fields {
-            at: self.clone(),
-            map,
-            has_unknown: map.iter().any(|(name, _)| !known.contains(&name.as_str())),
-        };
+        let fields = Fields::new(self.clone(), map, known);
         for (name, _) in map {
             if !known.contains(&name.as_str())
                 && let Some(at) = fields.get(name)
             {
-                let remedy = match words::nearest(name, known) {
+                let remedy = match nearest(name, known) {
                     Some(near) => format!("write {near}, or remove it"),
                     None => format!("write one of {}, or remove it", known.join(", ")),
                 };
@@ -198,7 +194,7 @@ impl<'a> At<'a> {
         Some(items.iter().enumerate().map(item).collect())
     }
 
-    fn child(&self, name: &str, tree: &'a Tree) -> Self {
+    pub(super) fn child(&self, name: &str, tree: &'a Tree) -> Self {
         let dot = if self.path.is_empty() { "" } else { "." };
         Self {
             scope: self.scope,
@@ -335,7 +331,7 @@ impl<'a> At<'a> {
         };
         let found = choices.iter().find(|(word, _)| *word == text);
         if found.is_none() {
-            let remedy = match words::nearest(text, &words) {
+            let remedy = match nearest(text, &words) {
                 Some(near) => format!("write {near}"),
                 None => format!("write one of {}", words.join(", ")),
             };
@@ -348,62 +344,5 @@ impl<'a> At<'a> {
     pub(super) fn template(&self) -> Option<Template> {
         let text = self.any_text(words::LONGEST_TEXT)?;
         self.sound(Template::parse(text))
-    }
-}
-
-/// The fields of a map.
-#[derive(Debug)]
-pub(super) struct Fields<'a> {
-    pub(super) at: At<'a>,
-    map: &'a [(String, Tree)],
-    /// Whether there are keys that nobody knows, which is a fault already.
-    pub(super) has_unknown: bool,
-}
-
-impl<'a> Fields<'a> {
-    pub(super) fn get(&self, name: &str) -> Option<At<'a>> {
-        let (name, tree) = self.map.iter().find(|(field, _)| field == name)?;
-        Some(self.at.child(name, tree))
-    }
-
-    pub(super) fn has(&self, name: &str) -> bool {
-        self.map.iter().any(|(field, _)| field == name)
-    }
-
-    /// The field as `read` reads it, `default` if it isn't there; nothing, if it is faulty.
-    pub(super) fn or<T>(
-        &self,
-        name: &str,
-        default: T,
-        read: impl FnOnce(At<'a>) -> Option<T>,
-    ) -> Option<T> {
-        self.get(name).map_or(Some(default), read)
-    }
-
-    /// As `or`, of what has no default.
-    pub(super) fn maybe<T>(
-        &self,
-        name: &str,
-        read: impl FnOnce(At<'a>) -> Option<T>,
-    ) -> Option<Option<T>> {
-        self.get(name).map_or(Some(None), |at| read(at).map(Some))
-    }
-
-    /// As `or`, of what must be there.
-    pub(super) fn must<T>(
-        &self,
-        name: &str,
-        remedy: &str,
-        read: impl FnOnce(At<'a>) -> Option<T>,
-    ) -> Option<T> {
-        match self.get(name) {
-            Some(at) => read(at),
-            None => {
-                if !self.has_unknown {
-                    self.at.fault(format!("has no {name}; {remedy}"));
-                }
-                None
-            }
-        }
     }
 }

@@ -25,6 +25,8 @@ const QUIET: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_millis(500);
 /// How often the folder is looked at without an event.
 const LOOK: Duration = Duration::from_secs(30);
+/// The file of what was whole last.
+const COPY: &str = "device-config.json";
 
 /// What is in force, and what is wrong with what is written.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,38 +38,30 @@ pub struct Configured {
 
 /// The watched configuration. Ends watching when dropped.
 #[derive(Debug)]
-pub struct Watched {
+pub struct Configuration {
     configured: watch::Sender<Arc<Configured>>,
     task: JoinHandle<()>,
 }
 
-impl Watched {
-    /// Reads a file, or a folder of `*.yaml`, `*.yml` and `*.json`, and watches it from then on; keeps a copy of what was
-    /// whole last at `last_good`. The first plan is there on return. Must be called in a tokio runtime; blocks for the
-    /// first read.
-    pub fn open(place: Option<&Path>, presets: &[String], last_good: &Path) -> Self {
+impl Configuration {
+    /// Reads a file, or a folder of `*.yaml`, `*.yml` and `*.json`, and watches it from then on; one that isn't there is
+    /// empty. Adds presets by their names, and keeps a copy of what was whole last in the folder `state`. The first plan
+    /// is there on return. Must be called in a tokio runtime; blocks for the first read.
+    pub fn watch(place: &Path, presets: &[String], state: &Path) -> Self {
         let mut reader = Reader {
-            place: place.map(Path::to_owned),
+            place: place.to_owned(),
             presets: presets.to_vec(),
             last_good: LastGood {
-                path: last_good.to_owned(),
+                path: state.join(COPY),
             },
             read_before: None,
             stands: Stands::Nothing,
             configured: watch::Sender::new(Arc::new(Configured::default())),
         };
         let configured = reader.configured.clone();
-        let task = match place {
-            None => {
-                reader.take(Look::default(), Vec::new());
-                tokio::spawn(async {})
-            }
-            Some(place) => {
-                let (eyes, changed) = FolderWatch::open(place);
-                let eyes = reader.update(eyes);
-                tokio::spawn(reader.run(eyes, changed))
-            }
-        };
+        let (eyes, changed) = FolderWatch::open(place);
+        let eyes = reader.update(eyes);
+        let task = tokio::spawn(reader.run(eyes, changed));
         Self { configured, task }
     }
 
@@ -77,7 +71,7 @@ impl Watched {
     }
 }
 
-impl Drop for Watched {
+impl Drop for Configuration {
     fn drop(&mut self) {
         self.task.abort();
     }
@@ -95,7 +89,7 @@ enum Stands {
 }
 
 struct Reader {
-    place: Option<PathBuf>,
+    place: PathBuf,
     presets: Vec<String>,
     last_good: LastGood,
     /// What was read last, and found whole or faulty.
@@ -126,10 +120,7 @@ impl Reader {
 
     /// Reads what is written now and publishes what follows from it. Blocks on the disk.
     fn update(&mut self, mut eyes: FolderWatch) -> FolderWatch {
-        let Some(place) = &self.place else {
-            return eyes;
-        };
-        let look = look(place);
+        let look = look(&self.place);
         let unwatched = eyes.refresh(&look.elsewhere).into_iter().map(|unwatched| {
             let message = format!(
                 "changes are seen only every {} s, because {}",
@@ -211,10 +202,7 @@ impl Reader {
             Stands::Copy => format!("nothing of it is used; the last good one, of {copy}, is in force, with {resources}"),
             Stands::Nothing => "nothing of it is used, and there is no earlier one; there are no devices until it is mended".to_owned(),
         };
-        let place = self.place.as_ref().map_or_else(
-            || "--device-presets".to_owned(),
-            |place| place.display().to_string(),
-        );
+        let place = self.place.display().to_string();
         problems.push(Problem::of_file(&place, message));
         plan
     }

@@ -9,19 +9,6 @@ pub(super) const LONGEST_TEXT: usize = 4096;
 /// Longest name or pattern.
 pub(super) const LONGEST_NAME: usize = 255;
 
-/// The word of `known` that was meant, if one is near: as others spell it (`group_by`), or mistyped.
-pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
-    let plain = |word: &str| word.replace(['_', '-', ' '], "").to_lowercase();
-    let word = plain(word);
-    let most = (word.chars().count() / 3).max(1);
-    known
-        .iter()
-        .map(|near| (strsim::damerau_levenshtein(&word, &plain(near)), *near))
-        .filter(|(differences, _)| *differences <= most)
-        .min_by_key(|(differences, _)| *differences)
-        .map(|(_, near)| near)
-}
-
 /// `1h30m`, `500ms`.
 pub(super) fn duration(text: &str) -> Option<Duration> {
     let (mut rest, mut whole) = (text, Duration::ZERO);
@@ -59,34 +46,8 @@ pub(super) fn written(time: Duration) -> String {
 
 /// A pattern of shells.
 pub(super) fn pattern(text: &str) -> Result<Pattern, String> {
-    if text.contains("**") {
-        return Err(format!(
-            "{text:?} has `**`, which crosses no folders here; write one `*` for each part of the path"
-        ));
-    }
-    if text.contains(['{', '}']) {
-        return Err(format!(
-            "{text:?} has braces, which patterns don't know; write an entry of its own for each choice"
-        ));
-    }
-    if text.starts_with('^') || text.ends_with('$') || text.contains('\\') {
-        return Err(format!(
-            "{text:?} looks like a regular expression; write a pattern with `*`, `?` and `[…]`, as shells have them"
-        ));
-    }
-    let mut rest = text;
-    while let Some((_, inside)) = rest.split_once('[') {
-        // The first character of a set may be the bracket itself: `[]x]`, `[!]x]`.
-        let first = inside.strip_prefix(['!', '^']).unwrap_or(inside);
-        let end = first.char_indices().skip(1).find(|(_, c)| *c == ']');
-        let Some((end, _)) = end else {
-            return Err(format!(
-                "{text:?} has a `[` without its `]`; close it, or write `[[]` for the bracket itself"
-            ));
-        };
-        rest = &first[end + 1..];
-    }
-    Ok(Pattern(text.to_owned()))
+    let pattern = Pattern(text.to_owned());
+    pattern.check().map(|()| pattern)
 }
 
 pub(super) fn is_pattern(text: &str) -> bool {

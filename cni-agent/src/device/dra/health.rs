@@ -119,7 +119,7 @@ fn states(
     held: &BTreeSet<String>,
 ) -> BTreeMap<String, Option<String>> {
     let mut states: BTreeMap<String, Option<String>> = slices::named(offers, support)
-        .map(|(name, _, item)| (name, item.health.reason().map(str::to_owned)))
+        .map(|(name, _, item)| (name, item.reason().map(str::to_owned)))
         .collect();
     if held.iter().all(|name| states.contains_key(name)) {
         return states;
@@ -129,7 +129,7 @@ fn states(
         states.entry(name.clone()).or_insert_with(|| {
             let gone = || Some("it isn't known on this node any more".to_owned());
             let item = index.get(name).map(|(_, item)| item);
-            item.map_or_else(gone, |item| item.health.reason().map(str::to_owned))
+            item.map_or_else(gone, |item| item.reason().map(str::to_owned))
         });
     }
     states

@@ -7,7 +7,11 @@ use super::{
     slices::{Offers, Support},
 };
 use crate::{
-    device::{allocate::Node, host::Host, plugin},
+    device::{
+        allocate::Node,
+        host::{Host, program},
+        plugin,
+    },
     metrics::DeviceCounts,
     node::within,
     source::kubernetes::with_sources,
@@ -202,8 +206,8 @@ impl Inner {
             resources,
         } = self.plan(&asked.uid, wanted)?;
         let reset = resets
-            .iter()
-            .map(|(program, fields)| crate::device::host::run(program, fields));
+            .into_iter()
+            .map(|(program, fields)| program::run_apart(program, fields));
         for done in join_all(reset).await {
             done.map_err(|reason| format!("beforeStart: {reason}"))?;
         }

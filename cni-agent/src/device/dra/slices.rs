@@ -91,7 +91,7 @@ pub(super) fn probe() -> Device {
 pub(super) fn depends_on_support(offers: &Offers) -> bool {
     offers.values().any(|offer| {
         let is_shared = offer.rule.count > 1 && !offer.items.is_empty();
-        is_shared || offer.items.iter().any(|item| !item.health.is_healthy())
+        is_shared || offer.items.iter().any(|item| !item.is_healthy())
     })
 }
 
@@ -163,8 +163,8 @@ pub(super) fn slices(offers: &Offers, support: Support) -> (Vec<Vec<Device>>, Ve
         }
     }
     for (name, offer, item) in named(offers, support) {
-        let is_told = offer.rule.name.as_str().len() <= LONGEST_TEXT
-            && (support.taints || item.health.is_healthy());
+        let is_told =
+            offer.rule.name.as_str().len() <= LONGEST_TEXT && (support.taints || item.is_healthy());
         if is_told {
             let device = device(name.clone(), offer, item, support);
             devices.entry(name).or_insert(device);
@@ -179,7 +179,7 @@ fn device(name: String, offer: &Offer, item: &Item, support: Support) -> Device 
     let device = Device {
         name,
         attributes: Some(attributes(offer, item)),
-        taints: (!item.health.is_healthy()).then(|| vec![taint()]),
+        taints: (!item.is_healthy()).then(|| vec![taint()]),
         ..Device::default()
     };
     match offer.rule.count {
@@ -263,7 +263,7 @@ fn attributes(offer: &Offer, item: &Item) -> BTreeMap<String, DeviceAttribute> {
     put("resource", text(offer.rule.name.as_str()));
     put("id", text(DeviceId::new(&item.key, None).as_str()));
     let healthy = DeviceAttribute {
-        bool: Some(item.health.is_healthy()),
+        bool: Some(item.is_healthy()),
         ..DeviceAttribute::default()
     };
     put("healthy", Some(healthy));

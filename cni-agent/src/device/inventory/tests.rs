@@ -3,7 +3,7 @@
 use super::*;
 use crate::device::{
     found::FileKind,
-    plan::Pattern,
+    plan::{NodeRule, Pattern},
     template::Template,
     tests::{item, rule},
 };
@@ -56,6 +56,7 @@ fn what_has_the_same_value_is_one_device_with_all_its_files() {
             found("0000:02:00.0", &[("iommuGroup", "9")], &[]),
             found("0000:03:00.0", &[], &[]),
         ],
+        &|_| true,
     );
     assert_eq!(keys(&items), ["7", "9"]);
     let files: Vec<_> = items[0].files.iter().map(|file| &file.path).collect();
@@ -83,6 +84,7 @@ fn a_name_that_is_not_there_or_not_unique_is_told_and_another_taken() {
             found("other", &[], &[]),
             found("two", &[("serial", "A")], &[]),
         ],
+        &|_| true,
     );
     assert_eq!(keys(&items), ["A", "other", "two"]);
     assert_eq!(items[0].fields["id"], "A");
@@ -94,7 +96,7 @@ fn of_its_own_files_only_those_that_are_asked_for_are_given() {
     let mut rule = rule("a.io/gpu");
     rule.give.own = vec![Pattern("dri/renderD*".to_owned())];
     let files = [("/dev/dri/card0", 0), ("/dev/dri/renderD128", 128)];
-    let (items, _) = items(&rule, vec![found("gpu", &[], &files)]);
+    let (items, _) = items(&rule, vec![found("gpu", &[], &files)], &|_| true);
     let given: Vec<_> = items[0].files.iter().map(|file| file.minor).collect();
     assert_eq!(given, [128]);
 }
@@ -118,7 +120,7 @@ fn no_resource_is_larger_than_the_kubelet_likes() {
         ..rule("a.io/kvm")
     };
     let many = (0..20).map(|n| found(&format!("d{n:02}"), &[], &[]));
-    let (items, problems) = items(&shared, many.collect());
+    let (items, problems) = items(&shared, many.collect(), &|_| true);
     assert_eq!(items.len(), 10);
     assert!(problems[0].contains("20000"), "{problems:?}");
 }
@@ -163,16 +165,37 @@ proptest! {
             items = merge(&items, now, step as u64 * 10, 25);
             let healthy: BTreeSet<String> = items
                 .iter()
-                .filter(|item| item.health.is_healthy())
+                .filter(|item| item.is_healthy())
                 .map(|item| item.key.clone())
                 .collect();
             let expected: BTreeSet<String> = here.iter().map(|n| format!("d{n}")).collect();
             prop_assert_eq!(healthy, expected);
             let offer = Offer::new(rule.clone(), items.clone());
             prop_assert_eq!(offer.devices.len(), items.len() * count as usize);
-            // Gone for so long is forgotten: the last three looks are remembered.
-            let recent: BTreeSet<u8> = steps[step.saturating_sub(2)..=step].iter().flatten().copied().collect();
+            // Gone at one look and still remembered at the two that follow.
+            let recent: BTreeSet<u8> = steps[step.saturating_sub(3)..=step].iter().flatten().copied().collect();
             prop_assert_eq!(items.len(), recent.len());
         }
     }
+}
+
+#[test]
+fn one_without_what_it_is_given_with_is_given_to_nobody() {
+    let mut rule = rule("amd.com/gpu");
+    rule.give.nodes = vec![NodeRule {
+        path: Template::parse("/dev/kfd").unwrap(),
+        within: None,
+        permissions: rule.give.permissions,
+        optional: false,
+    }];
+    for is_there in [true, false] {
+        let found = vec![found("gpu", &[], &[])];
+        let (items, _) = items(&rule, found, &|_| is_there);
+        assert_eq!(items[0].is_healthy(), is_there);
+        let reason = items[0].reason().unwrap_or_default();
+        assert_eq!(reason.contains("/dev/kfd"), !is_there, "{reason}");
+    }
+    rule.give.nodes[0].optional = true;
+    let (items, _) = items(&rule, vec![found("gpu", &[], &[])], &|_| false);
+    assert!(items[0].is_healthy());
 }

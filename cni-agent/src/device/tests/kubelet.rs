@@ -30,7 +30,12 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{net::UnixListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::UnixListener,
+    sync::watch,
+    task::{AbortHandle, JoinHandle},
+    time::timeout,
+};
 use tonic::{
     Request, Response, Status,
     transport::{Channel, Endpoint, Server},
@@ -71,6 +76,8 @@ pub(super) struct Process {
 struct Client {
     api: DevicePluginClient<Channel>,
     options: DevicePluginOptions,
+    number: usize,
+    stream: AbortHandle,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -227,18 +234,22 @@ impl Process {
         }
         let mut api = DevicePluginClient::new(dial(socket).await?);
         let options = api.get_device_plugin_options(Empty {}).await?.into_inner();
-        self.memory.registrations.fetch_add(1, Ordering::SeqCst);
+        let number = self.memory.registrations.fetch_add(1, Ordering::SeqCst);
+        let (this, name, listening) = (self.share(), resource.to_owned(), api.clone());
+        let mut clients = lock(&self.clients);
+        let stream = tokio::spawn(async move { this.listen(listening, &name, number).await });
         let client = Client {
-            api: api.clone(),
+            api,
             options,
+            number,
+            stream: stream.abort_handle(),
         };
-        lock(&self.clients).insert(resource.to_owned(), client);
-        let (this, resource) = (self.share(), resource.to_owned());
-        self.spawn(async move { this.listen(api, &resource).await });
+        lock(&self.tasks).push(stream);
+        clients.insert(resource.to_owned(), client);
         Ok(options)
     }
 
-    async fn listen(&self, mut api: DevicePluginClient<Channel>, resource: &str) {
+    async fn listen(&self, mut api: DevicePluginClient<Channel>, resource: &str, number: usize) {
         if let Ok(stream) = api.list_and_watch(Empty {}).await {
             let mut stream = stream.into_inner();
             while let Some(Ok(list)) = stream.next().await {
@@ -254,7 +265,11 @@ impl Process {
             }
         }
         // As the real one: whoever is registered by now is disconnected.
-        lock(&self.clients).remove(resource);
+        if let Some(client) = lock(&self.clients).remove(resource)
+            && client.number != number
+        {
+            client.stream.abort();
+        }
         self.memory.known.send_modify(|all| {
             for healthy in all.entry(resource.to_owned()).or_default().values_mut() {
                 *healthy = false;

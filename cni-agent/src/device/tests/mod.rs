@@ -2,6 +2,7 @@
 
 mod kubelet;
 mod restarts;
+mod whole;
 
 use super::{
     host::Host,
@@ -75,6 +76,7 @@ fn offer(name: &str, count: usize) -> Offer {
 struct Agent {
     offers: watch::Sender<Arc<Offer>>,
     until: Arc<watch::Sender<()>>,
+    streams: watch::Receiver<usize>,
     standing: watch::Receiver<Standing>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -88,6 +90,8 @@ impl Agent {
         let eyes = tokio::spawn(watch_kubelet(way.watched().to_owned(), folder));
         let offers = watch::Sender::new(Arc::new(offer));
         let until = Arc::new(watch::Sender::new(()));
+        let streams = watch::Sender::new(0);
+        let open = streams.subscribe();
         let standing = watch::Sender::new(Standing::default());
         let shown = standing.subscribe();
         let (stop, stopped) = Shutdown::new();
@@ -97,7 +101,7 @@ impl Agent {
                 offers: offers.subscribe(),
                 host: Arc::new(Host::default()),
                 counts: DeviceCounts::default(),
-                streams: watch::Sender::new(0),
+                streams,
                 until: until.subscribe(),
             },
             until: until.clone(),
@@ -108,6 +112,7 @@ impl Agent {
         Self {
             offers,
             until,
+            streams: open,
             standing: shown,
             stop,
             task: tokio::spawn(registration::run(served, stopped)),

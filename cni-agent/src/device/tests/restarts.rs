@@ -134,9 +134,10 @@ async fn what_ends_the_streams_has_it_registered_once_more() {
     let folder = tempfile::tempdir().unwrap();
     let kubelet = Kubelet::new(folder.path());
     let process = kubelet.start();
-    let agent = Agent::begin(register(&kubelet), offer(NAME, 1));
-    has(&kubelet, 1).await;
-    for _ in 0..5 {
+    let mut agent = Agent::begin(register(&kubelet), offer(NAME, 1));
+    for _ in 0..20 {
+        let open = agent.streams.wait_for(|open| *open > 0);
+        timeout(PATIENCE, open).await.expect("a stream").unwrap();
         let before = kubelet.registrations();
         agent.until.send_replace(());
         let again = async {
@@ -145,8 +146,8 @@ async fn what_ends_the_streams_has_it_registered_once_more() {
             }
         };
         timeout(PATIENCE, again).await.expect("registered again");
-        has(&kubelet, 1).await;
     }
+    has(&kubelet, 1).await;
     agent.end().await;
     process.kill().await;
 }

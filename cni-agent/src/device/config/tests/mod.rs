@@ -2,6 +2,7 @@
 //! instead.
 
 mod bad;
+mod docs;
 mod watched;
 
 use super::*;
@@ -205,6 +206,15 @@ fn defaults_follow_from_the_rest() {
     assert!(dra.give.write_cdi && dra.give.groups == Groups::OfFiles);
     let cdi = of("  find: [{cdi: vendor.com/gpu}]\n");
     assert_eq!(cdi.give.cdi, [template("{cdi}")]);
+    let none = [Pattern(String::new())];
+    assert_eq!(cdi.give.own, none, "its specification gives the files");
+    let both = of("  find: [{cdi: vendor.com/gpu, name: GPU-*}, {path: /dev/x}]\n");
+    assert!(both.give.own.is_empty() && both.give.cdi.is_empty());
+    let daemon = of(
+        "  find: [{path: /dev/x}]\n  give: {own: [], environment: {\"QAT{index}\": \"{pci}\"}}\n",
+    );
+    assert_eq!(daemon.give.own, none);
+    assert!(daemon.give.environment.contains_key("QAT{index}"));
     let fast = of("  find: [{path: /dev/x}]\n  health: {command: [/bin/check], every: 2s}\n");
     assert_eq!(
         fast.health.command.unwrap().deadline,

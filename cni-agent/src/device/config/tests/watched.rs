@@ -1,6 +1,6 @@
 //! The configuration as files on a disk: what comes, changes, breaks and goes.
 
-use super::super::watched::{Configured, Watched};
+use super::super::watched::{Configuration, Configured};
 use super::name;
 use std::{
     fs,
@@ -18,8 +18,8 @@ fn resource(name: &str) -> String {
     format!("resources:\n- name: a.io/{name}\n  find: [{{path: /dev/{name}}}]\n")
 }
 
-fn open(place: &Path, state: &Path) -> (Watched, watch::Receiver<Arc<Configured>>) {
-    let watched = Watched::open(Some(place), &[], &state.join("device-config.json"));
+fn open(place: &Path, state: &Path) -> (Configuration, watch::Receiver<Arc<Configured>>) {
+    let watched = Configuration::watch(place, &[], state);
     let receiver = watched.subscribe();
     (watched, receiver)
 }
@@ -212,8 +212,8 @@ async fn what_can_not_be_read_changes_nothing() {
 #[tokio::test]
 async fn presets_of_the_command_line_need_no_file() {
     let root = tempfile::tempdir().unwrap();
-    let copy = root.path().join("device-config.json");
-    let watched = Watched::open(None, &["kvm".to_owned()], &copy);
+    let nowhere = root.path().join("devices");
+    let watched = Configuration::watch(&nowhere, &["kvm".to_owned()], root.path());
     let now = watched.subscribe().borrow().clone();
     assert!(
         now.plan
@@ -221,7 +221,7 @@ async fn presets_of_the_command_line_need_no_file() {
             .contains_key(&name("devices.kubevirt.io/kvm"))
     );
     // One that is mistyped later refuses the whole, and the last good one stays.
-    let mistyped = Watched::open(None, &["kwm".to_owned()], &copy);
+    let mistyped = Configuration::watch(&nowhere, &["kwm".to_owned()], root.path());
     let now = mistyped.subscribe().borrow().clone();
     assert!(
         now.plan

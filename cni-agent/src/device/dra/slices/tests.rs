@@ -231,7 +231,7 @@ proptest! {
         shares in any::<bool>(),
     ) {
         let support = Support { taints, shares };
-        let is_told = |item: &&Item| taints || item.health.is_healthy();
+        let is_told = |item: &&Item| taints || item.is_healthy();
         let each = if shares { 1 } else { count as usize };
         let expected = one.iter().filter(is_told).count() + two.iter().filter(is_told).count() * each;
         let offers = offers(vec![("a.io/x", 1, one), ("b.io/x", count, two)]);
@@ -246,7 +246,7 @@ proptest! {
             for device in slice {
                 prop_assert!(is_label(&device.name), "{}", device.name);
                 let (_, item) = index[&device.name];
-                prop_assert_eq!(device.taints.is_none(), item.health.is_healthy());
+                prop_assert_eq!(device.taints.is_none(), item.is_healthy());
                 let attributes = device.attributes.as_ref().unwrap();
                 prop_assert!(attributes.len() + device.capacity.iter().flatten().count() <= 32);
                 for (name, value) in attributes {

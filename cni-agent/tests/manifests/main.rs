@@ -2,6 +2,8 @@
 //! for the test that asks helm.
 #![expect(clippy::unwrap_used, reason = "a test's helper may panic")]
 
+mod parts;
+
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, ServiceAccount},
@@ -179,7 +181,11 @@ fn the_pod_has_few_rights_and_its_files_where_the_plugin_looks() {
 #[test]
 fn manifests_and_chart_are_of_this_version() {
     let image = format!("ghcr.io/fairlead/fairlead:{VERSION}");
-    for file in ["fairlead.yaml", "uninstall.yaml"] {
+    for file in [
+        "fairlead.yaml",
+        "uninstall.yaml",
+        "devices/example/daemonset.yaml",
+    ] {
         let set = &objects(&text(file))["DaemonSet"];
         let container = &set["spec"]["template"]["spec"]["containers"][0];
         assert_eq!(container["image"], image.as_str(), "{file}");
@@ -250,24 +256,28 @@ fn the_templates_say_what_the_manifest_says() {
         "requests:",
     ];
     assert_eq!(missing, from_values);
-    let of_volumes = lines(text("storage/agent.yaml"));
-    let known: BTreeSet<String> = manifest.union(&of_volumes).cloned().collect();
+    let of_parts = ["storage", "devices"].map(|part| lines(text(&format!("{part}/agent.yaml"))));
+    let of_parts: BTreeSet<String> = of_parts.into_iter().flatten().collect();
+    let configuration = lines(text("devices/configuration.yaml"));
+    let known: BTreeSet<String> = manifest.union(&of_parts).cloned().collect();
+    let known: BTreeSet<String> = known.union(&configuration).cloned().collect();
     let more = templates.difference(&known);
     let more: Vec<_> = more.filter(|line| !line.contains("{{")).collect();
-    let of_the_chart = [
-        "FAIRLEAD_PARTS: network,csi",
-        "annotations:",
-        "imagePullSecrets:",
-    ];
-    assert_eq!(more, of_the_chart);
-    let missing: Vec<_> = of_volumes.difference(&templates).collect();
-    let from_values = [
-        "mountPath: /var/lib/kubelet",
-        "namespace: kube-system",
-        "path: /var/lib/fairlead/volumes",
-        "path: /var/lib/kubelet",
-    ];
+    assert_eq!(more, ["annotations:", "imagePullSecrets:"]);
+    let by_values = |line: &&String| {
+        let path = line.strip_prefix("path: ");
+        let path = path.or_else(|| line.strip_prefix("mountPath: "));
+        path.is_some_and(|path| path.starts_with("/var/lib/kubelet/"))
+    };
+    let missing = of_parts.difference(&templates);
+    let missing: Vec<_> = missing.filter(|line| !by_values(line)).collect();
+    let from_values = ["namespace: kube-system", "path: /var/lib/fairlead/volumes"];
     assert_eq!(missing, from_values);
+    // Below the kubelet's folder, which is a value.
+    for line in of_parts.iter().filter(by_values) {
+        let line = line.replace("/var/lib/kubelet/", "{{ .Values.kubeletDir }}/");
+        assert!(templates.contains(&line), "{line}");
+    }
 }
 
 #[test]

@@ -1,0 +1,171 @@
+//! One resource while it is served: what changes it, and what the kubelet is told then.
+
+use super::{
+    found::{Findings, Found},
+    inventory::{Health, Item, Offer, id_of, items, merge},
+    name::ResourceName,
+    plan::{By, Rule},
+    plugin,
+    registration::Standing,
+    tell::{News, Teller},
+};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{sync::watch, task::JoinHandle, time::Instant};
+
+/// What a look found of one resource.
+pub(super) struct Sight {
+    pub(super) name: ResourceName,
+    pub(super) findings: Findings,
+    pub(super) items: Vec<Item>,
+}
+
+/// One resource while it is served.
+pub(super) struct Resource {
+    pub(super) offers: watch::Sender<Arc<Offer>>,
+    pub(super) until: Arc<watch::Sender<()>>,
+    pub(super) standing: watch::Receiver<Standing>,
+    pub(super) stop: watch::Sender<bool>,
+    pub(super) task: JoinHandle<()>,
+    pub(super) findings: Findings,
+    /// When the example's devices are made anew.
+    pub(super) renewal: Option<Instant>,
+}
+
+impl Resource {
+    /// Tells the kubelet what there is from now on.
+    pub(super) fn offer(&self, offer: Offer, teller: &Teller) {
+        self.offers.send_if_modified(|current| {
+            let differs = **current != offer;
+            if differs {
+                tell(current, &offer, teller);
+                *current = Arc::new(offer);
+            }
+            differs
+        });
+    }
+
+    /// Goes on by another rule.
+    pub(super) fn change(&mut self, rule: Arc<Rule>) {
+        let before = self.offers.borrow().clone();
+        if *before.rule == *rule {
+            return;
+        }
+        tracing::info!(resource = %rule.name, "a resource has another configuration");
+        self.renewal = random(&rule).map(|_| Instant::now());
+        let offer = Offer::new(rule, before.items.clone());
+        let anew = plugin::options(&offer) != plugin::options(&before);
+        self.offers.send_replace(Arc::new(offer));
+        if anew {
+            // The kubelet asks what a plugin can when it takes it.
+            self.until.send_replace(());
+        }
+    }
+
+    /// Takes what a look found; what changed by it.
+    pub(super) fn found(&mut self, sight: Sight, at: u64, is_expected: bool) -> Option<Offer> {
+        let Sight {
+            findings,
+            items: now,
+            ..
+        } = sight;
+        let before = self.offers.borrow().clone();
+        let rule = before.rule.clone();
+        if findings.problems != self.findings.problems {
+            for problem in &findings.problems {
+                tracing::warn!(resource = %rule.name, problem, "devices");
+            }
+        }
+        self.findings = findings;
+        let mut merged = merge(&before.items, now, at, rule.health.forget.as_secs());
+        if is_expected {
+            // Its driver may come to it yet.
+            for item in &mut merged {
+                let was = before.items.iter().find(|one| one.key == item.key);
+                if let (Health::Gone { .. }, Some(was)) = (&item.health, was) {
+                    item.health.clone_from(&was.health);
+                }
+            }
+        }
+        let offer = Offer::new(rule, merged);
+        (offer != *before).then_some(offer)
+    }
+
+    /// Others in place of the example's devices.
+    pub(super) fn renew(&mut self, at: Instant) -> Offer {
+        let (offer, due) = made_up_of(&self.offers.borrow(), at);
+        self.renewal = Some(due);
+        offer
+    }
+
+    /// Ends its plugin; `is_planned`: the resource is not to be any more.
+    pub(super) async fn end(self, is_planned: bool) {
+        if is_planned {
+            let rule = self.offers.borrow().rule.clone();
+            self.offers
+                .send_replace(Arc::new(Offer::new(rule, Vec::new())));
+        }
+        self.stop.send_replace(true);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "a resource's plugin ended badly");
+        }
+    }
+}
+
+/// The example's devices, and until when: some, with names that nobody has seen; those before are given still to who asks
+/// late.
+pub(super) fn made_up_of(before: &Offer, at: Instant) -> (Offer, Instant) {
+    let rule = before.rule.clone();
+    let (least, most, every) = random(&rule).unwrap_or_default();
+    let spread = u64::from(most.saturating_sub(least)) + 1;
+    let chance = u64::from_str_radix(&plugin::random(), 16).unwrap_or_default();
+    let count = u64::from(least) + chance % spread;
+    let found = (0..count).map(|_| {
+        let key = plugin::random();
+        Found {
+            fields: [("name".to_owned(), key.clone())].into(),
+            key,
+            ..Found::default()
+        }
+    });
+    let (items, _) = items(&rule, found.collect(), &|_| true);
+    let mut offer = Offer::new(rule, items);
+    offer.passing.clone_from(&before.items);
+    (offer, at + every)
+}
+
+/// Of the example: how many, and for how long.
+pub(super) fn random(rule: &Rule) -> Option<(u32, u32, Duration)> {
+    match rule.find.first().map(|finder| &finder.by) {
+        Some(By::Random { least, most, every }) => Some((*least, *most, *every)),
+        _ => None,
+    }
+}
+
+/// Says what became of devices.
+fn tell(before: &Offer, now: &Offer, teller: &Teller) {
+    if random(&now.rule).is_some() {
+        return;
+    }
+    let known: BTreeMap<&str, &Item> = before.items.iter().map(|item| (&*item.key, item)).collect();
+    for item in &now.items {
+        let was = known.get(&*item.key).map(|item| item.is_healthy());
+        let (resource, device) = (&now.rule.name, &item.key);
+        match (was, item.is_healthy()) {
+            (Some(was), is) if was == is => {}
+            (None, true) => tracing::info!(%resource, device, "a device is there"),
+            (_, true) => tracing::info!(%resource, device, "a device is healthy again"),
+            (_, false) => {
+                let reason = item.reason().unwrap_or_default();
+                tracing::warn!(%resource, device, reason, "a device is not healthy");
+                let shares = 0..now.rule.count;
+                teller.tell(News::Unhealthy {
+                    resource: resource.clone(),
+                    ids: shares
+                        .map(|share| id_of(&now.rule, device, share))
+                        .collect(),
+                    reason: reason.to_owned(),
+                });
+            }
+        }
+    }
+}

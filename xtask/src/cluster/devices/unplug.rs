@@ -1,0 +1,91 @@
+//! A device that goes while a pod has it, and comes back.
+
+use super::{
+    super::place::Cluster,
+    NODE,
+    consumer::{self, stays},
+    install::{COUNT, NULL, names},
+    kubelet::Kubelet,
+    node,
+    watch::{Numbers, Watch},
+};
+use anyhow::{Context, Result, ensure};
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
+
+/// From the device's end until the kubelet knows it.
+const SOON: Duration = Duration::from_secs(1);
+/// What is free is tried this often.
+const TIMES: usize = 5;
+
+pub(super) fn run(cluster: &Cluster) -> Result<Vec<String>> {
+    let kubelet = Kubelet::of(cluster, NODE)?;
+    let all = kubelet.has(NULL, COUNT)?;
+    let pod = stays("unplugged", &[(NULL, 1)]);
+    pod.run(cluster)?;
+    let file = consumer::told(cluster, "unplugged")?;
+    let life = consumer::life(cluster, "unplugged")?;
+    let other = names("null").find(|name| *name != file);
+    let other = other.context("another device")?;
+    let watch = Watch::begin(cluster, NULL)?;
+    let whole = Numbers::new(COUNT as u64, COUNT as u64);
+    watch.until(whole)?;
+
+    let (mut gone, mut back) = (Vec::new(), Vec::new());
+    let mut nodes = Vec::new();
+    for time in 0..TIMES {
+        // The pod's own one every other time.
+        let path = if time % 2 == 0 { &file } else { &other };
+        let begin = Instant::now();
+        node::unplug(cluster, path)?;
+        let left = soon(&kubelet, COUNT - 1, begin, &mut gone)?;
+        ensure!(left.is_subset(&all), "{left:?} are not of {all:?}");
+        // Its capacity stays: it is unhealthy, not forgotten.
+        nodes.push(watch.until(Numbers::new(COUNT as u64 - 1, COUNT as u64))?);
+        let begin = Instant::now();
+        node::plug(cluster, path)?;
+        let again = soon(&kubelet, COUNT, begin, &mut back)?;
+        ensure!(again == all, "{again:?} are not {all:?}");
+        nodes.push(watch.until(whole)?);
+    }
+    ensure!(
+        consumer::life(cluster, "unplugged")? == life,
+        "the pod's container is another one"
+    );
+    consumer::gone(cluster, "unplugged")?;
+    let longest = |times: &[Duration]| {
+        let longest = times.iter().max().copied().unwrap_or_default();
+        longest.as_millis()
+    };
+    Ok(vec![
+        format!(
+            "{TIMES} times gone, known to the kubelet within {} ms; back within {} ms",
+            longest(&gone),
+            longest(&back)
+        ),
+        format!(
+            "the Node object has it within {} ms more, and its capacity stays {COUNT}; the pod runs on",
+            longest(&nodes)
+        ),
+    ])
+}
+
+/// Asks the kubelet until it has so many; how long that took since `begin` is kept.
+fn soon(
+    kubelet: &Kubelet,
+    count: usize,
+    begin: Instant,
+    times: &mut Vec<Duration>,
+) -> Result<BTreeSet<String>> {
+    loop {
+        let now = kubelet.allocatable(NULL)?;
+        if now.len() == count {
+            times.push(begin.elapsed());
+            return Ok(now);
+        }
+        let late = begin.elapsed() > SOON;
+        ensure!(!late, "{} devices after {SOON:?}, not {count}", now.len());
+    }
+}
