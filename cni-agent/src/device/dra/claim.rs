@@ -217,7 +217,7 @@ fn give(offer: &Offer, items: &[&Item], node: &Node<'_>) -> Result<allocate::Giv
         },
         ..Rule::clone(&offer.rule)
     };
-    let items: Vec<Item> = items.iter().map(|item| Item::clone(item)).collect();
+    let items: Vec<Item> = items.iter().copied().cloned().collect();
     let ids: Vec<DeviceId> = items
         .iter()
         .map(|item| DeviceId::new(&item.key, None))

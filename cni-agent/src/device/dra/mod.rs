@@ -14,6 +14,8 @@ mod publish;
 mod registering;
 mod service;
 mod slices;
+#[cfg(test)]
+mod tests;
 
 pub(super) use slices::Offers;
 
@@ -31,6 +33,12 @@ use slices::Support;
 use std::{sync::Arc, time::Duration};
 use tokio::{sync::watch, time::sleep};
 
+/// Least time between two rounds of writes, and from one try to the next: however often devices come and go, the API server
+/// has little to do with it.
+#[cfg(not(test))]
+const PACE: Duration = Duration::from_secs(1);
+#[cfg(test)]
+const PACE: Duration = Duration::from_millis(10);
 /// Pause before a client of the API server is made again.
 const PAUSE: Duration = Duration::from_secs(5);
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);

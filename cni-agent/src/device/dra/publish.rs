@@ -2,6 +2,7 @@
 //! mended: the kubelet deletes all at its start, and those of a driver that was away for half a minute.
 
 use super::{
+    PACE,
     diff::{self, Slices, Write},
     slices::{self, DRIVER, Offers, Support},
 };
@@ -28,10 +29,7 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Between two rounds of writes: however often devices come and go, the API server has little to do with it.
-const PACE: Duration = Duration::from_secs(1);
-/// Pauses after a write that failed.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause after a write that failed.
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// Without a fault for so long, a watch that was begun again is taken for whole: it says nothing until something changes.
 const CALM: Duration = Duration::from_secs(10);
@@ -54,7 +52,6 @@ pub(super) struct Publisher {
     is_probed: bool,
     generation: i64,
     problems: Vec<String>,
-    pace: Duration,
 }
 
 impl Publisher {
@@ -77,14 +74,7 @@ impl Publisher {
             is_probed: false,
             generation: 0,
             problems: Vec::new(),
-            pace: PACE,
         }
-    }
-
-    /// The same with other pauses.
-    #[cfg(test)]
-    pub(super) fn paced(self, pace: Duration) -> Self {
-        Self { pace, ..self }
     }
 
     /// Keeps them until nobody offers devices any more.
@@ -93,7 +83,7 @@ impl Publisher {
         let config = Config::default().fields(&own).any_semantic();
         let stream = watcher(self.slices.clone(), config).default_backoff();
         pin_mut!(stream);
-        let mut pause = FIRST_PAUSE;
+        let mut pause = PACE;
         let mut free = Instant::now();
         let mut due = Some(free);
         loop {
@@ -101,12 +91,18 @@ impl Publisher {
             tokio::select! {
                 event = stream.next() => match event {
                     Some(Ok(event)) => {
+                        if matches!(event, Event::InitDone) {
+                            // Whatever was in the way, it answers again.
+                            (due, pause) = (None, PACE);
+                        }
                         if self.take(event) {
                             due = due.or(Some(free));
                         }
                     }
                     Some(Err(error)) => {
                         self.fail(watch_fault(&error));
+                        // It may come again as another, of another version.
+                        self.is_probed = false;
                         due = due.or(Some(Instant::now() + CALM));
                     }
                     None => return,
@@ -117,16 +113,16 @@ impl Publisher {
                 },
                 () = sleep_until(next.unwrap_or(free)), if next.is_some() => {
                     let done = self.round().await;
-                    free = Instant::now() + self.pace;
+                    free = Instant::now() + PACE;
                     due = match done {
                         Ok(is_done) => {
-                            pause = FIRST_PAUSE;
+                            pause = PACE;
                             self.well();
                             (!is_done).then_some(free)
                         }
                         Err(error) => {
                             self.fail(write_fault(&error));
-                            let again = Instant::now() + pause.max(self.pace);
+                            let again = Instant::now() + pause;
                             pause = (pause * 2).min(LAST_PAUSE);
                             Some(again)
                         }
@@ -142,7 +138,6 @@ impl Publisher {
         match event {
             Event::Init => {
                 self.listing = Slices::new();
-                // It may be another one, of another version.
                 self.is_probed = false;
                 false
             }

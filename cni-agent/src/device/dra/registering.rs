@@ -6,7 +6,7 @@
 //! own; and the kubelet, which waits half a minute for a driver before it deletes its slices, takes a socket that was made
 //! anew for the same driver.
 
-use super::{health, service::Service, slices::DRIVER};
+use super::{PACE, health, service::Service, slices::DRIVER};
 use crate::{
     device::registration::{Identity, identity},
     grpc::{
@@ -37,8 +37,7 @@ const KIND: &str = "DRAPlugin";
 /// Interfaces that answer, as the kubelet (1.34 and later) compares them.
 pub(super) const VERSIONS: [&str; 2] = ["v1.DRAPlugin", "v1alpha1.DRAResourceHealth"];
 
-/// Pauses before a kubelet that refuses the driver is asked again.
-const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// Longest pause before a kubelet that refuses the driver is asked again.
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// Between two looks whether the sockets are there.
 const LOOK: Duration = Duration::from_secs(1);
@@ -48,7 +47,6 @@ pub(super) struct Registering {
     kubelet_dir: PathBuf,
     service: Service,
     taken: watch::Sender<Taken>,
-    first_pause: Duration,
 }
 
 /// A socket that is ours as long as it is this one.
@@ -69,16 +67,6 @@ impl Registering {
             kubelet_dir: kubelet_dir.to_owned(),
             service,
             taken,
-            first_pause: FIRST_PAUSE,
-        }
-    }
-
-    /// The same with other pauses.
-    #[cfg(test)]
-    pub(super) fn paced(self, first_pause: Duration) -> Self {
-        Self {
-            first_pause,
-            ..self
         }
     }
 
@@ -96,13 +84,13 @@ impl Registering {
 
     /// Again and again, where the kubelet refuses the driver, or a socket is gone.
     async fn keep(&self, current: &mut Option<Serving>) {
-        let mut pause = self.first_pause;
+        let mut pause = PACE;
         loop {
             match self.begin() {
                 Ok(serving) => {
                     let serving = current.insert(serving);
                     if self.attend(serving).await {
-                        pause = self.first_pause;
+                        pause = PACE;
                     }
                     if let Some(serving) = current.take() {
                         self.end(serving).await;
