@@ -6,6 +6,7 @@
 
 mod chart;
 mod cni;
+mod devices;
 mod figures;
 mod paths;
 mod policy;
@@ -74,6 +75,8 @@ enum Part {
     Policy,
     /// Volumes beside a bare directory.
     Storage,
+    /// Devices beside a bare gRPC server.
+    Devices,
 }
 
 impl Part {
@@ -200,6 +203,17 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             Some(storage::measure(&session, &binaries, extent, &say)?)
         }
     };
+    let devices = match wanted(Part::Devices) {
+        false => None,
+        true => {
+            let extent = devices::Extent {
+                rounds,
+                time,
+                quick: args.quick,
+            };
+            Some(devices::measure(&session, &binaries, extent, &say)?)
+        }
+    };
     say("done");
 
     let parts = Parts {
@@ -207,6 +221,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         services,
         policies,
         storage,
+        devices,
     };
     report::write(&dir, &series, &parts, time, &machine)?;
     if !series.is_empty() {
@@ -227,6 +242,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if let Some(all) = &parts.storage {
         storage::draw(&dir, all)?;
         println!("Volumes\n\n{}", storage::tables(all));
+    }
+    if let Some(all) = &parts.devices {
+        devices::draw(&dir.join("devices.svg"), all)?;
+        println!("Devices\n\n{}", devices::tables(all));
     }
     match rounds {
         0..JUDGED => println!("Aims are not judged by fewer than {JUDGED} rounds.\n"),
@@ -249,7 +268,9 @@ scheduler accounts to both ends and to ksoftirqd; other processes of the machine
 That time holds soft interrupts too, unless the kernel accounts them apart
 (CONFIG_IRQ_TIME_ACCOUNTING). CNI calls: from before the exec to the parsed answer; whole rounds are
 resampled. Shim: peak (VmHWM) while it waits for the agent. Volumes: fio with libaio and direct I/O on
-written blocks, the pool's file system in a file of the machine's.";
+written blocks, the pool's file system in a file of the machine's. Devices: calls over Unix sockets, one
+after the other, from the request to the decoded answer; each percentile is one round's, and compared with
+the bare server's in it.";
 
 /// What the figures depend on beside the code.
 #[derive(serde::Serialize)]

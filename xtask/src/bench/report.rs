@@ -3,6 +3,7 @@
 use super::{
     Machine,
     cni::Cni,
+    devices::Devices,
     figures::{Figure, LOADS},
     paths::Place,
     policy::Policies,
@@ -221,6 +222,7 @@ pub(super) struct Parts {
     pub(super) services: Option<Services>,
     pub(super) policies: Option<Policies>,
     pub(super) storage: Option<Storage>,
+    pub(super) devices: Option<Devices>,
 }
 
 #[derive(Serialize)]

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::{
     io::{BufRead, BufReader, Write},
     net::IpAddr,
-    path::Path,
+    path::{Path, PathBuf},
     process::{ChildStdin, ChildStdout, Command, Stdio},
     time::Duration,
 };
@@ -31,6 +31,11 @@ enum Role {
     Serve {
         #[arg(long)]
         cpu: usize,
+    },
+    /// Serve devices from constants to a kubelet's folder, until ended.
+    Devices {
+        #[arg(long)]
+        kubelet: PathBuf,
     },
     /// Send one load and print its outcome.
     Load {
@@ -69,6 +74,7 @@ pub(crate) fn run(args: Args) -> Result<()> {
                 writeln!(out, "{}", cpu_nanos())?;
             }
         }
+        Role::Devices { kubelet } => super::devices::bare::serve(&kubelet)?,
         Role::Load {
             cpu,
             target,
