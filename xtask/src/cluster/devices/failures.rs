@@ -6,7 +6,7 @@ use super::{
     consumer::{self, stays},
     install::{COUNT, NULL, SINGLE, SINGLE_FILE, names},
     kubelet::Kubelet,
-    lives::Away,
+    lives::{Away, Subject},
     node,
     watch::{Numbers, Watch},
 };
@@ -99,12 +99,18 @@ pub(super) fn stopped(cluster: &Cluster) -> Result<String> {
     let watch = Watch::begin(cluster, NULL)?;
     let whole = Numbers::new(COUNT as u64, COUNT as u64);
     watch.until(whole)?;
+    let mut subject = Subject::begin(cluster, "stopped")?;
     let away = Away::begin(cluster)?;
     let gone = watch.until(Numbers::new(0, COUNT as u64))?;
+    // What a container has needs no agent, also when it is started anew.
+    subject.restart()?;
+    subject.keeps()?;
     away.end()?;
     let back = watch.until(whole)?;
+    subject.keeps()?;
     Ok(format!(
-        "0/{COUNT} {:.1} s after the agent's end, {COUNT}/{COUNT} {:.1} s after the next one was ready",
+        "0/{COUNT} {:.1} s after the agent's end, {COUNT}/{COUNT} {:.1} s after the next one was ready; a container that ended \
+         meanwhile was started anew with its device",
         gone.as_secs_f64(),
         back.as_secs_f64()
     ))

@@ -36,11 +36,8 @@ pub(super) fn run(cluster: &Cluster, volumes: bool) -> Result<()> {
         node::plug(cluster, &name)?;
     }
     // Devices before volumes or after: the order doesn't matter.
-    let parts: &[&str] = match volumes {
-        true => &["devices", "storage", "storage/claims"],
-        false => &["devices"],
-    };
-    parts::apply(cluster, "devices", parts, LIMIT)?;
+    let parts = [&["devices"], others(volumes)].concat();
+    parts::apply(cluster, "devices", &parts, LIMIT)?;
     configure(cluster, &whole())?;
     parts::rolled_out(cluster, "daemonset/fairlead", LIMIT)?;
     let kubelet = Kubelet::of(cluster, NODE)?;
@@ -49,6 +46,14 @@ pub(super) fn run(cluster: &Cluster, volumes: bool) -> Result<()> {
     }
     println!("installed: {}", parts.join(", "));
     Ok(())
+}
+
+/// Parts beside it.
+fn others(volumes: bool) -> &'static [&'static str] {
+    match volumes {
+        true => &["storage", "storage/claims"],
+        false => &[],
+    }
 }
 
 /// Names of the devices of a kind.
@@ -95,7 +100,7 @@ pub(super) fn configure(cluster: &Cluster, resources: &Value) -> Result<()> {
 ///
 /// # Errors
 /// What stays.
-pub(super) fn undo(cluster: &Cluster) -> Result<()> {
+pub(super) fn undo(cluster: &Cluster, volumes: bool) -> Result<()> {
     configure(cluster, &json!([]))?;
     let kubelet = Kubelet::of(cluster, NODE)?;
     for resource in [NULL, CDI, SINGLE] {
@@ -109,7 +114,7 @@ pub(super) fn undo(cluster: &Cluster) -> Result<()> {
         Ok(left.is_empty().then_some(()))
     })
     .with_context(|| format!("left: {left:?}"))?;
-    parts::apply(cluster, "devices", &[], LIMIT)?;
+    parts::apply(cluster, "devices", others(volumes), LIMIT)?;
     let words = [
         "delete",
         "configmap",

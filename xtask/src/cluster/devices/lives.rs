@@ -21,7 +21,7 @@ use std::{fs, time::Instant};
 const ONE: [(&str, usize); 1] = [(NULL, 1)];
 
 /// A pod with a device, and what is known of it.
-struct Subject<'a> {
+pub(super) struct Subject<'a> {
     cluster: &'a Cluster,
     kubelet: Kubelet,
     name: &'static str,
@@ -31,7 +31,7 @@ struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    fn begin(cluster: &'a Cluster, name: &'static str) -> Result<Self> {
+    pub(super) fn begin(cluster: &'a Cluster, name: &'static str) -> Result<Self> {
         let kubelet = Kubelet::of(cluster, NODE)?;
         kubelet.has(NULL, COUNT)?;
         stays(name, &ONE).run(cluster)?;
@@ -49,7 +49,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Ends its container, and waits until another one is there.
-    fn restart(&mut self) -> Result<()> {
+    pub(super) fn restart(&mut self) -> Result<()> {
         let pid = process(&mark(self.name))?
             .context("its process is there")?
             .pid;
@@ -63,7 +63,7 @@ impl<'a> Subject<'a> {
     }
 
     /// Its device is the same for the container, for the kubelet and on the node; its container is the same one.
-    fn keeps(&self) -> Result<()> {
+    pub(super) fn keeps(&self) -> Result<()> {
         self.kubelet.holds(NULL, &self.held)?;
         let told = log(self.cluster, self.name, "consumer")?;
         ensure!(

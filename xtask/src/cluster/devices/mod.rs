@@ -39,7 +39,7 @@ pub(crate) struct Args {
     /// Where the random moments of `restarts` begin; it prints it.
     #[arg(long)]
     seed: Option<u64>,
-    /// Beside volumes, in one agent.
+    /// Beside volumes, in one agent; they stay.
     #[arg(long)]
     volumes: bool,
     /// Install it, and no more.
@@ -112,7 +112,7 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
         // The next one finds every device free.
         consumer::none(cluster)?;
     }
-    let left = pods::remove(cluster, SPACE).and_then(|()| install::undo(cluster));
+    let left = pods::remove(cluster, SPACE).and_then(|()| install::undo(cluster, args.volumes));
     ensure!(
         failed.is_empty(),
         "steps that do not hold: {}",
