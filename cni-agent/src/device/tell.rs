@@ -90,8 +90,8 @@ fn unhealthy(
     holders.dedup();
     let whose = match holders.as_slice() {
         [] => String::new(),
-        [some @ ..] if some.len() <= MOST_NAMED => format!(" ({} has it)", some.join(", ")),
-        [some @ ..] => format!(
+        some if some.len() <= MOST_NAMED => format!(" ({} has it)", some.join(", ")),
+        some => format!(
             " ({} and {} more have it)",
             some[..MOST_NAMED].join(", "),
             some.len() - MOST_NAMED
