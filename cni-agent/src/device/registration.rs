@@ -247,6 +247,8 @@ async fn keep(served: &Served, current: &mut Option<Serving>) {
             Ok(serving) => {
                 let serving = current.insert(serving);
                 attend(served, serving, &mut pause).await;
+                // However long the kubelet was away: it is back, and removed our socket.
+                pause = FIRST_PAUSE;
                 if serving.has_rival() {
                     let why = format!(
                         "another process serves {name} at {}: end it, or take the resource out of one configuration",
