@@ -19,8 +19,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// Between two changes: longer than the agent's pause between two looks, so that each is a first one.
-const REST: Duration = Duration::from_millis(60);
+/// Between two changes: longer than two of the agent's pauses between looks, so that each change is seen at once.
+const REST: Duration = Duration::from_millis(150);
 /// How long a tenth is away, and there again, while calls are made.
 const AWAY: Duration = Duration::from_millis(100);
 
