@@ -2,13 +2,14 @@
 //! clusters hold it.
 
 mod fuse;
+mod kernel;
 mod kvm;
 mod tun;
 
 use anyhow::{Context, Result};
 use rustix::{
     process::{getegid, geteuid},
-    thread::{UnshareFlags, unshare_unsafe},
+    thread::UnshareFlags,
 };
 use std::fs;
 
@@ -45,11 +46,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 /// A user namespace of this process, in which it is root, and others that belong to it: without any right outside.
-#[expect(unsafe_code, reason = "the kernel's call has no safe wrapper")]
 fn own_namespaces(others: UnshareFlags) -> Result<()> {
     let (user, group) = (geteuid().as_raw(), getegid().as_raw());
-    // SAFETY: no thread shares this process's memory or files yet, and it keeps no file that is only another namespace's.
-    unsafe { unshare_unsafe(UnshareFlags::NEWUSER | others) }
+    kernel::unshare(UnshareFlags::NEWUSER | others)
         .context("a user namespace of its own (unshare)")?;
     fs::write("/proc/self/setgroups", "deny")?;
     fs::write("/proc/self/uid_map", format!("0 {user} 1"))?;
