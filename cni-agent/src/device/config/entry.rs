@@ -94,7 +94,7 @@ pub(super) fn rule(at: &At<'_>, origin: &str) -> Option<Rule> {
         find.as_deref(),
         group_by.as_ref(),
         id.as_ref(),
-        (count, serve),
+        serve,
     );
     let rule = Rule {
         name: name?,
@@ -283,7 +283,7 @@ fn agrees(
     find: Option<&[Finder]>,
     group_by: Option<&Option<Template>>,
     id: Option<&Option<Template>>,
-    (count, serve): (Option<u32>, Option<Serve>),
+    serve: Option<Serve>,
 ) -> bool {
     let mut agrees = true;
     let mut refuse = |key: &str, message: &str| {
@@ -321,12 +321,6 @@ fn agrees(
         );
     }
     if serve == Some(Serve::Dra) {
-        if count.is_some_and(|count| count > 1) {
-            refuse(
-                "count",
-                "is of device plugins: by DRA, pods share a device by naming one ResourceClaim; write `count: 1`, or `serve: devicePlugin`",
-            );
-        }
         refuse(
             "prefer",
             "is of device plugins: by DRA, the scheduler chooses by the claim's selectors; remove it, or write `serve: devicePlugin`",

@@ -218,12 +218,6 @@ fn entries() -> Vec<Case> {
             &["write one of devicePlugin, dra"],
         ),
         (
-            "sharing by DRA",
-            path("serve: dra\ncount: 4"),
-            "a.yaml:5: resources[0].count",
-            &["one ResourceClaim", "count: 1"],
-        ),
-        (
             "preference by DRA",
             path("serve: dra\nprefer: near"),
             "a.yaml:5: resources[0].prefer",
@@ -255,9 +249,9 @@ fn entries() -> Vec<Case> {
         ),
         (
             "a fault beside a preset",
-            "resources:\n- preset: kvm\n  serve: dra\n".into(),
-            "a.yaml:2: resources[0].count",
-            &["one ResourceClaim"],
+            "resources:\n- preset: rdma\n  groupBy: \"{name}\"\n".into(),
+            "a.yaml:2: resources[0].id",
+            &["the same for every device"],
         ),
         (
             "a name twice",

@@ -204,6 +204,10 @@ fn defaults_follow_from_the_rest() {
     assert_eq!(written.give.groups, Groups::OfFiles);
     let dra = of("  find: [{path: /dev/x}]\n  serve: dra\n");
     assert!(dra.give.write_cdi && dra.give.groups == Groups::OfFiles);
+    assert_eq!(
+        of("  find: [{path: /dev/x}]\n  serve: dra\n  count: 4\n").count,
+        4
+    );
     let cdi = of("  find: [{cdi: vendor.com/gpu}]\n");
     assert_eq!(cdi.give.cdi, [template("{cdi}")]);
     let none = [Pattern(String::new())];
