@@ -99,7 +99,7 @@ pub(super) fn stopped(cluster: &Cluster) -> Result<String> {
     let watch = Watch::begin(cluster, NULL)?;
     let whole = Numbers::new(COUNT as u64, COUNT as u64);
     watch.until(whole)?;
-    let mut subject = Subject::begin(cluster, "stopped")?;
+    let mut subject = Subject::on_host(cluster, "stopped")?;
     let away = Away::begin(cluster)?;
     let gone = watch.until(Numbers::new(0, COUNT as u64))?;
     // What a container has needs no agent, also when it is started anew.

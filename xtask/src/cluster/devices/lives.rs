@@ -31,10 +31,22 @@ pub(super) struct Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    pub(super) fn begin(cluster: &'a Cluster, name: &'static str) -> Result<Self> {
+    fn begin(cluster: &'a Cluster, name: &'static str) -> Result<Self> {
+        Self::of(cluster, name, stays(name, &ONE).object())
+    }
+
+    /// In the node's network: the kubelet starts nothing in one of a pod's own while the node's agent is away.
+    pub(super) fn on_host(cluster: &'a Cluster, name: &'static str) -> Result<Self> {
+        let mut pod = stays(name, &ONE).object();
+        pod["spec"]["hostNetwork"] = true.into();
+        Self::of(cluster, name, pod)
+    }
+
+    fn of(cluster: &'a Cluster, name: &'static str, pod: Value) -> Result<Self> {
         let kubelet = Kubelet::of(cluster, NODE)?;
         kubelet.has(NULL, COUNT)?;
-        stays(name, &ONE).run(cluster)?;
+        cluster.apply(&[pod])?;
+        phase(cluster, name, "Running")?;
         let told = log(cluster, name, "consumer")?;
         kubelet.given(NULL, &who(name))?;
         let held = kubelet.held(NULL)?;

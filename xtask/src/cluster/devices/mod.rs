@@ -33,6 +33,9 @@ pub(crate) struct Args {
     /// Only these, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     only: Vec<Step>,
+    /// Of `assignments`, only those whose name has this in it.
+    #[arg(long)]
+    scenario: Option<String>,
     /// How often kubelet and agent are ended in `restarts`.
     #[arg(long, default_value_t = 10)]
     rounds: usize,
@@ -68,7 +71,7 @@ impl Step {
             Self::Example => example::run(cluster),
             Self::Unplug => unplug::run(cluster),
             Self::Privilege => privilege::run(cluster),
-            Self::Assignments => assigned::run(cluster),
+            Self::Assignments => assigned::run(cluster, args.scenario.as_deref()),
             Self::Restarts => restarts::run(cluster, args.rounds, args.seed),
         }
     }
