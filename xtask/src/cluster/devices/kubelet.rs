@@ -13,10 +13,14 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::PathBuf,
+    thread,
     time::Duration,
 };
 use tokio::runtime::Runtime;
-use tonic::transport::{Channel, Endpoint};
+use tonic::{
+    Code, Response, Status,
+    transport::{Channel, Endpoint},
+};
 
 const SOCKET: &str = "var/lib/kubelet/pod-resources/kubelet.sock";
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -54,20 +58,38 @@ impl Kubelet {
         Ok(PodResourcesListerClient::new(endpoint.connect().await?))
     }
 
+    /// Asks once; and once more, where that is too often for it: it answers a hundred times a second.
+    fn ask<T>(
+        &self,
+        call: impl AsyncFn(PodResourcesListerClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T> {
+        let once = || -> Result<Response<T>> {
+            self.runtime.block_on(async {
+                let client = self.client().await?;
+                Ok(call(client).await?)
+            })
+        };
+        let answer = once().or_else(|error| {
+            let status = error.downcast_ref::<Status>();
+            match status.map(Status::code) {
+                Some(Code::ResourceExhausted) => {
+                    thread::sleep(Duration::from_secs(1));
+                    once()
+                }
+                _ => Err(error),
+            }
+        });
+        Ok(answer?.into_inner())
+    }
+
     /// All devices that it would give, also those that containers have.
     ///
     /// # Errors
     /// When it doesn't answer.
     pub(super) fn everything(&self) -> Result<Offered> {
-        let answer = self.runtime.block_on(async {
+        let answer = self.ask(async |mut client| {
             let request = AllocatableResourcesRequest {};
-            let mut client = self.client().await?;
-            anyhow::Ok(
-                client
-                    .get_allocatable_resources(request)
-                    .await?
-                    .into_inner(),
-            )
+            client.get_allocatable_resources(request).await
         })?;
         let mut offered = Offered::new();
         for of in answer.devices {
@@ -92,10 +114,7 @@ impl Kubelet {
     /// # Errors
     /// When it doesn't answer.
     pub(super) fn held(&self, resource: &str) -> Result<Held> {
-        let answer = self.runtime.block_on(async {
-            let mut client = self.client().await?;
-            anyhow::Ok(client.list(ListPodResourcesRequest {}).await?.into_inner())
-        })?;
+        let answer = self.ask(async |mut client| client.list(ListPodResourcesRequest {}).await)?;
         let mut held = Held::new();
         for pod in answer.pod_resources {
             for container in pod.containers {
