@@ -1,8 +1,8 @@
 //! A device that goes while a pod has it, and comes back.
 
 use super::{
-    super::place::Cluster,
-    NODE,
+    super::place::{Cluster, until},
+    LIMIT, NODE, SPACE,
     consumer::{self, stays},
     install::{COUNT, NULL, names},
     kubelet::Kubelet,
@@ -55,6 +55,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<String>> {
         consumer::life(cluster, "unplugged")? == life,
         "the pod's container is another one"
     );
+    let event = event(cluster)?;
     consumer::gone(cluster, "unplugged")?;
     let longest = |times: &[Duration]| {
         let longest = times.iter().max().copied().unwrap_or_default();
@@ -70,7 +71,21 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<String>> {
             "the Node object has it within {} ms more, and its capacity stays {COUNT}; the pod runs on",
             longest(&nodes)
         ),
+        format!("the node's Event: {event}"),
     ])
+}
+
+/// What is told of the device that the pod has.
+fn event(cluster: &Cluster) -> Result<String> {
+    until(LIMIT, "an Event of the node names the pod", || {
+        let form = "jsonpath={range .items[*]}{.message}{\"\\n\"}{end}";
+        let about = format!("reason=DeviceUnhealthy,involvedObject.name={NODE}");
+        let words = ["get", "events", "--field-selector", &about, "-o", form];
+        let told = cluster.ask(&words)?;
+        let named = format!("({SPACE}/unplugged has it)");
+        let line = told.lines().find(|line| line.contains(&named));
+        Ok(line.map(str::to_owned))
+    })
 }
 
 /// Asks the kubelet until it has so many; how long that took since `begin` is kept.
