@@ -38,6 +38,8 @@ pub(super) struct Inner {
     pub(super) writes: Vec<String>,
     /// Writes are refused with this code.
     pub(super) refuses: Option<u16>,
+    /// Watches of an earlier one have ended.
+    life: u64,
 }
 
 #[derive(Clone)]
@@ -116,6 +118,7 @@ impl FakeApi {
             },
             writes: Vec::new(),
             refuses: None,
+            life: 0,
         }));
         let news = watch::Sender::new(());
         let router = Router::new()
@@ -163,6 +166,15 @@ impl FakeApi {
         for name in names {
             inner.remove(&name).unwrap();
         }
+        drop(inner);
+        self.news.send_replace(());
+    }
+
+    /// Starts again with other features: whoever watched has to list.
+    pub(super) fn start_again(&self, gates: Gates) {
+        let mut inner = self.inner();
+        inner.life += 1;
+        inner.gates = gates;
         drop(inner);
         self.news.send_replace(());
     }
@@ -405,12 +417,23 @@ fn read(shared: Arc<Mutex<Inner>>, news: watch::Sender<()>, query: &str) -> Resp
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let seen = pairs.find(|(key, _)| *key == "resourceVersion");
     let seen: u64 = seen.unwrap().1.parse().unwrap();
+    let life = shared.lock().unwrap().life;
     let state = (shared, news.subscribe(), seen);
-    let events = stream::unfold(state, |(shared, mut news, mut seen)| async move {
+    let events = stream::unfold(state, move |(shared, mut news, mut seen)| async move {
         loop {
             let mut lines = String::new();
             {
                 let inner = shared.lock().unwrap();
+                if seen == u64::MAX {
+                    return None;
+                }
+                if inner.life != life {
+                    let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                        "message": "too old resource version", "reason": "Expired", "code": 410});
+                    let line = format!("{}\n", json!({"type": "ERROR", "object": gone}));
+                    drop(inner);
+                    return Some((Ok(line), (shared, news, u64::MAX)));
+                }
                 for (_, event, object) in inner.log.iter().filter(|of| of.0 > seen) {
                     lines += &format!("{}\n", json!({"type": event, "object": object}));
                 }

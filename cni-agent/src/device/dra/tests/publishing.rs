@@ -103,6 +103,22 @@ async fn an_api_server_without_the_new_features_is_told_of_what_it_can_have() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_api_server_that_comes_again_with_other_features_is_asked_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::start().await;
+    let agent = Agent::begin(folder.path(), &api, offers(3, vec![serial("s"), sick("t")]));
+    api.has(2).await;
+    for (features, count) in [(false, 3), (true, 2), (false, 3)] {
+        api.start_again(api::Gates {
+            taints: features,
+            shares: features,
+        });
+        api.has(count).await;
+    }
+    agent.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_told_and_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let api = FakeApi::start().await;
