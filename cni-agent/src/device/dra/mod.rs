@@ -8,6 +8,7 @@
 
 mod claim;
 mod diff;
+mod fault;
 mod health;
 mod prepared;
 mod publish;

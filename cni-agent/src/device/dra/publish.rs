@@ -4,9 +4,10 @@
 use super::{
     PACE,
     diff::{self, Slices, Write},
+    fault::{self, Fault, code},
     slices::{self, DRIVER, Offers, Support},
 };
-use crate::{node::within, source::kubernetes::with_sources};
+use crate::node::within;
 use futures_util::{StreamExt as _, pin_mut};
 use k8s_openapi::{
     api::{
@@ -20,7 +21,7 @@ use kube::{
     api::{DeleteParams, PostParams, Preconditions},
     runtime::{
         WatchStreamExt as _,
-        watcher::{self, Config, Event, watcher},
+        watcher::{Config, Event, watcher},
     },
 };
 use std::{sync::Arc, time::Duration};
@@ -33,6 +34,9 @@ use tokio::{
 const LAST_PAUSE: Duration = Duration::from_secs(60);
 /// Without a fault for so long, a watch that was begun again is taken for whole: it says nothing until something changes.
 const CALM: Duration = Duration::from_secs(10);
+
+/// So often an API server that doesn't keep everything is asked whether it does: of several, each has its own version.
+const ASK_AGAIN: Duration = Duration::from_secs(3600);
 
 /// What the slices are made of, and who is told about them.
 pub(super) struct Publisher {
@@ -48,8 +52,8 @@ pub(super) struct Publisher {
     seen: Option<Slices>,
     /// The list that comes.
     listing: Slices,
-    /// Whether this API server was asked what it keeps.
-    is_probed: bool,
+    /// When the API server was asked what it keeps; none: it may be another now.
+    probed: Option<Instant>,
     generation: i64,
     problems: Vec<String>,
 }
@@ -71,7 +75,7 @@ impl Publisher {
             fault,
             seen: None,
             listing: Slices::new(),
-            is_probed: false,
+            probed: None,
             generation: 0,
             problems: Vec::new(),
         }
@@ -87,7 +91,8 @@ impl Publisher {
         let mut free = Instant::now();
         let mut due = Some(free);
         loop {
-            let next = due.filter(|_| self.seen.is_some());
+            let next = due.into_iter().chain(self.asks_again()).min();
+            let next = next.filter(|_| self.seen.is_some());
             tokio::select! {
                 event = stream.next() => match event {
                     Some(Ok(event)) => {
@@ -100,9 +105,9 @@ impl Publisher {
                         }
                     }
                     Some(Err(error)) => {
-                        self.fail(watch_fault(&error));
+                        self.fail(fault::of_watch(&error));
                         // It may come again as another, of another version.
-                        self.is_probed = false;
+                        self.probed = None;
                         due = due.or(Some(Instant::now() + CALM));
                     }
                     None => return,
@@ -121,7 +126,7 @@ impl Publisher {
                             (!is_done).then_some(free)
                         }
                         Err(error) => {
-                            self.fail(write_fault(&error));
+                            self.fail(fault::of_write(&error));
                             let again = Instant::now() + pause;
                             pause = (pause * 2).min(LAST_PAUSE);
                             Some(again)
@@ -132,13 +137,19 @@ impl Publisher {
         }
     }
 
+    /// When it is asked again what it keeps.
+    fn asks_again(&self) -> Option<Instant> {
+        let is_whole = *self.support.borrow() == Support::ALL;
+        self.probed.filter(|_| !is_whole).map(|at| at + ASK_AGAIN)
+    }
+
     /// Takes news; whether they may need a write.
     fn take(&mut self, event: Event<ResourceSlice>) -> bool {
         let name = |slice: &ResourceSlice| slice.metadata.name.clone().unwrap_or_default();
         match event {
             Event::Init => {
                 self.listing = Slices::new();
-                self.is_probed = false;
+                self.probed = None;
                 false
             }
             Event::InitApply(slice) => {
@@ -168,7 +179,11 @@ impl Publisher {
     /// Writes what differs; whether nothing is left to do.
     async fn round(&mut self) -> Result<bool, kube::Error> {
         let offers = self.offers.borrow_and_update().clone();
-        if !self.is_probed && slices::depends_on_support(&offers) {
+        let is_due = |at: Instant| at <= Instant::now();
+        if self.asks_again().is_some_and(is_due) {
+            self.probed = None;
+        }
+        if self.probed.is_none() && slices::depends_on_support(&offers) {
             self.probe().await?;
         }
         let support = *self.support.borrow();
@@ -298,7 +313,7 @@ impl Publisher {
                 "the API server has no devices for several claims (DRAConsumableCapacity, Kubernetes 1.36): each share is a device by itself"
             );
         }
-        self.is_probed = true;
+        self.probed = Some(Instant::now());
         self.support.send_replace(support);
         Ok(())
     }
@@ -345,56 +360,5 @@ fn is_older(slice: &ResourceSlice, known: Option<&ResourceSlice>) -> bool {
     match (version(slice), known.and_then(version)) {
         (Some(new), Some(known)) => new < known,
         _ => false,
-    }
-}
-
-fn code(error: &kube::Error) -> Option<u16> {
-    match error {
-        kube::Error::Api(status) => Some(status.code),
-        _ => None,
-    }
-}
-
-/// What went wrong, for people.
-struct Fault {
-    text: String,
-    /// News of it are on their way.
-    is_quiet: bool,
-}
-
-fn fault(code: Option<u16>, text: String) -> Fault {
-    let text = match code {
-        Some(403) => format!("{text}; give the agent's role that right (deploy/devices/dra)"),
-        _ => text,
-    };
-    Fault {
-        text,
-        is_quiet: false,
-    }
-}
-
-fn write_fault(error: &kube::Error) -> Fault {
-    let code = code(error);
-    Fault {
-        is_quiet: code == Some(409),
-        ..fault(code, with_sources(error))
-    }
-}
-
-fn watch_fault(error: &watcher::Error) -> Fault {
-    let code = match error {
-        watcher::Error::WatchError(status) => Some(status.code),
-        watcher::Error::InitialListFailed(error)
-        | watcher::Error::WatchStartFailed(error)
-        | watcher::Error::WatchFailed(error) => code(error),
-        watcher::Error::NoResourceVersion => None,
-    };
-    match code {
-        Some(404) => Fault {
-            text: "the cluster does not serve resource.k8s.io/v1, as Kubernetes does from 1.34 on: write `serve: devicePlugin`"
-                .to_owned(),
-            is_quiet: false,
-        },
-        code => fault(code, with_sources(error)),
     }
 }

@@ -40,6 +40,8 @@ pub(super) struct Inner {
     pub(super) refuses: Option<u16>,
     /// Watches of an earlier one have ended.
     life: u64,
+    /// The last one that was watched.
+    watched: Option<u64>,
 }
 
 #[derive(Clone)]
@@ -119,6 +121,7 @@ impl FakeApi {
             writes: Vec::new(),
             refuses: None,
             life: 0,
+            watched: None,
         }));
         let news = watch::Sender::new(());
         let router = Router::new()
@@ -171,7 +174,9 @@ impl FakeApi {
     }
 
     /// Starts again with other features: whoever watched has to list.
-    pub(super) fn start_again(&self, gates: Gates) {
+    pub(super) async fn start_again(&self, gates: Gates) {
+        let is_watched = |inner: &Inner| (inner.watched == Some(inner.life)).then_some(());
+        self.wait("a watch", is_watched).await;
         let mut inner = self.inner();
         inner.life += 1;
         inner.gates = gates;
@@ -417,7 +422,12 @@ fn read(shared: Arc<Mutex<Inner>>, news: watch::Sender<()>, query: &str) -> Resp
     let mut pairs = query.split('&').filter_map(|pair| pair.split_once('='));
     let seen = pairs.find(|(key, _)| *key == "resourceVersion");
     let seen: u64 = seen.unwrap().1.parse().unwrap();
-    let life = shared.lock().unwrap().life;
+    let life = {
+        let mut inner = shared.lock().unwrap();
+        inner.watched = Some(inner.life);
+        inner.life
+    };
+    news.send_replace(());
     let state = (shared, news.subscribe(), seen);
     let events = stream::unfold(state, move |(shared, mut news, mut seen)| async move {
         loop {

@@ -112,7 +112,8 @@ async fn an_api_server_that_comes_again_with_other_features_is_asked_again() {
         api.start_again(api::Gates {
             taints: features,
             shares: features,
-        });
+        })
+        .await;
         api.has(count).await;
     }
     agent.end().await;
