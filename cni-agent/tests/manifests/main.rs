@@ -256,7 +256,8 @@ fn the_templates_say_what_the_manifest_says() {
         "requests:",
     ];
     assert_eq!(missing, from_values);
-    let of_parts = ["storage", "devices"].map(|part| lines(text(&format!("{part}/agent.yaml"))));
+    let of_parts = ["storage", "devices", "devices/dra"]
+        .map(|part| lines(text(&format!("{part}/agent.yaml"))));
     let of_parts: BTreeSet<String> = of_parts.into_iter().flatten().collect();
     let configuration = lines(text("devices/configuration.yaml"));
     let known: BTreeSet<String> = manifest.union(&of_parts).cloned().collect();

@@ -32,7 +32,12 @@ fn agent(of: &PodSpec) -> &Container {
 fn parts_go_together_in_any_order() {
     let base: DaemonSet = typed(&objects(&text("fairlead.yaml"))["DaemonSet"]);
     let base = base.spec.unwrap().template.spec.unwrap();
-    let all = [base, added("storage"), added("devices")];
+    let all = [
+        base,
+        added("storage"),
+        added("devices"),
+        added("devices/dra"),
+    ];
     let volumes: Vec<_> = all
         .iter()
         .flat_map(|of| of.volumes.iter().flatten())
@@ -107,6 +112,22 @@ fn each_part_adds_itself_to_the_parts_that_run() {
     for both in [[storage, devices], [devices, storage]] {
         assert_eq!(parts(&both), ["network", "csi", "devices"]);
     }
+}
+
+/// What a file says, but for where the chart is installed.
+#[test]
+fn the_chart_has_the_rights_and_the_policy_of_claims_of_devices() {
+    let chart = text("helm/fairlead/templates/devices-dra.yaml");
+    let chart = chart.replace("{{ .Release.Namespace }}", "kube-system");
+    let inner: Vec<&str> = chart.lines().filter(|line| !line.contains("{{")).collect();
+    let files = ["rights", "policy"].map(|file| text(&format!("devices/dra/{file}.yaml")));
+    let [rights, policy] = files.each_ref().map(String::as_str);
+    let all: Vec<&str> = rights
+        .lines()
+        .chain(["---"])
+        .chain(policy.lines())
+        .collect();
+    assert_eq!(inner, all);
 }
 
 /// Devices alone need no right that the network doesn't need.
