@@ -6,16 +6,31 @@ use std::{collections::BTreeMap, path::PathBuf};
 /// Something that a finder found: one file, one USB device, one PCI function.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Found {
-    /// Stable name: serial number, PCI address or path, the first that it has.
+    /// Stable name: serial number, PCI address or path, the first that it has; no two that are there at once have one.
     pub key: String,
+    /// What it says that it is, whoever says the same beside it.
+    pub name: String,
     /// The files that belong to it, in order of their paths.
     pub files: Vec<DeviceFile>,
-    /// Its folder in sysfs.
-    pub sysfs: Option<PathBuf>,
+    /// Where it is; none: sysfs doesn't tell, or it is what somebody describes as one.
+    pub site: Option<Site>,
     /// NUMA nodes that it is near to; empty: not known.
     pub numa: Vec<u32>,
     /// What templates may ask for, and what people see: see [`super::template::FIELDS`].
     pub fields: BTreeMap<String, String>,
+}
+
+/// Where something is in the machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Site {
+    /// The same whenever it is plugged in there: of what is on USB its port and interface, with what it says.
+    pub name: String,
+    /// Its folder in sysfs.
+    pub sysfs: PathBuf,
+    /// Tells one that is there from whatever was there before it since the machine's start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub instance: Option<u64>,
 }
 
 /// A file of a device on the node.

@@ -2,7 +2,8 @@
 //! before, so that one that is pulled out is told as unhealthy and is itself again when it comes back.
 
 use super::{
-    found::{DeviceFile, Found},
+    found::{DeviceFile, Found, Site},
+    keys::{Present, settle},
     name::DeviceId,
     plan::Rule,
 };
@@ -20,8 +21,14 @@ const MOST: usize = 10_000;
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Item {
-    /// Stable name.
+    /// Stable name, which it keeps as long as it is there.
     pub key: String,
+    /// What it would be called if nobody else were called alike; none: the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Where it is, to be told from others that are called alike; none: by its name alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub sites: Vec<Site>,
     pub files: Vec<DeviceFile>,
     pub numa: Vec<u32>,
     /// What templates may ask for.
@@ -33,6 +40,27 @@ pub(super) struct Item {
 }
 
 impl Item {
+    /// What it is called, or would be if nobody else were called alike.
+    pub(super) fn name(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.key)
+    }
+
+    /// Has it be called by a key, whatever its name.
+    pub(super) fn call(&mut self, key: String) {
+        let name = std::mem::replace(&mut self.key, key);
+        let name = self.name.take().unwrap_or(name);
+        self.name = (name != self.key).then_some(name);
+    }
+
+    /// Whether it is where another was.
+    pub(super) fn is_at_site_of(&self, other: &Self) -> bool {
+        let is_its = |site: &Site| other.sites.iter().any(|other| other.name == site.name);
+        match (&*self.sites, &*other.sites) {
+            ([], []) => true,
+            (sites, _) => sites.iter().any(is_its),
+        }
+    }
+
     /// Whether a container may get it.
     pub(super) fn is_healthy(&self) -> bool {
         self.health == Health::Healthy && self.lacks.is_none()
@@ -131,21 +159,29 @@ pub(super) fn id_of(rule: &Rule, key: &str, share: u32) -> DeviceId {
     DeviceId::new(key, (rule.count > 1).then_some(share))
 }
 
-/// What was found, as the items of a resource, and what is wrong with it, worded for people. `exists` tells of paths of
-/// the node.
+/// What the node says of itself.
+pub(super) struct Witness<'a> {
+    /// Whether something is at a path.
+    pub exists: &'a dyn Fn(&Path) -> bool,
+    /// Whether what was at a place has been there all the time.
+    pub is_there: &'a dyn Fn(&Site) -> bool,
+}
+
+/// What was found, as the items of a resource, and what is wrong with it, worded for people. Those that were there
+/// `before` keep their keys.
 pub(super) fn items(
     rule: &Rule,
     found: Vec<Found>,
-    exists: &dyn Fn(&Path) -> bool,
+    before: &[Item],
+    node: &Witness<'_>,
 ) -> (Vec<Item>, Vec<String>) {
     let mut problems = Vec::new();
     let mut groups: BTreeMap<String, Item> = BTreeMap::new();
-    let mut names: BTreeMap<String, String> = BTreeMap::new();
     for one in found {
-        let key = match &rule.group_by {
-            None => one.key.clone(),
+        let (key, name) = match &rule.group_by {
+            None => (one.key.clone(), one.name.clone()),
             Some(group) => match group.fill(&one.fields) {
-                Ok(value) => value,
+                Ok(value) => (value.clone(), value),
                 Err(field) => {
                     problems.push(format!(
                         "{} has no {field}, which groupBy asks for: it is left out; give another groupBy, or find fewer",
@@ -156,46 +192,82 @@ pub(super) fn items(
             },
         };
         let item = groups.entry(key.clone()).or_insert_with(|| Item {
+            name: (name != key).then_some(name),
             key,
             ..Item::default()
         });
         join(item, rule, one);
     }
-    let mut items = Vec::new();
-    for (key, mut item) in groups {
+    let mut now: Vec<Present> = Vec::new();
+    for (group, mut item) in groups {
+        // The one of a group is where its members are.
+        let site = item.sites.first().filter(|_| rule.group_by.is_none());
+        let mut otherwise = site.map(|site| site.name.clone());
         if let Some(id) = &rule.id {
             match id.fill(&item.fields) {
-                Ok(name) => item.key = name,
+                Ok(name) => {
+                    item.name = None;
+                    item.key = name;
+                    otherwise = Some(group);
+                }
                 Err(field) => problems.push(format!(
-                    "{key} has no {field}, which id asks for: it is called {key}"
+                    "{group} has no {field}, which id asks for: it is called {group}"
                 )),
             }
         }
-        if let Some(other) = names.insert(item.key.clone(), key.clone()) {
-            problems.push(format!(
-                "{other} and {key} both are called {:?} by id: the second is called {key}; give an id that tells them apart",
-                item.key
-            ));
-            item.key.clone_from(&key);
-        }
+        now.push(Present {
+            item,
+            otherwise,
+            is_known: false,
+        });
+    }
+    settle(&mut now, before, node.is_there);
+    if rule.id.is_some() {
+        problems.extend(alike(&now));
+    }
+    let most = MOST / rule.count.max(1) as usize;
+    if now.len() > most {
+        problems.push(format!(
+            "{} devices of {} are more than the {MOST} that a resource may have: the first {most} are taken; find fewer, or lower count",
+            now.len() * rule.count as usize,
+            rule.name
+        ));
+        // Those that containers may have come first.
+        now.sort_by_key(|present| !present.is_known);
+        now.truncate(most);
+    }
+    let finish = |Present { mut item, .. }: Present| {
         let id = id_of(rule, &item.key, 0);
         item.fields.insert("id".to_owned(), id.as_str().to_owned());
         if let Some(numa) = &rule.numa {
             item.numa.clone_from(numa);
         }
-        item.lacks = lacks(rule, &item, exists);
-        items.push(item);
-    }
-    let most = MOST / rule.count.max(1) as usize;
-    if items.len() > most {
-        problems.push(format!(
-            "{} devices of {} are more than the {MOST} that a resource may have: the first {most} are taken; find fewer, or lower count",
-            items.len() * rule.count as usize,
-            rule.name
-        ));
-        items.truncate(most);
-    }
+        item.lacks = lacks(rule, &item, node.exists);
+        item
+    };
+    let mut items: Vec<Item> = now.into_iter().map(finish).collect();
+    items.sort_by(|a, b| a.key.cmp(&b.key));
     (items, problems)
+}
+
+/// What `id` calls alike.
+fn alike(now: &[Present]) -> Vec<String> {
+    let mut names: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for Present { item, .. } in now {
+        names.entry(item.name()).or_default().push(&item.key);
+    }
+    let several = names.into_iter().filter(|(_, keys)| keys.len() > 1);
+    let problem = |(name, keys): (&str, Vec<&str>)| {
+        format!(
+            "{} devices are called {name:?} by id: who was there first is, the others are {}; give an id that tells them apart",
+            keys.len(),
+            keys.into_iter()
+                .filter(|key| *key != name)
+                .collect::<Vec<_>>()
+                .join(", ")
+        )
+    };
+    several.map(problem).collect()
 }
 
 /// What has to go with it and isn't there.
@@ -235,6 +307,7 @@ fn join(item: &mut Item, rule: &Rule, found: Found) {
         .chain(found.files.into_iter().filter(is_given))
         .collect();
     item.files = files.into_iter().collect();
+    item.sites.extend(found.site);
     let numa: BTreeSet<u32> = item.numa.iter().copied().chain(found.numa).collect();
     item.numa = numa.into_iter().collect();
     for (name, value) in found.fields {

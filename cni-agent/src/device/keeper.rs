@@ -8,7 +8,7 @@ use super::{
     found::Findings,
     health::{Checks, Verdict},
     host::{Host, watch::Changes},
-    inventory::{Health, Offer, items},
+    inventory::{Health, Offer, Witness, items},
     kept::{Keep, Kept},
     name::ResourceName,
     options::{DeviceConfig, Registration},
@@ -77,10 +77,8 @@ impl Keeper {
     ) -> Self {
         let keep = Keep::new(&config.state_dir);
         let mut kept = keep.read();
-        let boot = super::kept::boot();
-        let expected =
-            (kept.boot != boot && !kept.resources.is_empty()).then(|| Instant::now() + SETTLE);
-        kept.boot = boot;
+        let is_first = kept.begin(super::kept::boot());
+        let expected = (is_first && !kept.resources.is_empty()).then(|| Instant::now() + SETTLE);
         let (verdicts, checked) = mpsc::channel(64);
         let host = Arc::new(host);
         Self {
@@ -242,7 +240,11 @@ impl Keeper {
             rules.into_iter().partition(|rule| random(rule).is_some());
         let found = match looked_for.is_empty() {
             true => Vec::new(),
-            false => self.find(looked_for.clone()).await.unwrap_or_default().1,
+            false => {
+                let unseen = looked_for.iter();
+                let unseen = unseen.map(|rule| Arc::new(Offer::new(rule.clone(), Vec::new())));
+                self.find(unseen.collect()).await.unwrap_or_default().1
+            }
         };
         let offers: Vec<Offer> = looked_for
             .into_iter()
@@ -312,15 +314,21 @@ impl Keeper {
     }
 
     /// What the node has of these resources, and where changes of it are seen.
-    async fn find(&self, rules: Vec<Arc<Rule>>) -> Option<(BTreeSet<PathBuf>, Vec<Sight>)> {
+    async fn find(&self, offers: Vec<Arc<Offer>>) -> Option<(BTreeSet<PathBuf>, Vec<Sight>)> {
         let host = self.host.clone();
         let looked = tokio::task::spawn_blocking(move || {
-            let finders: Vec<Finder> = rules.iter().flat_map(|rule| rule.find.clone()).collect();
+            let finders = offers.iter().flat_map(|offer| offer.rule.find.clone());
+            let finders: Vec<Finder> = finders.collect();
             let folders = host.folders(&finders);
-            let look = |rule: Arc<Rule>| {
+            let node = Witness {
+                exists: &|path| host.exists(path),
+                is_there: &|site| host.is_there(site),
+            };
+            let look = |offer: Arc<Offer>| {
+                let rule = &offer.rule;
                 let mut findings = host.find(&rule.find);
                 let found = std::mem::take(&mut findings.found);
-                let (items, problems) = items(&rule, found, &|path| host.exists(path));
+                let (items, problems) = items(rule, found, &offer.items, &node);
                 findings.problems.extend(problems);
                 let name = rule.name.clone();
                 Sight {
@@ -329,7 +337,7 @@ impl Keeper {
                     items,
                 }
             };
-            (folders, rules.into_iter().map(look).collect())
+            (folders, offers.into_iter().map(look).collect())
         });
         let failed =
             |error: &_| tracing::error!(%error, "the look at the node's devices ended badly");
@@ -338,13 +346,13 @@ impl Keeper {
 
     /// Looks at the node for all resources.
     async fn look(&mut self, changes: &mut Changes) {
-        let rules: Vec<Arc<Rule>> = self
+        let offers: Vec<Arc<Offer>> = self
             .resources
             .values()
             .filter(|of| of.renewal.is_none())
-            .map(|of| of.offers.borrow().rule.clone())
+            .map(|of| of.offers.borrow().clone())
             .collect();
-        let Some((folders, found)) = self.find(rules).await else {
+        let Some((folders, found)) = self.find(offers).await else {
             return;
         };
         self.watched = changes.refresh(&folders);

@@ -27,6 +27,21 @@ pub(super) struct Kept {
     pub(super) resources: BTreeMap<ResourceName, Vec<Item>>,
 }
 
+impl Kept {
+    /// Is of this start of the machine from now on; whether it was of another. Then nothing was there all the time.
+    pub(super) fn begin(&mut self, boot: String) -> bool {
+        let is_another = self.boot != boot;
+        if is_another {
+            let items = self.resources.values_mut().flatten();
+            for site in items.flat_map(|item| &mut item.sites) {
+                site.instance = None;
+            }
+            self.boot = boot;
+        }
+        is_another
+    }
+}
+
 /// Its file.
 #[derive(Clone, Debug)]
 pub(super) struct Keep(PathBuf);
@@ -92,6 +107,31 @@ pub(super) fn boot() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::device::found::Site;
+
+    #[test]
+    fn after_a_start_of_the_machine_nothing_was_there_all_the_time() {
+        let site = Site {
+            name: "1-1".to_owned(),
+            instance: Some(7),
+            ..Site::default()
+        };
+        let item = Item {
+            sites: vec![site],
+            ..Item::default()
+        };
+        let name = ResourceName::try_from("a.io/usb".to_owned()).unwrap();
+        let mut kept = Kept {
+            boot: "one".to_owned(),
+            resources: [(name.clone(), vec![item])].into(),
+        };
+        assert!(!kept.begin("one".to_owned()));
+        assert_eq!(kept.resources[&name][0].sites[0].instance, Some(7));
+        assert!(kept.begin("two".to_owned()));
+        let site = &kept.resources[&name][0].sites[0];
+        assert_eq!((&*site.name, site.instance), ("1-1", None));
+        assert!(!kept.begin("two".to_owned()));
+    }
 
     #[test]
     fn what_is_kept_is_read_again_and_what_is_broken_is_nothing() {

@@ -17,6 +17,7 @@ pub mod host;
 mod inventory;
 mod keeper;
 mod kept;
+mod keys;
 pub mod name;
 mod nearest;
 pub mod options;

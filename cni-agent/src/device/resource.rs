@@ -2,7 +2,7 @@
 
 use super::{
     found::{Findings, Found},
-    inventory::{Health, Item, Offer, id_of, items, merge},
+    inventory::{Health, Item, Offer, Witness, id_of, items, merge},
     name::ResourceName,
     plan::{By, Rule},
     plugin,
@@ -123,11 +123,17 @@ pub(super) fn made_up_of(before: &Offer, at: Instant) -> (Offer, Instant) {
         let key = plugin::random();
         Found {
             fields: [("name".to_owned(), key.clone())].into(),
+            name: key.clone(),
             key,
             ..Found::default()
         }
     });
-    let (items, _) = items(&rule, found.collect(), &|_| true);
+    // They are no devices of the node.
+    let node = Witness {
+        exists: &|_| true,
+        is_there: &|_| false,
+    };
+    let (items, _) = items(&rule, found.collect(), &[], &node);
     let mut offer = Offer::new(rule, items);
     offer.passing.clone_from(&before.items);
     (offer, at + every)

@@ -6,11 +6,13 @@ use super::{
     pci::{is_address, is_root},
     scan::Scan,
     sysfs::Sysfs,
-    usb,
+    usb::{self, Part},
 };
-use crate::device::found::{DeviceFile, FileKind, Found};
+use crate::device::found::{DeviceFile, FileKind, Found, Site};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs,
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
 };
 
@@ -33,6 +35,8 @@ pub(super) fn thing(candidate: &Candidate, files: &[DeviceFile]) -> String {
 
 /// All of a candidate that was left.
 pub(super) fn found(scan: &Scan<'_>, candidate: Candidate, files: Vec<DeviceFile>) -> Found {
+    // As with things: what is described as one is in no place of its own.
+    let is_described = !candidate.fields.is_empty();
     let mut fields = candidate.fields;
     let mut numa = BTreeSet::new();
     // Where files are taken together, what the first of them doesn't tell the others may.
@@ -60,60 +64,77 @@ pub(super) fn found(scan: &Scan<'_>, candidate: Candidate, files: Vec<DeviceFile
     }
     fields.retain(|_, value| !value.is_empty());
     let folder = match candidate.folders.as_slice() {
-        [folder] => Some(folder),
+        [folder] if !is_described => Some(folder),
         _ => None,
     };
-    let key = candidate
-        .key
-        .or_else(|| key(scan, folder?, &files))
-        .or_else(|| linked(scan, files.first()?))
-        .unwrap_or_default();
+    let part = folder.and_then(|folder| usb::part(scan, folder));
+    let (key, name) = match candidate.key {
+        Some(key) => (key.clone(), key),
+        None => {
+            let key = folder
+                .and_then(|folder| key(scan, folder, part.as_ref(), &files))
+                .or_else(|| linked(scan, files.first()?))
+                .unwrap_or_default();
+            // Links come and go, what it says doesn't.
+            let name = part
+                .as_ref()
+                .map_or_else(|| key.clone(), |part| part.said());
+            (key, name)
+        }
+    };
+    let site = folder.map(|folder| {
+        let sysfs = scan.sysfs.shown(folder);
+        Site {
+            name: part.map_or_else(|| sysfs.display().to_string(), |part| part.placed()),
+            instance: instance(folder),
+            sysfs,
+        }
+    });
     Found {
         key,
-        sysfs: folder.map(|folder| scan.sysfs.shown(folder)),
+        name,
+        site,
         numa: numa.into_iter().collect(),
         fields,
         files,
     }
 }
 
-/// The stable name of the device of a folder.
-fn key(scan: &Scan<'_>, folder: &Path, files: &[DeviceFile]) -> Option<String> {
+/// Tells a folder of sysfs from whatever was at its path before: the kernel gives no number twice.
+pub(super) fn instance(folder: &Path) -> Option<u64> {
+    Some(fs::metadata(folder).ok()?.ino())
+}
+
+/// The stable name of the device of a folder, which may be a part of one on USB.
+fn key(
+    scan: &Scan<'_>,
+    folder: &Path,
+    part: Option<&Part>,
+    files: &[DeviceFile],
+) -> Option<String> {
     let sysfs = &scan.sysfs;
     let name = folder.file_name()?.to_str()?;
     let subsystem = sysfs.subsystem(folder).unwrap_or_default();
     if subsystem == "pci" {
         return Some(name.to_owned());
     }
-    let usb = usb::device_of(sysfs, folder);
-    if usb == Some(folder) {
-        return usb::key(scan, folder);
+    if let Some(part) = part.filter(|part| part.is_whole()) {
+        return Some(part.key());
     }
     // Its own file, not one of what it consists of.
     let own = sysfs.numbers(folder);
     let own = own.and_then(|own| files.iter().find(|file| (file.major, file.minor) == own));
     // Links come a moment after their device: an adapter has its name at once.
     let linked = || {
-        let says_what_it_is = usb.is_none_or(|usb| usb::own_name(scan, usb).is_some());
+        let says_what_it_is = part.is_none_or(|part| part.is_unique);
         scan.stable_link(&own?.path, says_what_it_is)
     };
-    let is_adapter = subsystem == "tty" && usb.is_some();
+    let is_adapter = subsystem == "tty" && part.is_some();
     if !is_adapter && let Some(link) = linked() {
         return Some(link.display().to_string());
     }
-    if let Some(usb) = usb {
-        // The kernel's numbers change with each plugging, interfaces don't.
-        let part = folder.strip_prefix(usb).ok()?.iter().next()?.to_str()?;
-        let interface = part
-            .split_once(':')
-            .map_or(part, |(_, interface)| interface);
-        let whole = usb::key(scan, usb)?;
-        // Some adapters have several terminals on one interface.
-        let port = sysfs.attribute(folder, "device/port_number");
-        return Some(match port.filter(|port| port != "0") {
-            Some(port) => format!("{whole}:{interface}-{port}"),
-            None => format!("{whole}:{interface}"),
-        });
+    if let Some(part) = part {
+        return Some(part.key());
     }
     Some(match own {
         Some(own) => own.path.display().to_string(),
@@ -128,26 +149,22 @@ fn linked(scan: &Scan<'_>, file: &DeviceFile) -> Option<String> {
     Some(path.display().to_string())
 }
 
-/// The found in order of their keys, each of which is there once: those that had the same are counted.
+/// The found in order of their keys, each of which is there once: of those that had the same the others are counted.
 pub(super) fn told_apart(mut found: Vec<Found>) -> Vec<Found> {
-    let mut counts: BTreeMap<String, usize> = BTreeMap::new();
-    for one in &found {
-        *counts.entry(one.key.clone()).or_default() += 1;
-    }
     // Places in the machine come in the same order each time.
-    found.sort_by(|a, b| (&a.key, &a.sysfs, &a.files).cmp(&(&b.key, &b.sysfs, &b.files)));
-    let mut taken: BTreeSet<String> = counts
-        .iter()
-        .filter(|(_, count)| **count == 1)
-        .map(|(key, _)| key.clone())
-        .collect();
+    let folder = |one: &Found| one.site.as_ref().map(|site| site.sysfs.clone());
+    found.sort_by(|a, b| (&a.key, folder(a), &a.files).cmp(&(&b.key, folder(b), &b.files)));
+    let mut taken: BTreeSet<String> = found.iter().map(|one| one.key.clone()).collect();
+    let mut before: Option<String> = None;
     for one in &mut found {
-        if counts[&one.key] > 1 {
-            let free = (0_usize..)
-                .map(|number| format!("{}:{number}", one.key))
-                .find(|key| !taken.contains(key));
-            one.key = free.unwrap_or_default();
+        if before.as_ref() == Some(&one.key) {
+            let mut numbered = (1_usize..).map(|number| format!("{}:{number}", one.key));
+            one.key = numbered
+                .find(|key| !taken.contains(key))
+                .unwrap_or_default();
             taken.insert(one.key.clone());
+        } else {
+            before = Some(one.key.clone());
         }
     }
     found.sort_by(|a, b| a.key.cmp(&b.key));

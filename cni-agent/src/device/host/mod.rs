@@ -26,7 +26,7 @@ mod usb;
 pub mod watch;
 
 use super::{
-    found::{DeviceFile, Findings, Look},
+    found::{DeviceFile, Findings, Look, Site},
     plan::{By, Finder},
 };
 use candidate::{Condition, Files, Sought};
@@ -127,6 +127,13 @@ impl Host {
             Err(_) => fs::exists(path),
         }
         .unwrap_or(false)
+    }
+
+    /// Whether what was at a site is there still, and has been all the time.
+    pub fn is_there(&self, site: &Site) -> bool {
+        let below = site.sysfs.strip_prefix("/sys").ok();
+        let instance = below.and_then(|below| describe::instance(&self.sys.join(below)));
+        instance.is_some() && instance == site.instance
     }
 
     /// Where the agent sees a file of /dev.

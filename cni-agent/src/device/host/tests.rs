@@ -141,7 +141,10 @@ fn a_usb_adapter_is_all_its_files_and_its_hub_is_none() {
         assert_eq!(field(&found, name), value, "{name}");
     }
     let sysfs = "/sys/devices/pci0000:00/0000:00:14.0/usb1/1-2/1-2.3";
-    assert_eq!(found.sysfs.as_deref(), Some(Path::new(sysfs)));
+    let site = found.site.unwrap();
+    assert_eq!(site.sysfs, Path::new(sysfs));
+    assert_eq!(site.name, "0403:6001:A50285BI:1-2.3");
+    assert!(tree.host().is_there(&site));
 }
 
 #[test]
@@ -287,7 +290,7 @@ fn parts_of_one_interface_are_counted_in_the_same_order_each_time() {
     assert_eq!(
         told,
         [
-            ("046d:c52b:1-4:1.2:0", "hidraw9"),
+            ("046d:c52b:1-4:1.2", "hidraw9"),
             ("046d:c52b:1-4:1.2:1", "hidraw10")
         ]
     );
@@ -491,7 +494,7 @@ fn a_file_that_sysfs_does_not_know_is_a_device_and_others_are_none() {
     tree.link("nvidia-loop", "nvidia-loop");
     let findings = host.find(&[path("/dev/nvidia*")]);
     assert_eq!(keys(&findings), ["/dev/nvidia0"]);
-    assert_eq!(findings.found[0].sysfs, None);
+    assert_eq!(findings.found[0].site, None);
     assert_eq!(findings.problems, [""; 0]);
     let look = &findings.looks[0];
     assert_eq!(look.finder, "paths like /dev/nvidia*");
@@ -517,7 +520,7 @@ fn a_folder_is_one_device_with_all_its_nodes() {
         (board.numa.as_slice(), field(board, "name")),
         (&[0, 1][..], "one")
     );
-    assert_eq!(board.sysfs, None);
+    assert_eq!(board.site, None);
     assert_eq!(findings.looks[0].candidates, 3);
 }
 

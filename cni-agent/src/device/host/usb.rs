@@ -80,19 +80,77 @@ pub(super) fn names(sysfs: &Sysfs) -> BTreeMap<String, usize> {
     names
 }
 
-/// What a device says, where it has a number of its own and no other says the same.
-pub(super) fn own_name(scan: &Scan<'_>, folder: &Path) -> Option<String> {
-    let name = name(&scan.sysfs, folder)?;
-    let is_one = scan.usb_names().get(&name).is_none_or(|count| *count == 1);
-    (is_one && !name.ends_with(':')).then_some(name)
+/// A USB device, or what is on one of its interfaces, by all the names that it may have.
+pub(super) struct Part {
+    /// What the device says.
+    name: String,
+    port: String,
+    /// The interface, and the part of it if there are several; none: the whole device.
+    within: Option<String>,
+    /// Whether the device has a number of its own, and no other says the same.
+    pub(super) is_unique: bool,
 }
 
-/// A device's stable name: what it says, and where it is plugged in if that isn't enough. One without a number has its
-/// port from the beginning, so that another of its kind changes nothing.
-pub(super) fn key(scan: &Scan<'_>, folder: &Path) -> Option<String> {
-    own_name(scan, folder).or_else(|| {
-        let name = name(&scan.sysfs, folder)?;
-        let port = folder.file_name()?.to_str()?;
-        Some(format!("{}:{port}", name.trim_end_matches(':')))
+impl Part {
+    pub(super) fn is_whole(&self) -> bool {
+        self.within.is_none()
+    }
+
+    /// What it says; of one without a number where it is plugged in, so that another of its kind changes nothing.
+    pub(super) fn said(&self) -> String {
+        match self.name.ends_with(':') {
+            true => self.placed(),
+            false => self.with_interface(self.name.clone()),
+        }
+    }
+
+    /// The same with where it is plugged in.
+    pub(super) fn placed(&self) -> String {
+        self.with_interface(format!("{}:{}", self.name.trim_end_matches(':'), self.port))
+    }
+
+    /// What it says, and where it is plugged in if that isn't enough.
+    pub(super) fn key(&self) -> String {
+        match self.is_unique {
+            true => self.said(),
+            false => self.placed(),
+        }
+    }
+
+    fn with_interface(&self, name: String) -> String {
+        match &self.within {
+            Some(within) => format!("{name}:{within}"),
+            None => name,
+        }
+    }
+}
+
+/// What the folder of a USB device or of a part of one is; none: it is neither.
+pub(super) fn part(scan: &Scan<'_>, folder: &Path) -> Option<Part> {
+    let sysfs = &scan.sysfs;
+    let device = device_of(sysfs, folder)?;
+    let within = match device == folder {
+        true => None,
+        false => {
+            // The kernel's numbers change with each plugging, interfaces don't.
+            let part = folder.strip_prefix(device).ok()?.iter().next()?.to_str()?;
+            let interface = part
+                .split_once(':')
+                .map_or(part, |(_, interface)| interface);
+            // Some adapters have several terminals on one interface.
+            let port = sysfs.attribute(folder, "device/port_number");
+            Some(match port.filter(|port| port != "0") {
+                Some(port) => format!("{interface}-{port}"),
+                None => interface.to_owned(),
+            })
+        }
+    };
+    let name = name(sysfs, device)?;
+    let is_one = scan.usb_names().get(&name).is_none_or(|count| *count == 1);
+    Some(Part {
+        is_unique: is_one && !name.ends_with(':'),
+        port: device.file_name()?.to_str()?.to_owned(),
+        name,
+        within,
     })
 }

@@ -12,6 +12,7 @@ use proptest::prelude::*;
 fn found(key: &str, fields: &[(&str, &str)], files: &[(&str, u32)]) -> Found {
     Found {
         key: key.to_owned(),
+        name: key.to_owned(),
         files: files
             .iter()
             .map(|(path, minor)| DeviceFile {
@@ -28,6 +29,19 @@ fn found(key: &str, fields: &[(&str, &str)], files: &[(&str, u32)]) -> Found {
             .collect(),
         ..Found::default()
     }
+}
+
+/// Of a look at a node where everything is, and nothing was before.
+fn first(
+    rule: &Rule,
+    found: Vec<Found>,
+    exists: &dyn Fn(&Path) -> bool,
+) -> (Vec<Item>, Vec<String>) {
+    let node = Witness {
+        exists,
+        is_there: &|_| false,
+    };
+    items(rule, found, &[], &node)
 }
 
 fn template(text: &str) -> Option<Template> {
@@ -48,7 +62,7 @@ fn what_has_the_same_value_is_one_device_with_all_its_files() {
         group_by: template("{iommuGroup}"),
         ..rule("a.io/vfio")
     };
-    let (items, problems) = items(
+    let (items, problems) = first(
         &rule,
         vec![
             found("0000:01:00.0", &[("iommuGroup", "7")], &[("/dev/b", 2)]),
@@ -77,7 +91,7 @@ fn a_name_that_is_not_there_or_not_unique_is_told_and_another_taken() {
         id: template("{serial}"),
         ..rule("a.io/serial")
     };
-    let (items, problems) = items(
+    let (items, problems) = first(
         &rule,
         vec![
             found("one", &[("serial", "A")], &[]),
@@ -89,6 +103,7 @@ fn a_name_that_is_not_there_or_not_unique_is_told_and_another_taken() {
     assert_eq!(keys(&items), ["A", "other", "two"]);
     assert_eq!(items[0].fields["id"], "A");
     assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[1].contains("the others are two"), "{problems:?}");
 }
 
 #[test]
@@ -96,7 +111,7 @@ fn of_its_own_files_only_those_that_are_asked_for_are_given() {
     let mut rule = rule("a.io/gpu");
     rule.give.own = vec![Pattern("dri/renderD*".to_owned())];
     let files = [("/dev/dri/card0", 0), ("/dev/dri/renderD128", 128)];
-    let (items, _) = items(&rule, vec![found("gpu", &[], &files)], &|_| true);
+    let (items, _) = first(&rule, vec![found("gpu", &[], &files)], &|_| true);
     let given: Vec<_> = items[0].files.iter().map(|file| file.minor).collect();
     assert_eq!(given, [128]);
 }
@@ -120,7 +135,7 @@ fn no_resource_is_larger_than_the_kubelet_likes() {
         ..rule("a.io/kvm")
     };
     let many = (0..20).map(|n| found(&format!("d{n:02}"), &[], &[]));
-    let (items, problems) = items(&shared, many.collect(), &|_| true);
+    let (items, problems) = first(&shared, many.collect(), &|_| true);
     assert_eq!(items.len(), 10);
     assert!(problems[0].contains("20000"), "{problems:?}");
 }
@@ -190,12 +205,12 @@ fn one_without_what_it_is_given_with_is_given_to_nobody() {
     }];
     for is_there in [true, false] {
         let found = vec![found("gpu", &[], &[])];
-        let (items, _) = items(&rule, found, &|_| is_there);
+        let (items, _) = first(&rule, found, &|_| is_there);
         assert_eq!(items[0].is_healthy(), is_there);
         let reason = items[0].reason().unwrap_or_default();
         assert_eq!(reason.contains("/dev/kfd"), !is_there, "{reason}");
     }
     rule.give.nodes[0].optional = true;
-    let (items, _) = items(&rule, vec![found("gpu", &[], &[])], &|_| false);
+    let (items, _) = first(&rule, vec![found("gpu", &[], &[])], &|_| false);
     assert!(items[0].is_healthy());
 }

@@ -160,6 +160,56 @@ async fn a_device_that_is_pulled_out_is_unhealthy_and_back_when_it_is_plugged_in
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_second_one_that_says_the_same_takes_nothing_of_the_first() {
+    const NAME: &str = "example.com/usb";
+    let place = Place::new();
+    place.configure(
+        "
+resources:
+- name: example.com/usb
+  find: [{usb: {vendor: 10c4}}]
+",
+    );
+    let process = place.kubelet.start();
+    let tree = Tree::new();
+    let plug = |port, number| {
+        let adapter = tree.usb(port, 1, number).ids("10c4", "ea60");
+        adapter.serial("0001")
+    };
+    let _first = plug("1-3", 5);
+    let part = place.part(tree.host(), &[]);
+    let healthy = |wanted: &'static [&'static str]| {
+        move |known: &std::collections::BTreeMap<String, kubelet::Known>| {
+            let of = known.get(NAME).into_iter().flatten();
+            let ids: Vec<&str> = of
+                .filter(|(_, is_healthy)| **is_healthy)
+                .map(|(id, _)| id.as_str())
+                .collect();
+            ids == wanted
+        }
+    };
+    place
+        .kubelet
+        .knows("one", healthy(&["10c4:ea60:0001"]))
+        .await;
+    process.admit("pod", NAME, 1).await.unwrap();
+    let _second = plug("1-1", 4);
+    let both = &["10c4:ea60:0001", "10c4:ea60:0001:1-1"];
+    place.kubelet.knows("both", healthy(both)).await;
+    // Nor does it for the next agent.
+    part.end().await;
+    let part = place.part(tree.host(), &[]);
+    place.kubelet.knows("both again", healthy(both)).await;
+    let given = process.admit("other", NAME, 1).await.unwrap();
+    let device = &given.container_responses[0].devices[0];
+    assert_eq!(device.host_path, "/dev/bus/usb/001/004");
+    assert!(process.admit("third", NAME, 1).await.is_err());
+    assert_eq!(place.kubelet.known(NAME).len(), 2);
+    part.end().await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_configuration_changes_nothing_and_a_good_one_at_once() {
     let place = Place::new();
     place.configure(TTY);

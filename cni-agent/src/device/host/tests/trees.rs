@@ -115,6 +115,18 @@ fn finders() -> Vec<Vec<Finder>> {
     each.chain([all.to_vec()]).collect()
 }
 
+/// Without what is another's on every node.
+fn plain(mut findings: Findings) -> Findings {
+    for site in findings
+        .found
+        .iter_mut()
+        .filter_map(|found| found.site.as_mut())
+    {
+        site.instance = None;
+    }
+    findings
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -144,7 +156,7 @@ proptest! {
                 }
             }
             prop_assert_eq!(&findings.problems, &[""; 0]);
-            prop_assert_eq!(&findings, &other.host().find(&finders));
+            prop_assert_eq!(plain(findings), plain(other.host().find(&finders)));
         }
     }
 }

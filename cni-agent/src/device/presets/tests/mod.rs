@@ -13,7 +13,7 @@ use crate::device::{
     allocate::{self, Given, Node, Refused},
     config,
     host::fake::Tree,
-    inventory::{Item, Offer, id_of, items},
+    inventory::{Item, Offer, Witness, id_of, items},
     name::DeviceId,
     plan::Rule,
 };
@@ -82,7 +82,15 @@ fn look(tree: &Tree, rule: &Rule, also: &[&str]) -> (Vec<Item>, Vec<String>) {
     let findings = host.find(&rule.find);
     assert_eq!(findings, host.find(&rule.find), "each look is the same");
     assert_eq!(findings.problems, [""; 0]);
-    items(rule, findings.found, &|path| exists(tree, also, path))
+    items(
+        rule,
+        findings.found,
+        &[],
+        &Witness {
+            exists: &|path| exists(tree, also, path),
+            is_there: &|_| false,
+        },
+    )
 }
 
 fn exists(tree: &Tree, also: &[&str], path: &Path) -> bool {
