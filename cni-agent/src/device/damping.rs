@@ -48,6 +48,14 @@ impl Damping {
         }
     }
 
+    /// Of one that is known to be ill since then.
+    pub fn ill(why: String, since: u64) -> Self {
+        Self {
+            state: State::Ill(why),
+            ..Self::new(since)
+        }
+    }
+
     /// Of one whose first look is this: an illness is believed at once, for nobody has it yet.
     pub fn first(seen: Seen, now: u64) -> Self {
         let mut damping = Self::new(now);
@@ -200,6 +208,14 @@ mod tests {
         assert_eq!(damping.doubt(), None);
         assert!(!Damping::first(ill(), 1).is_healthy());
         assert!(Damping::first(Seen::Well, 1).is_healthy());
+    }
+
+    #[test]
+    fn one_that_is_known_to_be_ill_takes_as_many_good_looks_as_any_other() {
+        let mut damping = Damping::ill("stuck".into(), 1);
+        assert_eq!((damping.reason(), damping.since()), (Some("stuck"), 1));
+        assert!(!damping.see(Seen::Well, THRICE, 2));
+        assert!(damping.see(Seen::Well, THRICE, 3));
     }
 
     fn seen() -> impl Strategy<Value = Seen> {

@@ -16,7 +16,7 @@ use super::{
     plugin::Plugin,
     pods::PodResources,
     registration::{self, Served, Standing, Way},
-    resource::{Resource, Sight, made_up_of, random},
+    resource::{Resource, Sight, known, made_up_of, random},
     slot::{Shown, ShownResource},
     tell::{News, Teller},
 };
@@ -157,6 +157,9 @@ impl Keeper {
                 }
                 () = changes.changed() => look = Instant::now(),
                 Some(verdict) = self.checked.recv() => self.judge(&verdict).await,
+                () = self.checks.ended() => {
+                    self.checks.start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
+                }
                 () = sleep_until(next) => {
                     let now = Instant::now();
                     if self.expected.is_some_and(|end| end <= now) {
@@ -213,11 +216,17 @@ impl Keeper {
         for (name, rule) in &plan.resources {
             let rule = Arc::new(rule.clone());
             if let Some(resource) = self.resources.get_mut(name) {
-                resource.change(rule);
+                if resource.change(rule) {
+                    self.checks.know(&resource.offers.borrow());
+                }
                 continue;
             }
             match self.kept.resources.get(name).cloned() {
-                Some(known) if !known.is_empty() => self.begin(Offer::new(rule, known)),
+                Some(items) if !items.is_empty() => {
+                    let offer = known(rule, items);
+                    self.checks.know(&offer);
+                    self.begin(offer);
+                }
                 _ => unseen.push(rule),
             }
         }
@@ -415,6 +424,10 @@ impl Keeper {
         };
         let mut offer = Offer::clone(&resource.offers.borrow());
         let Some(item) = offer.items.iter_mut().find(|item| item.key == verdict.key) else {
+        if !offer.rule.health.has_look() {
+            // The look began by another rule.
+            return;
+        }
             return;
         };
         let health = match (&verdict.problem, &item.health) {

@@ -192,6 +192,13 @@ pub struct HealthRule {
     pub forget: Duration,
 }
 
+impl HealthRule {
+    /// Whether anything but presence is looked at.
+    pub fn has_look(&self) -> bool {
+        self.open || self.command.is_some()
+    }
+}
+
 /// A program of the node, or of the agent's image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Program {

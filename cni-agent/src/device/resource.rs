@@ -44,21 +44,22 @@ impl Resource {
         });
     }
 
-    /// Goes on by another rule.
-    pub(super) fn change(&mut self, rule: Arc<Rule>) {
+    /// Goes on by another rule. False: it is the same.
+    pub(super) fn change(&mut self, rule: Arc<Rule>) -> bool {
         let before = self.offers.borrow().clone();
         if *before.rule == *rule {
-            return;
+            return false;
         }
         tracing::info!(resource = %rule.name, "a resource has another configuration");
         self.renewal = random(&rule).map(|_| Instant::now());
-        let offer = Offer::new(rule, before.items.clone());
+        let offer = known(rule, before.items.clone());
         let anew = plugin::options(&offer) != plugin::options(&before);
         self.offers.send_replace(Arc::new(offer));
         if anew {
             // The kubelet asks what a plugin can when it takes it.
             self.until.send_replace(());
         }
+        true
     }
 
     /// Takes what a look found; what changed by it.
@@ -109,6 +110,19 @@ impl Resource {
             tracing::error!(%error, "a resource's plugin ended badly");
         }
     }
+}
+
+/// What is known of a resource, by the rule that it has now: nobody is ill where nobody looks, for nobody would say that it
+/// is well again.
+pub(super) fn known(rule: Arc<Rule>, mut items: Vec<Item>) -> Offer {
+    if !rule.health.has_look() {
+        for item in &mut items {
+            if matches!(item.health, Health::Unhealthy { .. }) {
+                item.health = Health::Healthy;
+            }
+        }
+    }
+    Offer::new(rule, items)
 }
 
 /// The example's devices, and until when: some, with names that nobody has seen; those before are given still to who asks
@@ -173,5 +187,30 @@ fn tell(before: &Offer, now: &Offer, teller: &Teller) {
                 });
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::tests::{item, rule, unhealthy};
+
+    #[test]
+    fn where_nobody_looks_nobody_is_ill() {
+        let items = vec![
+            Item {
+                health: unhealthy("stuck"),
+                ..item("a")
+            },
+            Item {
+                health: Health::Gone { since: 1 },
+                ..item("b")
+            },
+        ];
+        let mut looked = rule("a.io/x");
+        looked.health.open = true;
+        assert_eq!(known(Arc::new(looked), items.clone()).items, items);
+        let offer = known(Arc::new(rule("a.io/x")), items.clone());
+        assert_eq!(offer.items, [item("a"), items[1].clone()]);
     }
 }

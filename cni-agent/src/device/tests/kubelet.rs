@@ -42,7 +42,7 @@ use tonic::{
 };
 
 /// Longer than anything takes; only a test that fails waits for it.
-pub(super) const PATIENCE: Duration = Duration::from_secs(30);
+pub(in crate::device) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// What it knows of a resource: id → healthy.
 pub(super) type Known = BTreeMap<String, bool>;

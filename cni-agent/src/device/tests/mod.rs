@@ -14,7 +14,8 @@ use super::{
     watch_kubelet,
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
-use kubelet::{Kubelet, PATIENCE};
+use kubelet::Kubelet;
+pub(super) use kubelet::PATIENCE;
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::timeout};
 
@@ -166,7 +167,7 @@ fn watcher(folder: &Path) -> Way {
     }
 }
 
-fn unhealthy(reason: &str) -> Health {
+pub(super) fn unhealthy(reason: &str) -> Health {
     Health::Unhealthy {
         reason: reason.to_owned(),
         since: 1,

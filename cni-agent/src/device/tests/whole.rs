@@ -313,3 +313,49 @@ async fn what_was_there_before_a_start_of_the_machine_is_told_before_its_driver_
     part.end().await;
     process.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_comes_back_broken_is_unhealthy_again_and_well_when_nobody_looks_any_more() {
+    let place = Place::new();
+    let ill = place.folder.path().join("ill");
+    let look = format!(
+        "  health: {{command: [/bin/sh, -c, 'test ! -e {}'], every: 1s, failures: 1}}\n",
+        ill.display()
+    );
+    place.configure(&format!("{TTY}{look}"));
+    let process = place.kubelet.start();
+    let tree = Tree::new();
+    tree.file("tty-test-a", 188, 0);
+    let part = place.part(tree.host(), &[]);
+    let is = |healthy: bool| {
+        move |known: &std::collections::BTreeMap<String, kubelet::Known>| {
+            let of = known.get("example.com/tty");
+            of.is_some_and(|of| of.get("tty-test-a") == Some(&healthy))
+        }
+    };
+    place.kubelet.knows("a healthy one", is(true)).await;
+    fs::write(&ill, "").unwrap();
+    for (step, why) in ["exit", "unplugged", "exit"].into_iter().enumerate() {
+        match step {
+            1 => tree.remove_file("tty-test-a"),
+            2 => tree.file("tty-test-a", 188, 0),
+            _ => {}
+        }
+        let told = async {
+            loop {
+                let row = part.answer().await.resources.remove(0);
+                let reason = row.devices[0].reason.as_deref();
+                if reason.is_some_and(|reason| reason.contains(why)) {
+                    break;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(PATIENCE, told).await.expect(why);
+    }
+    place.kubelet.knows("a broken one", is(false)).await;
+    place.configure(TTY);
+    place.kubelet.knows("a healthy one again", is(true)).await;
+    part.end().await;
+    process.kill().await;
+}
