@@ -5,7 +5,10 @@ use crate::device::plan::Program;
 use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{OFlags, fcntl_setfl},
-    process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open},
+    process::{
+        Pid, PidfdFlags, Signal, WaitOptions, getpid, kill_process_group, pidfd_open,
+        set_child_subreaper, waitpgid,
+    },
 };
 use std::{
     collections::BTreeMap,
@@ -45,6 +48,10 @@ pub fn run(program: &Program, values: &BTreeMap<String, String>) -> Result<(), S
         format!("{name} can't be run: the device has no {field} for its arguments")
     })?;
     let failed = |error: io::Error| format!("{name} can't be run: {error}");
+    // What it started is ours when it has ended, also where the agent is not the first process of its container.
+    if let Err(error) = set_child_subreaper(Some(getpid())) {
+        tracing::debug!(%error, "what a program leaves behind is another's to wait for");
+    }
     let (output, input) = io::pipe().map_err(failed)?;
     let errors = input.try_clone().map_err(failed)?;
     // The command holds the pipe's other end, and is gone with this statement.
@@ -62,8 +69,10 @@ pub fn run(program: &Program, values: &BTreeMap<String, String>) -> Result<(), S
     let mut said = Vec::new();
     let outcome = until_end(&child, output, program.deadline, &mut said);
     // With what it started. Its number is its own until it is waited for.
-    let _gone = kill_process_group(Pid::from_child(&child), Signal::KILL);
+    let group = Pid::from_child(&child);
+    let _gone = kill_process_group(group, Signal::KILL);
     let status = child.wait().map_err(failed)?;
+    reap(group);
     match outcome.map_err(failed)? {
         true if status.success() => Ok(()),
         true => Err(format!("{name}: {status}{}", last_line(&said))),
@@ -72,6 +81,17 @@ pub fn run(program: &Program, values: &BTreeMap<String, String>) -> Result<(), S
             program.deadline,
             last_line(&said)
         )),
+    }
+}
+
+/// Waits for all of a group that was ended: nobody else does. Other children's ends are left to who waits for them.
+fn reap(group: Pid) {
+    loop {
+        match waitpgid(group, WaitOptions::empty()) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            // None is left.
+            Err(_) => return,
+        }
     }
 }
 
@@ -221,6 +241,38 @@ mod tests {
         while rustix::fs::open(&fifo, flags, rustix::fs::Mode::empty()).is_ok() {
             assert!(Instant::now() < end, "somebody lives");
             std::thread::yield_now();
+        }
+    }
+
+    /// What there is of a process group, also of those that have ended and that nobody waited for.
+    fn members(group: &str) -> Vec<String> {
+        let mut members = Vec::new();
+        for entry in std::fs::read_dir("/proc").unwrap() {
+            let stat = std::fs::read_to_string(entry.unwrap().path().join("stat"));
+            let stat = stat.unwrap_or_default();
+            let Some((_, rest)) = stat.rsplit_once(')') else {
+                continue;
+            };
+            if rest.split_whitespace().nth(2) == Some(group) {
+                members.push(stat);
+            }
+        }
+        members
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_it_started_not_even_ended_processes() {
+        let folder = tempfile::tempdir().unwrap();
+        let number = folder.path().join("number");
+        for deadline in [Duration::from_millis(300), LONG] {
+            let rest = match deadline {
+                LONG => "sleep 1000 | cat & exit 1",
+                _ => "sleep 1000 | cat",
+            };
+            let script = format!("echo $$ > {}; {rest}", number.display());
+            assert!(run_shell(&script, deadline).is_err());
+            let group = std::fs::read_to_string(&number).unwrap();
+            assert_eq!(members(group.trim()), Vec::<String>::new());
         }
     }
 
