@@ -3,13 +3,13 @@
 use super::{
     allocate::{self, Given, Node, Refused},
     cdi,
-    host::{Host, program},
+    host::{Host, program::Turns},
     inventory::Offer,
     name::DeviceId,
     prefer,
 };
 use crate::metrics::DeviceCounts;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, TryStreamExt as _, stream};
 use node_api::device::{
     AllocateRequest, AllocateResponse, CdiDevice, ContainerAllocateResponse,
     ContainerPreferredAllocationResponse, Device, DevicePluginOptions, DeviceSpec, Empty,
@@ -18,8 +18,13 @@ use node_api::device::{
     device_plugin_server::DevicePlugin,
 };
 use rustix::rand::{GetRandomFlags, getrandom};
-use std::{pin::Pin, sync::Arc, time::Instant};
-use tokio::sync::watch;
+use std::{
+    collections::BTreeMap,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::{sync::watch, time::timeout};
 use tonic::{Request, Response, Status};
 
 const HEALTHY: &str = "Healthy";
@@ -27,6 +32,10 @@ const UNHEALTHY: &str = "Unhealthy";
 /// Most containers and devices of one call: more than a node has pods.
 const MOST_CONTAINERS: usize = 1024;
 const MOST_DEVICES: usize = 10_000;
+/// Devices of one container that are reset beside each other.
+const BESIDE: usize = 64;
+/// How long all resets of a container may take: the kubelet waits 30 s, and is told why before it gives up.
+const RESETS: Duration = Duration::from_secs(29);
 
 /// Answers for one resource.
 #[derive(Clone, Debug)]
@@ -38,6 +47,8 @@ pub(super) struct Plugin {
     pub(super) streams: watch::Sender<usize>,
     /// The kubelet's streams end when this changes.
     pub(super) until: watch::Receiver<()>,
+    /// Of the devices' resets.
+    pub(super) turns: Turns,
 }
 
 /// What the kubelet should know of it before it calls.
@@ -188,22 +199,30 @@ impl DevicePlugin for Plugin {
         let Some(reset) = &offer.rule.before_start else {
             return Ok(Response::new(PreStartContainerResponse {}));
         };
-        let mut done = Vec::new();
+        let mut items = BTreeMap::new();
         for id in ids {
             let id = DeviceId::from(&*id);
             let item = offer
                 .passing(&id)
                 .ok_or_else(|| Status::not_found(format!("there is no device {id}")))?;
-            if done.contains(&&item.key) {
-                continue;
-            }
-            done.push(&item.key);
-            program::run_apart(reset.clone(), item.fields.clone())
-                .await
-                .map_err(|reason| {
-                    Status::internal(format!("beforeStart of device {id}: {reason}"))
-                })?;
+            items.entry(&*item.key).or_insert((id, item));
         }
+        let resets = stream::iter(items.into_values()).map(Ok::<_, Status>);
+        let resets = resets.try_for_each_concurrent(BESIDE, async |(id, item)| {
+            let reset = self
+                .turns
+                .run(&item.key, reset.clone(), item.fields.clone());
+            reset
+                .await
+                .map_err(|reason| Status::internal(format!("beforeStart of device {id}: {reason}")))
+        });
+        let late = |_| {
+            let why = format!(
+                "beforeStart was not done after {RESETS:?}: the kernel holds it, or it runs for another container"
+            );
+            Err(Status::deadline_exceeded(why))
+        };
+        timeout(RESETS, resets).await.unwrap_or_else(late)?;
         Ok(Response::new(PreStartContainerResponse {}))
     }
 }
@@ -286,5 +305,60 @@ fn response(given: Given, own: Vec<String>) -> ContainerAllocateResponse {
             .chain(given.cdi)
             .map(|name| CdiDevice { name })
             .collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::device::{
+        inventory::Item,
+        plan::Program,
+        template::Template,
+        tests::{item, rule},
+    };
+
+    #[tokio::test]
+    async fn the_devices_of_a_container_are_reset_beside_each_other() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().display();
+        // Each waits until all have begun.
+        let script = format!(
+            ": > {place}/$0; until test -e {place}/a && test -e {place}/b; do sleep 0.01; done"
+        );
+        let mut rule = rule("a.io/x");
+        rule.before_start = Some(Program {
+            path: "/bin/sh".into(),
+            arguments: ["-c", &script, "{name}"]
+                .map(|text| Template::parse(text).unwrap())
+                .into(),
+            deadline: Duration::from_secs(10),
+        });
+        let named = |key: &str| Item {
+            fields: [("name".to_owned(), key.to_owned())].into(),
+            ..item(key)
+        };
+        let offer = Offer::new(Arc::new(rule), vec![named("a"), named("b")]);
+        let (_until, until) = watch::channel(());
+        let (_offers, offers) = watch::channel(Arc::new(offer));
+        let plugin = Plugin {
+            offers,
+            host: Arc::new(Host::default()),
+            counts: DeviceCounts::default(),
+            streams: watch::Sender::new(0),
+            until,
+            turns: Turns::default(),
+        };
+        let asked = |ids: &[&str]| {
+            Request::new(PreStartContainerRequest {
+                devices_ids: ids.iter().map(|id| (*id).to_owned()).collect(),
+            })
+        };
+        plugin
+            .pre_start_container(asked(&["a", "b"]))
+            .await
+            .unwrap();
+        let unknown = plugin.pre_start_container(asked(&["a", "c"])).await;
+        assert_eq!(unknown.unwrap_err().code(), tonic::Code::NotFound);
     }
 }

@@ -15,21 +15,69 @@ use std::{
     io::{self, PipeReader, Read as _},
     os::{fd::OwnedFd, unix::process::CommandExt as _},
     process::{Child, Command, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    thread,
     time::{Duration, Instant},
 };
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 /// Where shells look for programs.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 /// What is kept of a program's last words.
 const MOST_SAID: usize = 4096;
 
-/// Runs it on a thread that may wait.
+/// Runs it on a thread of its own: one that the kernel holds keeps nothing else waiting.
 ///
 /// # Errors
 /// As [`run`].
 pub async fn run_apart(program: Program, values: BTreeMap<String, String>) -> Result<(), String> {
-    let ended = tokio::task::spawn_blocking(move || run(&program, &values)).await;
-    ended.unwrap_or_else(|error| Err(format!("the program's thread ended badly: {error}")))
+    apart(program, values, None).await
+}
+
+async fn apart(
+    program: Program,
+    values: BTreeMap<String, String>,
+    turn: Option<OwnedMutexGuard<()>>,
+) -> Result<(), String> {
+    let (done, waiting) = oneshot::channel();
+    let thread = thread::Builder::new().name("device-program".into());
+    let started = thread.spawn(move || {
+        let ended = run(&program, &values);
+        drop(turn);
+        // Who waited may have given up.
+        drop(done.send(ended));
+    });
+    started.map_err(|error| format!("no thread can be started for the program: {error}"))?;
+    let ended = waiting.await;
+    ended.unwrap_or_else(|_| Err("the program's thread ended badly".to_owned()))
+}
+
+/// Runs programs for devices: for each device one at a time, however long the kernel holds it.
+#[derive(Clone, Debug, Default)]
+pub struct Turns(Arc<Mutex<BTreeMap<String, Turn>>>);
+
+type Turn = Arc<tokio::sync::Mutex<()>>;
+
+impl Turns {
+    /// Runs it when it is the device's turn.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run(
+        &self,
+        key: &str,
+        program: Program,
+        values: BTreeMap<String, String>,
+    ) -> Result<(), String> {
+        let turn = {
+            let mut turns = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            // Who waits or runs has one too.
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+            turns.entry(key.to_owned()).or_default().clone()
+        };
+        let turn = turn.lock_owned().await;
+        apart(program, values, Some(turn)).await
+    }
 }
 
 /// Runs it with the values of a device filled in. Blocks until its deadline at most, unless the kernel holds a program
@@ -274,6 +322,27 @@ mod tests {
             let group = std::fs::read_to_string(&number).unwrap();
             assert_eq!(members(group.trim()), Vec::<String>::new());
         }
+    }
+
+    #[tokio::test]
+    async fn a_device_has_one_program_at_a_time_and_others_have_theirs_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().display();
+        // Whoever meets another of the same device fails; each of the two devices waits for the other one's.
+        let script = format!(
+            "mkdir {place}/$0 || exit 1; : > {place}/$0.was; \
+             until test -e {place}/A1.was && test -e {place}/A2.was; do sleep 0.01; done; rmdir {place}/$0"
+        );
+        let turns = Turns::default();
+        let run = |serial: &str| {
+            let values = [("serial".to_owned(), serial.to_owned())].into();
+            let (turns, serial) = (turns.clone(), serial.to_owned());
+            let program = shell(&script, LONG);
+            async move { turns.run(&serial, program, values).await }
+        };
+        let all = tokio::join!(run("A1"), run("A2"), run("A1"), run("A2"));
+        assert_eq!(all, (Ok(()), Ok(()), Ok(()), Ok(())));
+        assert!(turns.0.lock().unwrap().len() <= 2);
     }
 
     #[test]

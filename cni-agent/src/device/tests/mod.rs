@@ -5,7 +5,7 @@ mod restarts;
 mod whole;
 
 use super::{
-    host::Host,
+    host::{Host, program::Turns},
     inventory::{Health, Item, Offer},
     name::ResourceName,
     plan::{Give, Groups, HealthRule, Permissions, Prefer, Rule, Serve},
@@ -104,6 +104,7 @@ impl Agent {
                 counts: DeviceCounts::default(),
                 streams,
                 until: until.subscribe(),
+                turns: Turns::default(),
             },
             until: until.clone(),
             standing,
