@@ -424,11 +424,11 @@ impl Keeper {
             return;
         };
         let mut offer = Offer::clone(&resource.offers.borrow());
-        let Some(item) = offer.items.iter_mut().find(|item| item.key == verdict.key) else {
         if !offer.rule.health.has_look() {
             // The look began by another rule.
             return;
         }
+        let Some(item) = offer.items.iter_mut().find(|item| item.key == verdict.key) else {
             return;
         };
         let health = match (&verdict.problem, &item.health) {
@@ -541,6 +541,20 @@ fn same(one: &Offers, other: &Offers) -> bool {
             .all(|((name, one), (of, other))| name == of && Arc::ptr_eq(one, other))
 }
 
+/// Takes sockets away that an agent left in the kubelet's registry and that this one doesn't make anew.
+pub(super) fn sweep(config: &DeviceConfig, plan: &Plan) {
+    let rules = plan.resources.values().filter(|rule| {
+        rule.serve == Serve::DevicePlugin && config.registration == Registration::Watcher
+    });
+    let wanted = rules.map(|rule| rule.name.socket()).collect();
+    registration::sweep(&registry(config), &wanted);
+}
+
+/// The kubelet's registry of plugins.
+fn registry(config: &DeviceConfig) -> PathBuf {
+    config.kubelet_dir.join("plugins_registry")
+}
+
 /// How the kubelet is told.
 pub(super) fn way(config: &DeviceConfig) -> Way {
     let kubelet = &config.kubelet_dir;
@@ -549,7 +563,7 @@ pub(super) fn way(config: &DeviceConfig) -> Way {
             folder: kubelet.join("device-plugins"),
         },
         Registration::Watcher => Way::Watcher {
-            registry: kubelet.join("plugins_registry"),
+            registry: registry(config),
             folder: kubelet.join("plugins/fairlead-devices"),
         },
     }

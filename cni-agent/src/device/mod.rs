@@ -81,6 +81,7 @@ async fn run_on(
 ) -> Result<(), String> {
     let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
     let configured = configuration.subscribe();
+    keeper::sweep(&config, &configured.borrow().plan);
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
     let changes = Changes::open(&host);

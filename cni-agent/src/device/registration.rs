@@ -16,6 +16,7 @@ use crate::{
     },
     metrics::DeviceCounts,
     parts::Shutdown,
+    server,
 };
 use node_api::{
     device::{
@@ -25,11 +26,12 @@ use node_api::{
     registration::registration_server::RegistrationServer,
 };
 use std::{
+    collections::BTreeSet,
     fs,
-    os::unix::fs::MetadataExt as _,
+    os::unix::fs::{FileTypeExt as _, MetadataExt as _},
     path::{Path, PathBuf},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 use tokio::{
     sync::{oneshot, watch},
@@ -43,6 +45,8 @@ pub(super) const VERSION: &str = "v1beta1";
 /// What we are to the kubelet's watcher of plugins.
 const KIND: &str = "DevicePlugin";
 const KUBELET_SOCKET: &str = "kubelet.sock";
+/// How the names of ours begin and end.
+const SOCKETS: (&str, &str) = ("fairlead-", ".sock");
 
 /// Pauses between attempts: the kubelet may say that it is there before its socket is.
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
@@ -106,27 +110,59 @@ pub(super) struct Served {
     pub(super) counts: DeviceCounts,
 }
 
-/// A file as it is: made anew under the same name it is another, even if it gets the same number.
+/// A file as it was made: made anew under the same name it is another, even if it gets the same number; with other
+/// permissions or another label it is the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Identity([i64; 4]);
+pub(super) struct Identity {
+    device: u64,
+    inode: u64,
+    born: Option<SystemTime>,
+}
 
 pub(super) fn identity(path: &Path) -> Option<Identity> {
     let meta = fs::symlink_metadata(path).ok()?;
-    let numbers = [meta.dev(), meta.ino()].map(u64::cast_signed);
-    Some(Identity([
-        numbers[0],
-        numbers[1],
-        meta.ctime(),
-        meta.ctime_nsec(),
-    ]))
+    // Nobody writes to a socket itself: where a filesystem doesn't know when it was made, that is when.
+    let born = meta.created().or_else(|_| meta.modified());
+    Some(Identity {
+        device: meta.dev(),
+        inode: meta.ino(),
+        born: born.ok(),
+    })
+}
+
+/// Takes those of our sockets out of the kubelet's registry of plugins that an agent left there which was killed: the
+/// kubelet would go on to ask them. What is `wanted` is made anew by who serves it.
+pub(super) fn sweep(registry: &Path, wanted: &BTreeSet<String>) {
+    for entry in fs::read_dir(registry).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        // Drivers of CSI are called as people like; their sockets end so.
+        let is_drivers = name.ends_with("-reg.sock");
+        let is_ours = name.starts_with(SOCKETS.0) && name.ends_with(SOCKETS.1) && !is_drivers;
+        let is_socket = entry.file_type().is_ok_and(|kind| kind.is_socket());
+        if !is_ours || !is_socket || wanted.contains(&name) {
+            continue;
+        }
+        let path = entry.path();
+        if !matches!(server::is_served(&path), Ok(false)) {
+            continue;
+        }
+        match fs::remove_file(&path) {
+            Ok(()) => {
+                tracing::info!(socket = %path.display(), "a socket that nobody serves is taken away")
+            }
+            Err(error) => {
+                tracing::warn!(socket = %path.display(), %error, "a socket that nobody serves stays: remove it");
+            }
+        }
+    }
 }
 
 /// Our socket while it is served.
 struct Serving {
     socket: PathBuf,
-    identity: Option<Identity>,
+    identity: Identity,
     /// The one that tells the watcher of plugins.
-    registry: Option<(PathBuf, Option<Identity>, watch::Receiver<Taken>)>,
+    registry: Option<(PathBuf, Identity, watch::Receiver<Taken>)>,
     ends: Vec<oneshot::Sender<()>>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -139,9 +175,12 @@ impl Serving {
         let fault = |path: &Path, error: &dyn std::fmt::Display| {
             format!("socket {}: {error}", path.display())
         };
+        let made = |path: &Path| {
+            identity(path).ok_or_else(|| fault(path, &"somebody removed it as soon as it was made"))
+        };
         let listener = listen::bind(&socket).map_err(|error| fault(&socket, &error))?;
         let mut this = Self {
-            identity: identity(&socket),
+            identity: made(&socket)?,
             socket,
             registry: None,
             ends: Vec::new(),
@@ -167,7 +206,7 @@ impl Serving {
                     let _dropped = ended.await.is_err();
                 });
             this.run(end, serving);
-            this.registry = Some((path.clone(), identity(&path), taken));
+            this.registry = Some((path.clone(), made(&path)?, taken));
         }
         Ok(this)
     }
@@ -188,14 +227,14 @@ impl Serving {
     /// Whether the kubelet would find us at our sockets.
     fn is_whole(&self) -> bool {
         let registry = self.registry.as_ref();
-        identity(&self.socket) == self.identity
-            && registry.is_none_or(|(path, own, _)| identity(path) == *own)
+        identity(&self.socket) == Some(self.identity)
+            && registry.is_none_or(|(path, own, _)| identity(path) == Some(*own))
             && !self.tasks.iter().any(JoinHandle::is_finished)
     }
 
     /// Whether somebody else's socket is in the place of ours.
     fn has_rival(&self) -> bool {
-        identity(&self.socket).is_some_and(|other| Some(other) != self.identity)
+        identity(&self.socket).is_some_and(|other| other != self.identity)
     }
 
     /// Ends it; removes what is still ours.
@@ -203,8 +242,7 @@ impl Serving {
         for (path, own) in std::iter::once((&self.socket, self.identity))
             .chain(self.registry.iter().map(|(path, own, _)| (path, *own)))
         {
-            if own.is_some()
-                && identity(path) == own
+            if identity(path) == Some(own)
                 && let Err(error) = fs::remove_file(path)
             {
                 tracing::debug!(%error, "the socket was gone already");
@@ -375,4 +413,66 @@ async fn register(folder: &Path, offer: &Offer) -> Result<(), String> {
     timeout(PATIENCE, told)
         .await
         .unwrap_or_else(|_| Err("the kubelet does not answer in time".to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::{fs::PermissionsExt as _, net::UnixListener};
+
+    #[test]
+    fn a_socket_with_other_permissions_is_the_same_and_another_in_its_place_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("a.sock");
+        let _ours = UnixListener::bind(&socket).unwrap();
+        let before = identity(&socket).unwrap();
+        let ctime = || {
+            let meta = fs::symlink_metadata(&socket).unwrap();
+            (meta.ctime(), meta.ctime_nsec())
+        };
+        let changed = ctime();
+        // The kernel's clock ticks slowly.
+        while ctime() == changed {
+            fs::set_permissions(&socket, fs::Permissions::from_mode(0o666)).unwrap();
+        }
+        assert_eq!(identity(&socket), Some(before));
+        let other = folder.path().join("b.sock");
+        let _theirs = UnixListener::bind(&other).unwrap();
+        fs::rename(&other, &socket).unwrap();
+        assert_ne!(identity(&socket), Some(before));
+        fs::remove_file(&socket).unwrap();
+        assert_eq!(identity(&socket), None);
+    }
+
+    #[test]
+    fn sockets_that_nobody_serves_and_nobody_wants_are_taken_away() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name: &str| folder.path().join(name);
+        for left in [
+            "fairlead-a-1.sock",
+            "fairlead-b-2.sock",
+            "fairlead-csi-reg.sock",
+            "other.sock",
+        ] {
+            drop(UnixListener::bind(place(left)).unwrap());
+        }
+        let _served = UnixListener::bind(place("fairlead-c-3.sock")).unwrap();
+        fs::write(place("fairlead-d-4.sock"), "no socket").unwrap();
+        sweep(folder.path(), &["fairlead-b-2.sock".to_owned()].into());
+        let mut left: Vec<_> = fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        left.sort();
+        let expected = [
+            "fairlead-b-2.sock",
+            "fairlead-c-3.sock",
+            "fairlead-csi-reg.sock",
+            "fairlead-d-4.sock",
+            "other.sock",
+        ];
+        assert_eq!(left, expected);
+        // Where there is no registry, there is nothing to do.
+        sweep(&place("none"), &BTreeSet::new());
+    }
 }

@@ -210,6 +210,28 @@ resources:
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_agent_left_in_the_registry_goes_when_the_next_one_starts() {
+    let place = Place::new();
+    place.configure(TTY);
+    let process = place.kubelet.start();
+    let left = place
+        .folder
+        .path()
+        .join("kubelet/plugins_registry/fairlead-tty-1.sock");
+    drop(std::os::unix::net::UnixListener::bind(&left).unwrap());
+    let part = place.part(Tree::new().host(), &[]);
+    place
+        .kubelet
+        .knows("the resource", |known| {
+            known.contains_key("example.com/tty")
+        })
+        .await;
+    assert!(!left.exists());
+    part.end().await;
+    process.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_faulty_configuration_changes_nothing_and_a_good_one_at_once() {
     let place = Place::new();
     place.configure(TTY);
