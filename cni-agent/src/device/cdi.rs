@@ -115,7 +115,8 @@ fn kind(resource: &ResourceName) -> String {
     format!("{VENDOR}/{lead}{short}-{}", digest(resource.as_str(), 8))
 }
 
-/// The names of the devices that a runtime is told, each item once; none for a resource that does without.
+/// The names of the devices that a runtime is told, each item once; none for a resource that does without, or of a device
+/// that gives nothing.
 pub(super) fn names(offer: &Offer, ids: &[DeviceId]) -> Vec<String> {
     if !offer.rule.give.write_cdi {
         return Vec::new();
@@ -124,30 +125,38 @@ pub(super) fn names(offer: &Offer, ids: &[DeviceId]) -> Vec<String> {
     let mut seen = BTreeSet::new();
     ids.iter()
         .filter_map(|id| offer.item(id))
-        .filter(|item| seen.insert(&item.key))
+        .filter(|item| seen.insert(&item.key) && own_edits(offer, item).is_some())
         .map(|item| format!("{kind}={}", DeviceId::new(&item.key, None)))
         .collect()
 }
 
 /// What a runtime has to know of a resource; none for one that does without, or that has no devices: a specification
-/// without devices is none.
+/// without devices is none. One that gives nothing is not in it: a runtime refuses the whole file for it.
 pub(super) fn spec(offer: &Offer) -> Option<Spec> {
-    if !offer.rule.give.write_cdi || offer.items.is_empty() {
+    if !offer.rule.give.write_cdi {
         return None;
     }
     let devices: Vec<SpecDevice> = offer
         .items
         .iter()
-        .map(|item| SpecDevice {
-            name: DeviceId::new(&item.key, None).to_string(),
-            container_edits: Edits {
-                device_nodes: nodes(offer, item),
-                additional_gids: groups(&offer.rule.give.groups, item),
-                ..Edits::default()
-            },
+        .filter_map(|item| {
+            Some(SpecDevice {
+                name: DeviceId::new(&item.key, None).to_string(),
+                container_edits: own_edits(offer, item)?,
+            })
         })
         .collect();
-    Some(Spec::new(kind(&offer.rule.name), devices))
+    (!devices.is_empty()).then(|| Spec::new(kind(&offer.rule.name), devices))
+}
+
+/// What a container gets with an item by CDI; none: nothing.
+fn own_edits(offer: &Offer, item: &Item) -> Option<Edits> {
+    let edits = Edits {
+        device_nodes: nodes(offer, item),
+        additional_gids: groups(&offer.rule.give.groups, item),
+        ..Edits::default()
+    };
+    (edits != Edits::default()).then_some(edits)
 }
 
 fn nodes(offer: &Offer, item: &Item) -> Vec<DeviceNode> {
@@ -245,15 +254,21 @@ pub(super) fn files<'a>(offers: impl Iterator<Item = &'a Offer>) -> BTreeMap<Str
 }
 
 /// Has the folder hold these and no others of ours; writes only what differs, by renaming, so that a runtime never reads
-/// half of one.
+/// half of one. What can't be written keeps no other from it.
 ///
 /// # Errors
-/// Those of the disk.
+/// The first of the disk, with the name of its file.
 pub(super) fn write(folder: &Path, wanted: &BTreeMap<String, Spec>) -> io::Result<()> {
+    let mut first = Ok(());
     for (name, spec) in wanted {
-        write_one(folder, name, spec)?;
+        let written = write_one(folder, name, spec);
+        let named =
+            written.map_err(|error| io::Error::new(error.kind(), format!("file {name}: {error}")));
+        first = first.and(named);
     }
-    remove_others(folder, PREFIX, |name| wanted.contains_key(name))
+    first.and(remove_others(folder, PREFIX, |name| {
+        wanted.contains_key(name)
+    }))
 }
 
 /// Has the folder hold this one.
@@ -290,13 +305,14 @@ fn remove_others(folder: &Path, prefix: &str, is_wanted: impl Fn(&str) -> bool) 
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         entries => entries?,
     };
+    let mut first = Ok(());
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
         if name.starts_with(prefix) && !is_wanted(&name) {
-            fs::remove_file(folder.join(name))?;
+            first = first.and(fs::remove_file(folder.join(name)));
         }
     }
-    Ok(())
+    first
 }
 
 #[cfg(test)]

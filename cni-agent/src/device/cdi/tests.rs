@@ -43,6 +43,41 @@ fn a_device_has_its_files_and_their_groups_and_is_named_once_for_all_shares() {
 }
 
 #[test]
+fn a_device_that_gives_nothing_is_in_no_specification_and_has_no_name() {
+    let full = offer(Groups::OfFiles);
+    let mut items = full.items.clone();
+    items.push(item("empty"));
+    let both = Offer::new(full.rule.clone(), items);
+    let ids: Vec<DeviceId> = both.devices.keys().cloned().collect();
+    assert_eq!(ids.len(), 4);
+    assert_eq!(names(&both, &ids), names(&full, &ids));
+    assert_eq!(spec(&both), spec(&full));
+    let none = Offer::new(full.rule.clone(), vec![item("empty")]);
+    assert_eq!((spec(&none), names(&none, &ids)), (None, Vec::new()));
+    // Groups are something.
+    let groups = offer(Groups::These(vec![44])).rule;
+    let groups = Offer::new(groups, vec![item("empty")]);
+    assert_eq!(spec(&groups).unwrap().devices.len(), 1);
+    assert_eq!(names(&groups, &ids).len(), 1);
+}
+
+#[test]
+fn one_file_that_cant_be_written_keeps_no_other_from_it() {
+    let place = tempfile::tempdir().unwrap();
+    let spec = spec(&offer(Groups::OfFiles)).unwrap();
+    let file = |n: u32| format!("{PREFIX}{n}.json");
+    // A folder is in the way of the first, and one of ours that is no file any more.
+    fs::create_dir_all(place.path().join(file(1)).join("x")).unwrap();
+    fs::create_dir_all(place.path().join(file(3)).join("x")).unwrap();
+    fs::write(place.path().join(file(4)), "old").unwrap();
+    let wanted = [(file(1), spec.clone()), (file(2), spec)].into();
+    let error = write(place.path(), &wanted).unwrap_err().to_string();
+    assert!(error.contains(&file(1)), "{error}");
+    assert!(place.path().join(file(2)).is_file());
+    assert!(!place.path().join(file(4)).exists());
+}
+
+#[test]
 fn roots_group_is_given_to_nobody() {
     let spec = spec(&offer(Groups::These(vec![0]))).unwrap();
     // Its name begins with a digit.

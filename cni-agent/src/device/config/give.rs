@@ -147,6 +147,15 @@ pub(super) fn give(at: &At<'_>, context: Context) -> Option<Give> {
         }
         groups(&at)
     });
+    if written
+        && context.serve == Serve::DevicePlugin
+        && own.as_ref().is_some_and(|own| *own == none())
+        && !matches!(&groups, Some(Groups::These(some)) if !some.is_empty())
+        && let Some(at) = fields.get("writeCdi")
+    {
+        at.fault("has nothing to give, for none of a device's own files are given; remove it, or write the files into `own`, or numbers into `groups`");
+        return None;
+    }
     Some(Give {
         own: own?,
         nodes: nodes?,

@@ -623,6 +623,18 @@ fn given() -> Vec<Case> {
             "a.yaml:4: resources[0].give.groups[0]",
             &["the text \"video\"", "write a whole number"],
         ),
+        (
+            "CDI without anything to give",
+            give("writeCdi: true, own: []"),
+            "a.yaml:4: resources[0].give.writeCdi",
+            &["nothing to give", "remove it", "`own`"],
+        ),
+        (
+            "CDI of what is found by CDI",
+            with("find: [{cdi: vendor.com/gpu}]\ngive: {writeCdi: true}"),
+            "a.yaml:4: resources[0].give.writeCdi",
+            &["nothing to give", "remove it"],
+        ),
     ]
 }
 
