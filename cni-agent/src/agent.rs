@@ -287,12 +287,18 @@ impl Probed for Watched {
     }
 
     async fn metrics(&self) -> Result<String, String> {
-        let network = part::snapshot(&self.agent.slot, self.named).await;
+        // Beside each other: a scrape has the time of the slowest only.
+        let (network, parts, volumes, devices) = tokio::join!(
+            part::snapshot(&self.agent.slot, self.named),
+            self.agent.states.snapshot(),
+            csi::snapshot(&self.agent.volumes, self.volumes_named),
+            device::snapshot(&self.agent.devices),
+        );
         let snapshot = Snapshot {
             version: env!("CARGO_PKG_VERSION"),
-            parts: self.agent.states.snapshot().await,
-            volumes: csi::snapshot(&self.agent.volumes, self.volumes_named).await,
-            devices: device::snapshot(&self.agent.devices).await,
+            parts,
+            volumes,
+            devices,
             // What is counted here is told also while the maps can't be read.
             network: network.unwrap_or_else(|error| {
                 tracing::warn!(%error, "a scrape goes without the network's metrics");

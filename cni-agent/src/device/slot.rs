@@ -14,8 +14,11 @@ use crate::{
     query::Query,
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, sync::Arc};
-use tokio::sync::watch;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{sync::watch, time::timeout};
+
+/// How long a scrape waits for the kubelet: it has other parts to tell of, and little time.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What there is to show.
 #[derive(Clone, Debug, Default)]
@@ -107,7 +110,8 @@ pub async fn query(slot: &DeviceSlot, query: Query) -> Result<Value, CniError> {
 /// What a scrape finds; nothing while the part is not running.
 pub async fn snapshot(slot: &DeviceSlot) -> Option<DevicesSnapshot> {
     let (shown, pods) = slot.now().ok()?;
-    let holders = pods.holders().await.ok();
+    let holders = timeout(PATIENCE, pods.holders()).await.ok();
+    let holders = holders.and_then(Result::ok);
     Some(DevicesSnapshot {
         resources: shown
             .resources
@@ -146,5 +150,23 @@ mod tests {
         let error = query(&slot, Query::Devices).await.unwrap_err().to_string();
         assert!(error.contains("--parts network,devices"), "{error}");
         assert_eq!(snapshot(&slot).await, None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_kubelet_that_does_not_answer_keeps_no_scrape_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = folder.path().join("pod-resources");
+        std::fs::create_dir(&place).unwrap();
+        let _silent = tokio::net::UnixListener::bind(place.join("kubelet.sock")).unwrap();
+        let slot = DeviceSlot::starting();
+        let (_shown, showing) = watch::channel(Arc::new(Shown {
+            problems: vec!["one".to_owned()],
+            ..Shown::default()
+        }));
+        let _running = slot.run(showing, PodResources::new(folder.path()));
+        let begin = tokio::time::Instant::now();
+        let found = snapshot(&slot).await.unwrap();
+        assert_eq!(found.problems, 1);
+        assert!(begin.elapsed() < 2 * PATIENCE, "{:?}", begin.elapsed());
     }
 }
