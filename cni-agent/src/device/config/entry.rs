@@ -7,7 +7,10 @@ use crate::device::{
     plan::{By, Finder, HealthRule, Prefer, Program, Rule, Serve},
     template::Template,
 };
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 pub(super) const KEYS: [&str; 13] = [
     "name",
@@ -259,15 +262,18 @@ fn program(at: &At<'_>, deadline: Duration) -> Option<Program> {
     let arguments: Vec<Option<Template>> = rest.iter().map(At::template).collect();
     let (path, arguments) = (path?, arguments.into_iter().collect::<Option<Vec<_>>>()?);
     // A serial number is what a device says of itself, and must be no part of a program.
-    let is_shell = path
-        .file_name()
-        .is_some_and(|name| name.as_encoded_bytes().ends_with(b"sh"));
-    if let [flag, script, ..] = arguments.as_slice()
-        && is_shell
-        && flag.to_string().starts_with('-')
-        && !script.is_plain()
-    {
-        rest[1].fault("is a shell's program with fields in it, and a device could write a part of that; write \"$1\" in it, and the field as an argument after it: [/bin/sh, -c, 'reset \"$1\"', sh, \"{path}\"]");
+    if let Some(written) = written_by_device(&path, &arguments) {
+        let (place, message) = match written {
+            Written::Script(place) => (
+                place,
+                "is a shell's program with fields in it, and a device could write a part of that; write \"$1\" in it, and the field as an argument after it: [/bin/sh, -c, 'reset \"$1\"', sh, \"{path}\"]",
+            ),
+            Written::Words(place) => (
+                place,
+                "is taken apart into words by -S, and a device could write some of them; write arguments of their own, without -S",
+            ),
+        };
+        rest[place].fault(message);
         return None;
     }
     Some(Program {
@@ -275,6 +281,71 @@ fn program(at: &At<'_>, deadline: Duration) -> Option<Program> {
         arguments,
         deadline,
     })
+}
+
+/// Which of a program's arguments would be a program itself, with fields in it.
+enum Written {
+    Script(usize),
+    Words(usize),
+}
+
+fn written_by_device(path: &Path, arguments: &[Template]) -> Option<Written> {
+    let texts: Vec<String> = arguments.iter().map(ToString::to_string).collect();
+    let name = path.file_name()?.to_str()?;
+    let begin = match name {
+        // Their first word that is no option and no variable is the program.
+        "env" | "busybox" | "toybox" => {
+            let mut program = 0;
+            let mut is_split = false;
+            while let Some(text) = texts.get(program) {
+                let is_option = text.starts_with('-');
+                if !is_option && !text.contains('=') {
+                    break;
+                }
+                let is_short = is_option && !text.starts_with("--");
+                is_split |= (is_short && text.contains('S')) || text.starts_with("--split-string");
+                let has_value = ["-u", "--unset", "-C", "--chdir", "-a", "--argv0"];
+                program += 1 + usize::from(has_value.contains(&text.as_str()));
+            }
+            if is_split {
+                let fields = arguments.iter().position(|text| !text.is_plain());
+                return fields.map(Written::Words);
+            }
+            if !texts.get(program)?.ends_with("sh") {
+                return None;
+            }
+            program + 1
+        }
+        _ if name.ends_with("sh") => 0,
+        _ => return None,
+    };
+    script(&texts[begin..])
+        .map(|place| begin + place)
+        .filter(|place| !arguments[*place].is_plain())
+        .map(Written::Script)
+}
+
+/// Which of a shell's arguments is a program's text: behind an option with a `c` the first that is no option.
+fn script(texts: &[String]) -> Option<usize> {
+    let mut has_text = false;
+    let mut words = texts.iter().enumerate();
+    while let Some((place, text)) = words.next() {
+        if !text.starts_with(['-', '+']) {
+            return has_text.then_some(place);
+        }
+        has_text |= text.starts_with('-') && text.contains('c');
+        // As fish has it.
+        if text.starts_with("--command=") {
+            return Some(place);
+        }
+        let is_short = !text.starts_with("--");
+        if (is_short && text.ends_with(['o', 'O']))
+            || matches!(text.as_str(), "--rcfile" | "--init-file")
+        {
+            words.next();
+        }
+    }
+    None
 }
 
 /// Whether the parts of an entry go together; notes what doesn't.

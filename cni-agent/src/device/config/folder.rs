@@ -32,7 +32,9 @@ pub(super) fn look(place: &Path) -> Look {
     let mut problems = Vec::new();
     for _ in 0..TRIES {
         let read = match fs::metadata(place) {
-            Ok(metadata) if metadata.is_dir() => read_folder(place, &mut elsewhere),
+            Ok(metadata) if metadata.is_dir() => {
+                as_one(place, |root| read_folder(place, root, &mut elsewhere))
+            }
             Ok(_) => {
                 elsewhere.extend(home(place));
                 read_file(place, place).map(|text| vec![text])
@@ -72,16 +74,38 @@ enum Fault {
     Gone(Problem),
 }
 
-fn read_folder(folder: &Path, elsewhere: &mut BTreeSet<PathBuf>) -> Result<Vec<Text>, Fault> {
+/// Where a folder's files really lie.
+fn root(folder: &Path) -> Result<PathBuf, Fault> {
     // The volume of a ConfigMap: one link leads to the folder of all its files, which another one replaces as a whole.
     let data = folder.join("..data");
-    let root = match data.is_symlink() {
+    match data.is_symlink() {
         true => data
             .canonicalize()
-            .map_err(|error| Fault::Gone(unreadable(&data, &error)))?,
-        false => folder.to_owned(),
-    };
-    let names = names(&root).map_err(|error| match is_absent(&error) {
+            .map_err(|error| Fault::Gone(unreadable(&data, &error))),
+        false => Ok(folder.to_owned()),
+    }
+}
+
+/// Reads a folder's files from where they lie. Who replaces them takes the older ones away, one after the other: what was
+/// read meanwhile may be a part of them.
+fn as_one<T>(folder: &Path, read: impl FnOnce(&Path) -> Result<T, Fault>) -> Result<T, Fault> {
+    let before = root(folder)?;
+    let texts = read(&before)?;
+    match root(folder)? == before {
+        true => Ok(texts),
+        false => Err(Fault::Gone(Problem::of_file(
+            &folder.display().to_string(),
+            "is replaced each time that it is read; leave it in peace for a moment".to_owned(),
+        ))),
+    }
+}
+
+fn read_folder(
+    folder: &Path,
+    root: &Path,
+    elsewhere: &mut BTreeSet<PathBuf>,
+) -> Result<Vec<Text>, Fault> {
+    let names = names(root).map_err(|error| match is_absent(&error) {
         true => Fault::Gone(unreadable(folder, &error)),
         false => Fault::Of(unreadable(folder, &error)),
     })?;
@@ -98,7 +122,7 @@ fn read_folder(folder: &Path, elsewhere: &mut BTreeSet<PathBuf>) -> Result<Vec<T
     let mut files = Vec::new();
     for name in names {
         let path = root.join(&name);
-        elsewhere.extend(home(&path).filter(|home| home != folder && *home != root));
+        elsewhere.extend(home(&path).filter(|home| home != folder && home != root));
         files.push(read_file(&path, &folder.join(&name))?);
     }
     Ok(files)
@@ -181,4 +205,29 @@ fn unreadable(path: &Path, error: &io::Error) -> Problem {
         &path.display().to_string(),
         format!("can't be read: {error}; make it readable for the agent"),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn a_volume_that_is_replaced_while_it_is_read_is_read_again() {
+        let place = tempfile::tempdir().unwrap();
+        let folder = place.path();
+        for version in ["..1", "..2"] {
+            fs::create_dir(folder.join(version)).unwrap();
+        }
+        symlink("..1", folder.join("..data")).unwrap();
+        let name = |root: &Path| root.file_name().unwrap().to_owned();
+        let replaced = as_one(folder, |root| {
+            symlink("..2", folder.join("..tmp")).unwrap();
+            fs::rename(folder.join("..tmp"), folder.join("..data")).unwrap();
+            Ok(name(root))
+        });
+        assert!(matches!(replaced, Err(Fault::Gone(_))));
+        let whole = as_one(folder, |root| Ok(name(root)));
+        assert!(whole.is_ok_and(|name| name == "..2"));
+    }
 }

@@ -92,7 +92,7 @@ struct Reader {
     place: PathBuf,
     presets: Vec<String>,
     last_good: LastGood,
-    /// What was read last, and found whole or faulty.
+    /// What was read last, and found faulty, or whole and kept.
     read_before: Option<Input>,
     stands: Stands,
     configured: watch::Sender<Arc<Configured>>,
@@ -142,13 +142,18 @@ impl Reader {
                     presets: self.presets.clone(),
                 };
                 let checked = parse(&input.files, &input.presets);
-                if checked.is_ok()
-                    && self.read_before.as_ref() != Some(&input)
-                    && let Err(error) = self.last_good.keep(&input)
-                {
-                    tracing::warn!(%error, copy = %self.last_good.path.display(), "should the devices' configuration become faulty, this one is not kept beyond the agent's end");
+                let is_news = self.read_before.as_ref() != Some(&input);
+                let kept = match checked.is_ok() && is_news {
+                    true => self.last_good.keep(&input),
+                    false => Ok(()),
+                };
+                match kept {
+                    Ok(()) => self.read_before = Some(input),
+                    // The next look tries again.
+                    Err(error) => {
+                        tracing::warn!(%error, copy = %self.last_good.path.display(), "should the devices' configuration become faulty, this one is not kept beyond the agent's end");
+                    }
                 }
-                self.read_before = Some(input);
                 checked
             }
             false => Err(look.problems),

@@ -108,12 +108,32 @@ pub(super) fn below_dev(text: &str) -> Result<(), String> {
 pub(super) fn device_pattern(text: &str) -> Result<Pattern, String> {
     below_dev(text)?;
     let first = text["/dev/".len()..].split('/').next().unwrap_or_default();
-    if !first.contains(|c: char| c.is_alphanumeric()) {
+    if !outside_groups(first).any(char::is_alphanumeric) {
         return Err(format!(
             "{text:?} is every device of the node; write more of the name, like /dev/ttyUSB*"
         ));
     }
     pattern(text)
+}
+
+/// The signs of a pattern that are in no `[…]`: what each name has that is like it.
+fn outside_groups(pattern: &str) -> impl Iterator<Item = char> {
+    let mut signs = pattern.chars();
+    std::iter::from_fn(move || {
+        loop {
+            match signs.next()? {
+                '[' => {
+                    // A `]` that is the first of them is one of them.
+                    let first = signs.next()?;
+                    if matches!(first, '!' | '^') {
+                        signs.next()?;
+                    }
+                    signs.find(|sign| *sign == ']')?;
+                }
+                sign => return Some(sign),
+            }
+        }
+    })
 }
 
 /// `digits` hexadecimal digits, or a pattern of them; `0x` in front is taken off.

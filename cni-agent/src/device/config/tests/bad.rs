@@ -307,6 +307,18 @@ fn finders() -> Vec<Case> {
             &["every device", "write more"],
         ),
         (
+            "every device of some letters",
+            find("{path: '/dev/[a-z]*'}"),
+            "a.yaml:3: resources[0].find[0].path",
+            &["every device", "write more"],
+        ),
+        (
+            "every device of other signs",
+            find("{path: '/dev/[!]x]?*'}"),
+            "a.yaml:3: resources[0].find[0].path",
+            &["every device", "write more"],
+        ),
+        (
             "the folder of every device",
             find("{directory: /dev/}"),
             "a.yaml:3: resources[0].find[0].directory",
@@ -612,18 +624,6 @@ fn given() -> Vec<Case> {
             &["writeCdi: true"],
         ),
         (
-            "root's group",
-            give("writeCdi: true, groups: [0]"),
-            "a.yaml:4: resources[0].give.groups[0]",
-            &["from 1"],
-        ),
-        (
-            "a group's name",
-            give("writeCdi: true, groups: [video]"),
-            "a.yaml:4: resources[0].give.groups[0]",
-            &["the text \"video\"", "write a whole number"],
-        ),
-        (
             "CDI without anything to give",
             give("writeCdi: true, own: []"),
             "a.yaml:4: resources[0].give.writeCdi",
@@ -634,6 +634,18 @@ fn given() -> Vec<Case> {
             with("find: [{cdi: vendor.com/gpu}]\ngive: {writeCdi: true}"),
             "a.yaml:4: resources[0].give.writeCdi",
             &["nothing to give", "remove it"],
+        ),
+        (
+            "root's group",
+            give("writeCdi: true, groups: [0]"),
+            "a.yaml:4: resources[0].give.groups[0]",
+            &["from 1"],
+        ),
+        (
+            "a group's name",
+            give("writeCdi: true, groups: [video]"),
+            "a.yaml:4: resources[0].give.groups[0]",
+            &["the text \"video\"", "write a whole number"],
         ),
     ]
 }
@@ -656,6 +668,52 @@ fn programs() -> Vec<Case> {
             "a field in a shell's program",
             path("health: {command: [/bin/sh, -c, 'test -c {path}']}"),
             "a.yaml:4: resources[0].health.command[2]",
+            &["\"$1\""],
+        ),
+        (
+            "a field in a shell's program behind other options",
+            path("health: {command: [/bin/sh, -e, -c, 'check {serial}']}"),
+            "a.yaml:4: resources[0].health.command[3]",
+            &["\"$1\""],
+        ),
+        (
+            "the same behind an option with a value",
+            path(
+                "health: {command: [/bin/bash, -o, pipefail, --rcfile, /x, -ec, 'check {serial}']}",
+            ),
+            "a.yaml:4: resources[0].health.command[6]",
+            &["\"$1\""],
+        ),
+        (
+            "the same with options in between",
+            path("health: {command: [/bin/sh, -c, -o, pipefail, --, 'check {serial}']}"),
+            "a.yaml:4: resources[0].health.command[5]",
+            &["\"$1\""],
+        ),
+        (
+            "the same of a shell that env finds",
+            path(
+                "beforeStart: {command: [/usr/bin/env, -i, -u, B, A=1, sh, -c, 'reset {serial}']}",
+            ),
+            "a.yaml:4: resources[0].beforeStart.command[7]",
+            &["\"$1\""],
+        ),
+        (
+            "the same of busybox",
+            path("beforeStart: {command: [/bin/busybox, sh, -c, 'reset {serial}']}"),
+            "a.yaml:4: resources[0].beforeStart.command[3]",
+            &["\"$1\""],
+        ),
+        (
+            "a shell's program in one word",
+            path("beforeStart: {command: [/usr/bin/env, -S, 'sh -c \"reset {serial}\"']}"),
+            "a.yaml:4: resources[0].beforeStart.command[2]",
+            &["-S", "arguments of their own"],
+        ),
+        (
+            "an option of a shell with a field in it",
+            path("health: {command: [/bin/fish, '--command=check {serial}']}"),
+            "a.yaml:4: resources[0].health.command[1]",
             &["\"$1\""],
         ),
         (

@@ -394,3 +394,22 @@ proptest! {
         prop_assert!(plan.resources.keys().eq(other.resources.keys()));
     }
 }
+
+#[test]
+fn a_field_is_an_argument_of_a_script_and_of_what_only_looks_like_a_shell() {
+    for command in [
+        r#"[/bin/sh, -e, -c, 'check "$1"', sh, "{serial}"]"#,
+        r#"[/bin/sh, /opt/check, -c, "{serial}"]"#,
+        r#"[/bin/bash, -o, pipefail, /opt/check, "{serial}"]"#,
+        r#"[/usr/bin/env, -u, X, /opt/check, -c, "{serial}"]"#,
+        r#"[/usr/bin/env, A=1, sh, /opt/check, "{serial}"]"#,
+        r#"[/usr/bin/env, "SERIAL={serial}", /opt/check]"#,
+        r#"[/bin/busybox, test, -c, "{path}"]"#,
+        r#"[/opt/check, -c, "{serial}"]"#,
+    ] {
+        let text = format!(
+            "resources:\n- name: a.io/x\n  find: [{{path: /dev/x}}]\n  beforeStart: {{command: {command}}}\n"
+        );
+        assert!(rule(&text).before_start.is_some(), "{command}");
+    }
+}

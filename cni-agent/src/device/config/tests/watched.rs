@@ -159,6 +159,28 @@ async fn an_agent_that_starts_beside_a_faulty_configuration_goes_on_with_the_las
 }
 
 #[tokio::test]
+async fn what_could_not_be_kept_is_kept_as_soon_as_it_can_be() {
+    let root = tempfile::tempdir().unwrap();
+    let place = root.path().join("devices.yaml");
+    fs::write(&place, resource("a")).unwrap();
+    let state = root.path().join("state");
+    fs::write(&state, "in the way").unwrap();
+    let (_watched, mut now) = open(&place, &state);
+    until(&mut now, &["a"], false).await;
+    fs::remove_file(&state).unwrap();
+    fs::create_dir(&state).unwrap();
+    // The same again is no news of the configuration.
+    fs::write(root.path().join("new"), resource("a")).unwrap();
+    fs::rename(root.path().join("new"), &place).unwrap();
+    let kept = async {
+        while !state.join("device-config.json").exists() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, kept).await.expect("it is kept");
+}
+
+#[tokio::test]
 async fn a_copy_that_is_a_link_or_no_copy_is_not_followed() {
     let root = tempfile::tempdir().unwrap();
     let folder = root.path().join("devices");
