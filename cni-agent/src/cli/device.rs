@@ -21,7 +21,7 @@ pub(super) enum DeviceVerb {
     /// Every resource of this node: how many devices it has, how many of them can be had, who has the others.
     #[command(
         visible_alias = "ls",
-        after_help = "Examples:\n  fairlead device list\n  fairlead device list -o wide\n  fairlead device list -o json | jq '.resources[] | select(.registered | not) | .whyNot'\nFREE can be had by a pod now. A resource that is not REGISTERED can't be had at all: `fairlead device explain NAME`."
+        after_help = "Examples:\n  fairlead device list\n  fairlead device list -o wide\n  fairlead device list -o json | jq '.resources[] | select(.registered | not) | .whyNot'\nFREE can be had by a pod now; `-` where the kubelet doesn't say who has what. A resource that is not REGISTERED can't be had at all: `fairlead device explain NAME`."
     )]
     List(Print),
     /// The devices of one resource: their health, their files, the containers that have them. Exits with 1 if there is
@@ -138,16 +138,25 @@ fn list(answer: &DeviceAnswer, output: Output) -> Result<Answer, String> {
             "PROBLEMS",
         ],
         wide_heads: vec!["FROM", "PODS", "DESCRIPTION"],
-        rows: answer.resources.iter().map(line).collect(),
+        rows: answer
+            .resources
+            .iter()
+            .map(|row| line(row, answer.kubelet.is_none()))
+            .collect(),
     })?;
     let code = u8::from(!answer.problems.is_empty());
     Ok(Answer { text, code })
 }
 
-fn line(row: &ResourceRow) -> (Vec<String>, Vec<String>) {
+/// One resource; `is_held_known`: the kubelet has said who has what.
+fn line(row: &ResourceRow, is_held_known: bool) -> (Vec<String>, Vec<String>) {
     let count = |is: &dyn Fn(&DeviceRow) -> bool| {
         let devices = row.devices.iter();
         devices.filter(|device| is(device)).count().to_string()
+    };
+    let if_known = |count: String| match is_held_known {
+        true => count,
+        false => NONE.to_owned(),
     };
     let mut pods: Vec<String> = row
         .devices
@@ -161,8 +170,8 @@ fn line(row: &ResourceRow) -> (Vec<String>, Vec<String>) {
         row.name.clone(),
         row.devices.len().to_string(),
         count(&|device| device.healthy),
-        count(&|device| !device.holders.is_empty()),
-        count(&|device| device.healthy && device.holders.is_empty()),
+        if_known(count(&|device| !device.holders.is_empty())),
+        if_known(count(&|device| device.healthy && device.holders.is_empty())),
         yes(row.registered),
         row.problems.len().to_string(),
     ];

@@ -102,3 +102,16 @@ fn what_is_in_the_way_is_told_and_else_that_nothing_is() {
     let all = list(&answer(vec![held]), Output::Wide).unwrap().text;
     assert!(all.contains("shop/till"), "{all}");
 }
+
+#[test]
+fn while_the_kubelet_does_not_say_who_has_what_nobody_is_told_that_all_is_free() {
+    let columns = |answer: &DeviceAnswer| -> Vec<String> {
+        let text = list(answer, Output::Table).unwrap().text;
+        let line = text.lines().last().unwrap();
+        line.split_whitespace().map(str::to_owned).collect()
+    };
+    let mut all = answer(vec![row("a.io/serial")]);
+    assert_eq!(columns(&all)[1..5], ["2", "1", "0", "1"]);
+    all.kubelet = Some("the kubelet does not answer".into());
+    assert_eq!(columns(&all)[1..5], ["2", "1", "-", "-"]);
+}
