@@ -173,7 +173,9 @@ fn check(cluster: &Cluster) -> Result<()> {
         ipv6: false,
     };
     up(cluster, &plan)?;
-    let passed = smoke::run(cluster).and_then(|()| trials::run(cluster, &trials::Args::default()));
+    let passed = smoke::run(cluster)
+        .and_then(|()| trials::run(cluster, &trials::Args::default()))
+        .and_then(|()| devices::run(cluster, &devices::Args::short()));
     passed.and(down(cluster))
 }
 

@@ -50,6 +50,21 @@ pub(crate) struct Args {
     install_only: bool,
 }
 
+impl Args {
+    /// What takes two minutes or so.
+    pub(super) fn short() -> Self {
+        use Step::{Example, Privilege, Restarts, Unplug};
+        Self {
+            only: vec![Example, Unplug, Privilege, Restarts],
+            scenario: None,
+            rounds: 3,
+            seed: None,
+            volumes: false,
+            install_only: false,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Step {
     /// The specification's example: devices that change, and a pod that is given one.

@@ -9,6 +9,7 @@ use super::{
 };
 use crate::workspace;
 use anyhow::{Context, Result};
+use serde_json::Value;
 use std::{
     fs,
     os::unix::fs::MetadataExt as _,
@@ -134,6 +135,42 @@ impl Drop for Stopped {
     fn drop(&mut self) {
         if let Err(error) = fs::rename(&self.kept, &self.config) {
             eprintln!("clean-up: {} stays away: {error}", self.config.display());
+        }
+    }
+}
+
+/// A kubelet that is configured otherwise for a while.
+pub(super) struct Configured {
+    config: PathBuf,
+    text: Vec<u8>,
+}
+
+impl Configured {
+    /// Has it start anew with these fields of its configuration.
+    pub(super) fn begin(cluster: &Cluster, fields: &Value) -> Result<Self> {
+        let config = cluster.dir().join(NODE).join("kubelet.json");
+        let text = fs::read(&config)?;
+        let mut changed: Value = serde_json::from_slice(&text)?;
+        for (name, value) in fields.as_object().context("fields")? {
+            changed[name] = value.clone();
+        }
+        fs::write(&config, serde_json::to_vec_pretty(&changed)?)?;
+        let this = Self { config, text };
+        restart_kubelet(cluster)?;
+        Ok(this)
+    }
+
+    /// Has it start anew as it was.
+    pub(super) fn end(self, cluster: &Cluster) -> Result<()> {
+        drop(self);
+        restart_kubelet(cluster).map(|_| ())
+    }
+}
+
+impl Drop for Configured {
+    fn drop(&mut self) {
+        if let Err(error) = fs::write(&self.config, &self.text) {
+            eprintln!("clean-up: {} stays changed: {error}", self.config.display());
         }
     }
 }

@@ -25,6 +25,7 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<String>> {
     node::give(cluster, &cluster.plan()?, &images::of_devices()?)?;
     let kubelet = Kubelet::of(cluster, NODE)?;
     let mut seen = Vec::new();
+    let mut used_any = false;
     for (resource, file, word) in USED {
         let there = super::node::root(cluster)?.join(file.trim_start_matches('/'));
         if !there.exists() {
@@ -42,7 +43,9 @@ pub(super) fn run(cluster: &Cluster) -> Result<Vec<String>> {
         let by = format!("user {USER} group {USER}: ");
         let what = said.strip_prefix(&by);
         seen.push(format!("{word}: {}", what.context(said.clone())?));
+        used_any = true;
     }
+    ensure!(used_any, "nothing was tried: {}", seen.join("; "));
     seen.insert(
         0,
         format!(

@@ -7,13 +7,11 @@ use super::{
     consumer::{life, mark, stays, who},
     install::{CDI, COUNT, NULL},
     kubelet::{Held, Kubelet, distinct},
-    node::{AGENT, Process, REGISTRATION, anew, born, process, restart_kubelet},
+    node::{AGENT, Configured, Process, REGISTRATION, anew, born, process},
 };
 use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use std::{
-    fs,
-    path::PathBuf,
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
@@ -30,7 +28,9 @@ pub(super) fn run(cluster: &Cluster, rounds: usize, seed: Option<u64>) -> Result
     let seed = seed.unwrap_or(u64::from(now.subsec_nanos()));
     println!("        restarts: --seed {seed} has the same moments again");
     let mut chance = Chance(seed);
-    let quick = Quick::begin(cluster)?;
+    // Else it waits longer each time, up to five minutes, and the trial would be one of its patience.
+    let quick = json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } });
+    let quick = Configured::begin(cluster, &quick)?;
     let kubelet = Kubelet::of(cluster, NODE)?;
     kubelet.has(NULL, COUNT)?;
     for (name, resource, count) in PODS {
@@ -157,38 +157,5 @@ impl Chance {
         z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % end.max(1)
-    }
-}
-
-/// A kubelet that starts a container anew within a second, however often it ended: else it waits longer each time, up to
-/// five minutes, and the trial would be one of its patience.
-struct Quick {
-    config: PathBuf,
-    text: Vec<u8>,
-}
-
-impl Quick {
-    fn begin(cluster: &Cluster) -> Result<Self> {
-        let config = cluster.dir().join(NODE).join("kubelet.json");
-        let text = fs::read(&config)?;
-        let mut quick: serde_json::Value = serde_json::from_slice(&text)?;
-        quick["crashLoopBackOff"] = json!({ "maxContainerRestartPeriod": "1s" });
-        fs::write(&config, serde_json::to_vec_pretty(&quick)?)?;
-        let this = Self { config, text };
-        restart_kubelet(cluster)?;
-        Ok(this)
-    }
-
-    fn end(self, cluster: &Cluster) -> Result<()> {
-        drop(self);
-        restart_kubelet(cluster).map(|_| ())
-    }
-}
-
-impl Drop for Quick {
-    fn drop(&mut self) {
-        if let Err(error) = fs::write(&self.config, &self.text) {
-            eprintln!("clean-up: {} stays changed: {error}", self.config.display());
-        }
     }
 }
