@@ -4,7 +4,7 @@
 use super::{
     cdi,
     config::watched::Configured,
-    dra::Offers,
+    dra::{Looked, Offers},
     found::Findings,
     health::{Checks, Verdict},
     host::{Host, program::Turns, watch::Changes},
@@ -59,7 +59,7 @@ pub(super) struct Keeper {
     watched: Vec<String>,
     shown: watch::Sender<Arc<Shown>>,
     /// What claims may have.
-    claimable: watch::Sender<Arc<Offers>>,
+    claimable: watch::Sender<Looked>,
     teller: Teller,
     /// How far that is with the kubelet.
     claims: watch::Receiver<Standing>,
@@ -106,7 +106,7 @@ impl Keeper {
     /// The same with who serves resources to claims.
     pub(super) fn with_claims(
         self,
-        claimable: watch::Sender<Arc<Offers>>,
+        claimable: watch::Sender<Looked>,
         claims: watch::Receiver<Standing>,
     ) -> Self {
         Self {
@@ -506,9 +506,9 @@ impl Keeper {
             .filter(|(_, offer)| offer.rule.serve == Serve::Dra)
             .collect();
         self.claimable.send_if_modified(|told| {
-            let is_news = !same(told, &claimable);
+            let is_news = told.as_ref().is_none_or(|told| !same(told, &claimable));
             if is_news {
-                *told = Arc::new(claimable);
+                *told = Some(Arc::new(claimable));
             }
             is_news
         });

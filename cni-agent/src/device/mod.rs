@@ -89,7 +89,7 @@ async fn run_on(
     let pods = PodResources::new(&config.kubelet_dir);
     let telling = tell::run(&config.node_name, config.api.as_ref(), pods, news);
     let folder = watch::Sender::new(0);
-    let (offers, offered) = watch::channel(Arc::default());
+    let (offers, offered) = watch::channel(None);
     let standing = watch::Sender::new(Standing::default());
     let keeper = Keeper::new(
         &config,

@@ -84,6 +84,21 @@ impl PodResources {
         Ok(holders)
     }
 
+    /// The claims that pods have, by their namespaces and names.
+    ///
+    /// # Errors
+    /// When the kubelet doesn't answer, worded for people.
+    pub(super) async fn claims(&self) -> Result<BTreeSet<(String, String)>, String> {
+        let answer = self.client().await?.list(ListPodResourcesRequest {}).await;
+        let answer = answer.map_err(|status| status.message().to_owned())?;
+        let pods = answer.into_inner().pod_resources.into_iter();
+        let containers = pods.flat_map(|pod| pod.containers);
+        let claims = containers.flat_map(|container| container.dynamic_resources);
+        Ok(claims
+            .map(|of| (of.claim_namespace, of.claim_name))
+            .collect())
+    }
+
     /// The healthy devices that the kubelet would give.
     ///
     /// # Errors

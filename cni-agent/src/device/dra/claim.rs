@@ -4,7 +4,7 @@ use super::slices::{self, DRIVER, Offers};
 use crate::device::{
     allocate::{self, Node, Refused},
     cdi::{self, ClaimDevice, Spec},
-    inventory::{Item, Offer},
+    inventory::{Health, Item, Offer},
     name::DeviceId,
     plan::{Give, Program, Rule},
 };
@@ -147,7 +147,12 @@ pub(super) fn plan(
                 one.device
             )
         })?;
-        found.push((one, *offer, *item));
+        let mut item = Item::clone(item);
+        if one.is_admin && matches!(item.health, Health::Unhealthy { .. }) {
+            // To find out why is what it is looked at for.
+            item.health = Health::Healthy;
+        }
+        found.push((one, *offer, item));
     }
     let mut devices: BTreeMap<&str, (allocate::Given, Vec<u32>)> = BTreeMap::new();
     let mut resets = Vec::new();
@@ -155,19 +160,23 @@ pub(super) fn plan(
         if devices.contains_key(&*one.device) {
             continue;
         }
-        let mut given = give(offer, &[*item], node)?;
+        let mut given = give(offer, &[item], node)?;
         // A variable tells of all devices of the request: of several texts a container would have the last.
         let together: Vec<&Item> = found
             .iter()
             .filter(|(other, of, _)| {
                 other.request == one.request && of.rule.name == offer.rule.name
             })
-            .map(|(_, _, item)| *item)
+            .map(|(_, _, item)| item)
             .collect();
         given.environment = give(offer, &together, node)?.environment;
         let groups = cdi::groups(&offer.rule.give.groups, item);
         devices.insert(&one.device, (given, groups));
-        if let Some(program) = &offer.rule.before_start {
+        // Who only looks at it has nothing of others' reset.
+        let is_given = found
+            .iter()
+            .any(|(other, ..)| other.device == one.device && !other.is_admin);
+        if let Some(program) = offer.rule.before_start.as_ref().filter(|_| is_given) {
             resets.push((program.clone(), item.fields.clone()));
         }
     }

@@ -40,11 +40,9 @@ pub(super) fn plan(node: &str, before: i64, seen: &Slices, wanted: &[Vec<Device>
         .filter(|slice| !is_wanted(slice))
         .map(|slice| Write::Delete(slice.clone()))
         .collect();
-    let of_pool = seen.values().filter(|slice| slice.spec.pool.name == node);
-    let newest = of_pool.map(|slice| slice.spec.pool.generation).max();
     let mut pool = ResourcePool {
         name: node.to_owned(),
-        generation: newest.unwrap_or_default().max(before),
+        generation: newest(node, seen).max(before),
         resource_slice_count: i64::try_from(wanted.len()).unwrap_or(i64::MAX),
     };
     let found: Vec<Option<&ResourceSlice>> = names
@@ -88,6 +86,13 @@ pub(super) fn plan(node: &str, before: i64, seen: &Slices, wanted: &[Vec<Device>
     }
     writes.extend(creates);
     writes
+}
+
+/// The newest generation of the node's pool.
+pub(super) fn newest(node: &str, seen: &Slices) -> i64 {
+    let of_pool = seen.values().filter(|slice| slice.spec.pool.name == node);
+    let newest = of_pool.map(|slice| slice.spec.pool.generation).max();
+    newest.unwrap_or_default()
 }
 
 /// A slice of the node by its number: the scheduler tries devices in the order of the names.

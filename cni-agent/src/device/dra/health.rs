@@ -3,7 +3,7 @@
 
 use super::{
     service::Service,
-    slices::{self, Offers, Support},
+    slices::{self, Looked, Offers, Support},
 };
 use futures_util::{Stream, stream};
 use node_api::dra_health::{
@@ -37,7 +37,7 @@ impl Watching {
 /// What a stream tells of.
 struct Told {
     node: String,
-    offers: watch::Receiver<Arc<Offers>>,
+    offers: watch::Receiver<Looked>,
     support: watch::Receiver<Support>,
     held: watch::Receiver<Arc<BTreeSet<String>>>,
 }
@@ -61,13 +61,17 @@ impl DraResourceHealth for Watching {
         told.offers.mark_changed();
         let state = (told, self.0.until());
         let lists = stream::unfold(state, |(mut told, mut until)| async move {
-            tokio::select! {
-                // What ends the stream comes after the last list.
-                biased;
-                changed = timeout(AGAIN, told.changed()) => changed.unwrap_or(Some(()))?,
-                _ = until.changed() => return None,
+            loop {
+                tokio::select! {
+                    // What ends the stream comes after the last list.
+                    biased;
+                    changed = timeout(AGAIN, told.changed()) => changed.unwrap_or(Some(()))?,
+                    _ = until.changed() => return None,
+                }
+                if let Some(list) = told.list() {
+                    return Some((Ok(list), (told, until)));
+                }
             }
-            Some((Ok(told.list()), (told, until)))
         });
         Ok(Response::new(Box::pin(lists)))
     }
@@ -84,10 +88,12 @@ impl Told {
         changed.ok()
     }
 
-    fn list(&mut self) -> NodeWatchResourcesResponse {
+    /// None: the node wasn't looked at yet.
+    fn list(&mut self) -> Option<NodeWatchResourcesResponse> {
         let offers = self.offers.borrow_and_update().clone();
         let support = *self.support.borrow_and_update();
         let held = self.held.borrow_and_update().clone();
+        let offers = offers?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH);
         let now = now.map_or(0, |now| now.as_secs());
         let devices = states(&offers, support, &held)
@@ -105,9 +111,9 @@ impl Told {
                 health_check_timeout_seconds: TIMEOUT_SECS,
                 message: problem.unwrap_or_default(),
             });
-        NodeWatchResourcesResponse {
+        Some(NodeWatchResourcesResponse {
             devices: devices.collect(),
-        }
+        })
     }
 }
 

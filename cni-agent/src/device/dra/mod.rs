@@ -9,6 +9,8 @@
 mod claim;
 mod diff;
 mod fault;
+mod flight;
+mod forgotten;
 mod health;
 mod prepared;
 mod publish;
@@ -18,9 +20,9 @@ mod slices;
 #[cfg(test)]
 mod tests;
 
-pub(super) use slices::Offers;
+pub(super) use slices::{Looked, Offers};
 
-use super::{host::Host, options::DeviceConfig, registration::Standing};
+use super::{host::Host, options::DeviceConfig, pods::PodResources, registration::Standing};
 use crate::{
     config::ApiOptions, grpc::registrar::Taken, metrics::DeviceCounts, parts::Shutdown,
     source::kubernetes::client,
@@ -46,7 +48,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is served, and who is told how far that is.
 pub(super) struct Dra {
-    pub(super) offers: watch::Receiver<Arc<Offers>>,
+    pub(super) offers: watch::Receiver<Looked>,
     pub(super) host: Arc<Host>,
     pub(super) counts: DeviceCounts,
     /// Of all of these resources: they have one driver.
@@ -75,7 +77,10 @@ async fn ready(dra: &mut Dra, config: &DeviceConfig) -> Option<(Client, Claims)>
         .ok()?;
     // A claim that is prepared has to be taken back, also when the configuration has no such resource any more.
     if claims.is_empty() {
-        let offered = dra.offers.wait_for(|offers| !offers.is_empty()).await;
+        let offered = dra
+            .offers
+            .wait_for(|offers| offers.as_ref().is_some_and(|of| !of.is_empty()))
+            .await;
         drop(offered.ok()?);
     }
     let Some(api) = &config.api else {
@@ -107,6 +112,7 @@ async fn serve(
         offers: dra.offers.clone(),
         support: support.subscribe(),
         claims,
+        pods: PodResources::new(&config.kubelet_dir),
     });
     let told = (taken.subscribe(), fault.subscribe());
     let offers = dra.offers.clone();
@@ -146,7 +152,12 @@ async fn follow(
             (Taken::NotAsked, None) => Standing::Starting,
             (Taken::Yes, None) => Standing::Taken,
         };
-        for resource in dra.offers.borrow_and_update().keys() {
+        for resource in dra
+            .offers
+            .borrow_and_update()
+            .iter()
+            .flat_map(|of| of.keys())
+        {
             let is_taken = standing == Standing::Taken;
             dra.counts.registered(resource.as_str(), is_taken);
         }

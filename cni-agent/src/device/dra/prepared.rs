@@ -114,8 +114,8 @@ impl Claims {
         self.kept.claims.get(uid)
     }
 
-    /// Another claim that has a device for itself.
-    pub(super) fn holder(&self, device: &str, uid: &str) -> Option<&Prepared> {
+    /// Another claim that has a device for itself, with its uid.
+    pub(super) fn holder(&self, device: &str, uid: &str) -> Option<(&str, &Prepared)> {
         let mut others = self.kept.claims.iter().filter(|(other, _)| *other != uid);
         // What was prepared before the machine's start, nobody holds any more.
         let holds = |prepared: &Prepared| {
@@ -124,7 +124,7 @@ impl Claims {
         };
         others
             .find(|(_, prepared)| holds(prepared))
-            .map(|(_, prepared)| prepared)
+            .map(|(uid, prepared)| (&**uid, prepared))
     }
 
     /// Keeps one, in place of what was kept of it.

@@ -5,7 +5,7 @@ use super::{
     PACE,
     diff::{self, Slices, Write},
     fault::{self, Fault, code},
-    slices::{self, DRIVER, Offers, Support},
+    slices::{self, DRIVER, Looked, Support},
 };
 use crate::node::within;
 use futures_util::{StreamExt as _, pin_mut};
@@ -24,7 +24,7 @@ use kube::{
         watcher::{Config, Event, watcher},
     },
 };
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tokio::{
     sync::watch,
     time::{Instant, sleep_until},
@@ -43,7 +43,7 @@ pub(super) struct Publisher {
     node: String,
     slices: Api<ResourceSlice>,
     nodes: Api<Node>,
-    offers: watch::Receiver<Arc<Offers>>,
+    offers: watch::Receiver<Looked>,
     /// What the API server keeps, as far as it was asked.
     support: watch::Sender<Support>,
     /// Why they can't be published; none: they are, or nothing has come of it yet.
@@ -62,7 +62,7 @@ impl Publisher {
     pub(super) fn new(
         client: Client,
         node: &str,
-        offers: watch::Receiver<Arc<Offers>>,
+        offers: watch::Receiver<Looked>,
         support: watch::Sender<Support>,
         fault: watch::Sender<Option<String>>,
     ) -> Self {
@@ -178,7 +178,10 @@ impl Publisher {
 
     /// Writes what differs; whether nothing is left to do.
     async fn round(&mut self) -> Result<bool, kube::Error> {
-        let offers = self.offers.borrow_and_update().clone();
+        let Some(offers) = self.offers.borrow_and_update().clone() else {
+            // What an agent before this one told stays until it is known to be otherwise.
+            return Ok(true);
+        };
         let is_due = |at: Instant| at <= Instant::now();
         if self.asks_again().is_some_and(is_due) {
             self.probed = None;
@@ -195,6 +198,8 @@ impl Publisher {
             self.problems = problems;
         }
         let seen = self.seen.get_or_insert_default();
+        // It grows on also when all of them go now.
+        self.generation = self.generation.max(diff::newest(&self.node, seen));
         let writes = diff::plan(&self.node, self.generation, seen, &wanted);
         let owner = match writes.iter().any(|write| matches!(write, Write::Create(_))) {
             true => Some(self.owner().await?),

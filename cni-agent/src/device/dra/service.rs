@@ -3,14 +3,17 @@
 
 use super::{
     claim::{self, Given, Plan, Wanted},
+    flight::{Flight, Flights},
+    forgotten::Forgotten,
     prepared::{Claims, Prepared},
-    slices::{Offers, Support},
+    slices::{Looked, Support},
 };
 use crate::{
     device::{
         allocate::Node,
         host::{Host, program},
         plugin,
+        pods::PodResources,
     },
     metrics::DeviceCounts,
     node::within,
@@ -40,11 +43,13 @@ struct Inner {
     client: Client,
     host: Arc<Host>,
     counts: DeviceCounts,
-    offers: watch::Receiver<Arc<Offers>>,
+    offers: watch::Receiver<Looked>,
     support: watch::Receiver<Support>,
     held: watch::Receiver<Arc<BTreeSet<String>>>,
     /// One claim after the other, so that no device is given twice.
     claims: Arc<Mutex<Claims>>,
+    flights: Flights,
+    forgotten: Forgotten,
     /// The kubelet's streams end when this changes.
     until: watch::Sender<()>,
 }
@@ -55,22 +60,25 @@ pub(super) struct Parts {
     pub(super) client: Client,
     pub(super) host: Arc<Host>,
     pub(super) counts: DeviceCounts,
-    pub(super) offers: watch::Receiver<Arc<Offers>>,
+    pub(super) offers: watch::Receiver<Looked>,
     pub(super) support: watch::Receiver<Support>,
     pub(super) claims: Claims,
+    pub(super) pods: PodResources,
 }
 
 impl Service {
     pub(super) fn new(parts: Parts) -> Self {
         Self(Arc::new(Inner {
             node: parts.node,
-            client: parts.client,
+            client: parts.client.clone(),
             host: parts.host,
             counts: parts.counts,
             offers: parts.offers,
             support: parts.support,
             held: parts.claims.held(),
             claims: Arc::new(Mutex::new(parts.claims)),
+            flights: Flights::default(),
+            forgotten: Forgotten::new(parts.client.clone(), parts.pods),
             until: watch::Sender::default(),
         }))
     }
@@ -79,7 +87,7 @@ impl Service {
         &self.0.node
     }
 
-    pub(super) fn offers(&self) -> watch::Receiver<Arc<Offers>> {
+    pub(super) fn offers(&self) -> watch::Receiver<Looked> {
         self.0.offers.clone()
     }
 
@@ -112,13 +120,17 @@ impl DraPlugin for Service {
         let claims = bounded(asked.into_inner().claims)?;
         // Who doesn't wait any more asks again, and finds it done.
         let inner = self.0.clone();
+        let flights: Vec<Flight> = claims
+            .iter()
+            .map(|claim| inner.flights.begin(&claim.uid))
+            .collect();
         let done = tokio::spawn(async move {
             let read = join_all(claims.iter().map(|claim| inner.wanted(claim))).await;
             let mut answers = Vec::new();
-            for (claim, wanted) in claims.into_iter().zip(read) {
+            for ((claim, wanted), flight) in claims.into_iter().zip(read).zip(flights) {
                 let begin = Instant::now();
                 let answer = match wanted {
-                    Ok(wanted) => inner.prepare(&claim, &wanted, begin).await,
+                    Ok(wanted) => inner.prepare(&claim, &wanted, &flight, begin).await,
                     Err(why) => Err(why),
                 };
                 answers.push((claim.uid.clone(), inner.answer(&claim, answer)));
@@ -181,9 +193,16 @@ impl Inner {
         &self,
         asked: &Claim,
         wanted: &[Wanted],
+        flight: &Flight,
         begin: Instant,
     ) -> Result<Vec<Given>, String> {
-        let claims = self.claims.clone().lock_owned().await;
+        let mut claims = self.claims.clone().lock_owned().await;
+        // Who takes it back says so first, and then waits for the claims.
+        let goes_on = || match flight.is_taken_back() {
+            true => Err("it was taken back meanwhile: its pod has ended".to_owned()),
+            false => Ok(()),
+        };
+        goes_on()?;
         let known = claims.get(&asked.uid);
         if let Some(known) = known.filter(|known| known.is_for(wanted, claims.boot())) {
             let (known, uid) = (known.clone(), asked.uid.clone());
@@ -192,12 +211,22 @@ impl Inner {
             return Ok(given);
         }
         for one in wanted.iter().filter(|one| one.is_alone()) {
-            if let Some(other) = claims.holder(&one.device, &asked.uid) {
+            let holder = claims.holder(&one.device, &asked.uid);
+            let Some((uid, other)) = holder.map(|(uid, of)| (uid.to_owned(), of.clone())) else {
+                continue;
+            };
+            if !self.forgotten.is(&uid, &other).await {
                 return Err(format!(
                     "device {} is still held for claim {}/{}, whose pod has not ended yet",
                     one.device, other.namespace, other.name
                 ));
             }
+            tracing::warn!(
+                claim = format!("{}/{}", other.namespace, other.name),
+                device = one.device,
+                "neither the API server nor the kubelet knows a claim that holds a device: it is taken back"
+            );
+            claims = on_disk(claims, move |claims| claims.remove(&uid)).await?;
         }
         let Plan {
             given,
@@ -219,6 +248,7 @@ impl Inner {
             spec,
         };
         let uid = asked.uid.clone();
+        goes_on()?;
         on_disk(claims, move |claims| claims.put(&uid, prepared)).await?;
         for resource in &resources {
             self.counts.allocated(resource, true, begin.elapsed());
@@ -227,7 +257,9 @@ impl Inner {
     }
 
     fn plan(&self, uid: &str, wanted: &[Wanted]) -> Result<Plan, String> {
-        let offers = self.offers.borrow().clone();
+        let offers = self.offers.borrow().clone().ok_or(
+            "the agent has just started and looks for the node's devices still: it is tried again",
+        )?;
         let node = Node {
             exists: &|path| self.host.exists(path),
             random: &plugin::random,
@@ -272,18 +304,20 @@ impl Inner {
         if !claim::is_uid(&asked.uid) {
             return Err(format!("{:?} is no uid of a claim", asked.uid));
         }
+        self.flights.take_back(&asked.uid);
         let claims = self.claims.clone().lock_owned().await;
         let uid = asked.uid.clone();
-        on_disk(claims, move |claims| claims.remove(&uid)).await
+        on_disk(claims, move |claims| claims.remove(&uid)).await?;
+        Ok(())
     }
 }
 
-/// Does something that waits for the disk.
+/// Does something that waits for the disk; they are held on.
 async fn on_disk(
     mut claims: OwnedMutexGuard<Claims>,
     work: impl FnOnce(&mut Claims) -> io::Result<()> + Send + 'static,
-) -> Result<(), String> {
-    let done = tokio::task::spawn_blocking(move || work(&mut claims)).await;
+) -> Result<OwnedMutexGuard<Claims>, String> {
+    let done = tokio::task::spawn_blocking(move || work(&mut claims).map(|()| claims)).await;
     let done = done.map_err(|error| format!("writing a claim down ended badly: {error}"))?;
     done.map_err(|error| format!("the claim can't be written down: {error}"))
 }

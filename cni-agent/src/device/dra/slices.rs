@@ -20,6 +20,9 @@ pub(super) const DRIVER: &str = "devices.fairlead.dev";
 /// The resources that are served so.
 pub(in crate::device) type Offers = BTreeMap<ResourceName, Arc<Offer>>;
 
+/// They, once the node was looked at.
+pub(in crate::device) type Looked = Option<Arc<Offers>>;
+
 /// Most devices of a slice. Kubernetes takes 128 of them, and 64 where one has a taint: with 64 none has to move to another
 /// slice when its health changes.
 const MOST_DEVICES: usize = 64;

@@ -3,12 +3,12 @@
 use super::*;
 use crate::device::{
     found::{DeviceFile, FileKind},
-    inventory::Health,
     plan::MountRule,
     template::Template,
     tests::{item, rule},
 };
 use serde_json::{Value, json};
+use std::time::Duration;
 
 const UID: &str = "5f6e1c3a-0000-4000-8000-000000000001";
 
@@ -225,4 +225,40 @@ fn one_that_is_gone_or_does_not_work_is_not_given() {
         };
         assert!(why.contains(word), "{why}");
     }
+}
+
+#[test]
+fn who_looks_at_a_device_beside_its_pod_has_nothing_reset_and_may_look_at_one_that_is_stuck() {
+    let mut offers = offers();
+    let serials = offers
+        .values_mut()
+        .find(|offer| offer.rule.name.as_str() == "a.io/serial")
+        .unwrap();
+    let reset = Program {
+        path: "/bin/reset".into(),
+        arguments: Vec::new(),
+        deadline: Duration::from_secs(1),
+    };
+    let rule = Rule {
+        before_start: Some(reset),
+        ..Rule::clone(&serials.rule)
+    };
+    *serials = Arc::new(Offer::new(Arc::new(rule), serials.items.clone()));
+    let resource = serials.rule.name.clone();
+    let one = |key: &str, is_admin: bool| Wanted {
+        request: "a".to_owned(),
+        device: slices::name(&resource, key, None),
+        is_admin,
+        ..Wanted::default()
+    };
+    let node = Node {
+        exists: &|_| true,
+        random: &String::new,
+    };
+    let resets = |wanted: &[Wanted]| plan(UID, wanted, &offers, &node).map(|of| of.resets.len());
+    assert_eq!(resets(&[one("s1", false)]), Ok(1));
+    assert_eq!(resets(&[one("s1", true)]), Ok(0));
+    assert_eq!(resets(&[one("s1", true), one("s2", false)]), Ok(1));
+    assert_eq!(resets(&[one("s3", true)]), Ok(0));
+    assert!(resets(&[one("s3", false)]).unwrap_err().contains("stuck"));
 }

@@ -17,7 +17,12 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard},
 };
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::{
+    net::TcpListener,
+    sync::{OwnedMutexGuard, watch},
+    task::JoinHandle,
+    time::timeout,
+};
 
 /// What is switched on in the server.
 #[derive(Clone, Copy)]
@@ -34,6 +39,8 @@ pub(super) struct Inner {
     log: Vec<(u64, &'static str, Value)>,
     claims: BTreeMap<String, Value>,
     pub(super) gates: Gates,
+    /// How often somebody asked for one.
+    claims_asked: usize,
     /// Method and name of each write of a slice.
     pub(super) writes: Vec<String>,
     /// Writes are refused with this code.
@@ -48,6 +55,7 @@ pub(super) struct Inner {
 pub(super) struct FakeApi {
     inner: Arc<Mutex<Inner>>,
     news: watch::Sender<()>,
+    claims_go: Arc<tokio::sync::Mutex<()>>,
     url: String,
     _server: Arc<Server>,
 }
@@ -97,6 +105,11 @@ impl Inner {
         is_whole.then(|| devices.flatten().collect())
     }
 
+    /// Whether somebody watches the slices since it started.
+    pub(super) fn is_watched(&self) -> bool {
+        self.watched == Some(self.life)
+    }
+
     pub(super) fn generation(&self) -> i64 {
         let mut slices = self.slices.values();
         let generation = |of: &Value| of["spec"]["pool"]["generation"].as_i64();
@@ -118,19 +131,24 @@ impl FakeApi {
                 taints: true,
                 shares: true,
             },
+            claims_asked: 0,
             writes: Vec::new(),
             refuses: None,
             life: 0,
             watched: None,
         }));
         let news = watch::Sender::new(());
-        let router = Router::new()
-            .fallback(answer)
-            .with_state((inner.clone(), news.clone()));
+        let claims_go = Arc::default();
+        let router = Router::new().fallback(answer).with_state((
+            inner.clone(),
+            news.clone(),
+            Arc::clone(&claims_go),
+        ));
         let server = tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
         Self {
             inner,
             news,
+            claims_go,
             url,
             _server: Arc::new(Server(server)),
         }
@@ -156,6 +174,22 @@ impl FakeApi {
         self.news.send_replace(());
     }
 
+    /// The name of the first slice.
+    pub(super) fn first(&self) -> String {
+        self.inner().slices.keys().next().unwrap().clone()
+    }
+
+    /// Holds the answers about claims up; they go on when what is answered is dropped.
+    pub(super) fn hold_claims(&self) -> OwnedMutexGuard<()> {
+        self.claims_go.clone().try_lock_owned().unwrap()
+    }
+
+    /// Waits until so many were asked for since its start.
+    pub(super) async fn was_asked_for_claims(&self, count: usize) {
+        let asked = |inner: &Inner| (inner.claims_asked >= count).then_some(());
+        self.wait("claims are asked for", asked).await;
+    }
+
     /// Adds a slice, as somebody else would.
     pub(super) fn put(&self, slice: Value) {
         self.inner().store(slice);
@@ -175,7 +209,7 @@ impl FakeApi {
 
     /// Starts again with other features: whoever watched has to list.
     pub(super) async fn start_again(&self, gates: Gates) {
-        let is_watched = |inner: &Inner| (inner.watched == Some(inner.life)).then_some(());
+        let is_watched = |inner: &Inner| inner.is_watched().then_some(());
         self.wait("a watch", is_watched).await;
         let mut inner = self.inner();
         inner.life += 1;
@@ -292,37 +326,42 @@ fn kept(gates: Gates, slice: &mut Value) {
     }
 }
 
-type Shared = (Arc<Mutex<Inner>>, watch::Sender<()>);
+type Shared = (
+    Arc<Mutex<Inner>>,
+    watch::Sender<()>,
+    Arc<tokio::sync::Mutex<()>>,
+);
 
 async fn answer(
-    State((shared, news)): State<Shared>,
+    State((shared, news, claims_go)): State<Shared>,
     method: Method,
     uri: Uri,
     body: Bytes,
 ) -> Response {
     let query = uri.query().unwrap_or_default();
     let parts: Vec<&str> = uri.path().trim_matches('/').split('/').collect();
+    if parts.contains(&"resourceclaims") {
+        shared.lock().unwrap().claims_asked += 1;
+        news.send_replace(());
+        // What is answered is as it was when it was asked for.
+        let claim = shared
+            .lock()
+            .unwrap()
+            .claims
+            .get(parts[parts.len() - 1])
+            .cloned();
+        drop(claims_go.lock().await);
+        return match claim {
+            Some(claim) => answered(200, &claim),
+            None => refusal(404, "NotFound"),
+        };
+    }
     let mut inner = shared.lock().unwrap();
     match (&method, &parts[..]) {
         (&Method::GET, ["api", "v1", "nodes", "n1"]) => answered(
             200,
             &json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n1", "uid": inner.node_uid}}),
         ),
-        (
-            &Method::GET,
-            [
-                "apis",
-                _,
-                "v1",
-                "namespaces",
-                "shop",
-                "resourceclaims",
-                name,
-            ],
-        ) => match inner.claims.get(*name) {
-            Some(claim) => answered(200, claim),
-            None => refusal(404, "NotFound"),
-        },
         (method, ["apis", "resource.k8s.io", "v1", "resourceslices", rest @ ..]) => {
             let is_read = *method == Method::GET;
             if let Some(code) = inner.refuses.filter(|_| !is_read) {

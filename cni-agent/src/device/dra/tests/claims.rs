@@ -205,3 +205,61 @@ async fn what_gives_nothing_has_no_specification() {
     agent.end().await;
     kubelet.kill().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_is_taken_back_while_it_is_read_is_not_prepared_after_that() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::start().await;
+    let kubelet = Kubelet::new(folder.path(), &api);
+    kubelet.start();
+    let agent = Agent::begin(folder.path(), &api, serials(1));
+    api.claim("c", UID, json!([result("a", "s000")]));
+    let held = api.hold_claims();
+    let late = kubelet.clone();
+    let late = tokio::spawn(async move { late.prepare("c", UID).await });
+    api.was_asked_for_claims(1).await;
+    kubelet.unprepare("c", UID).await.unwrap();
+    drop(held);
+    let why = late.await.unwrap().unwrap_err();
+    assert!(why.contains("taken back"), "{why}");
+    assert_eq!(spec(folder.path(), UID), None);
+    // The pod after it has the device.
+    api.delete_claim("c");
+    api.claim("d", OTHER, json!([result("a", "s000")]));
+    kubelet.prepare("d", OTHER).await.unwrap();
+    agent.end().await;
+    kubelet.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_claim_that_nobody_knows_holds_its_device_only_for_a_while() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::start().await;
+    let kubelet = Kubelet::new(folder.path(), &api);
+    kubelet.start();
+    let agent = Agent::begin(folder.path(), &api, serials(1));
+    api.claim("c", UID, json!([result("a", "s000")]));
+    api.claim("d", OTHER, json!([result("a", "s000")]));
+    kubelet.prepare("c", UID).await.unwrap();
+    let again = async || {
+        for _ in 0..20 {
+            let why = kubelet.prepare("d", OTHER).await.unwrap_err();
+            assert!(why.contains("still held for claim shop/c"), "{why}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    again().await;
+    // Its pod may run on, as far as anybody says.
+    api.delete_claim("c");
+    again().await;
+    kubelet.knows_no_claim();
+    let given = async {
+        while kubelet.prepare("d", OTHER).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(PATIENCE, given).await.expect("given in the end");
+    assert_eq!(spec(folder.path(), UID), None);
+    agent.end().await;
+    kubelet.kill().await;
+}

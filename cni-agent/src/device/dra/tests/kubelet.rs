@@ -4,6 +4,7 @@
 
 use super::{PATIENCE, api::FakeApi};
 use crate::{device::dra::slices::DRIVER, folder_watch::FolderWatch};
+use futures_util::stream;
 use node_api::{
     dra::{
         Claim, Device, NodePrepareResourcesRequest, NodeUnprepareResourcesRequest,
@@ -12,6 +13,11 @@ use node_api::{
     dra_health::{
         HealthStatus, NodeWatchResourcesRequest,
         dra_resource_health_client::DraResourceHealthClient,
+    },
+    pod_resources::{
+        AllocatableResourcesRequest, AllocatableResourcesResponse, GetPodResourcesRequest,
+        GetPodResourcesResponse, ListPodResourcesRequest, ListPodResourcesResponse,
+        pod_resources_lister_server::{PodResourcesLister, PodResourcesListerServer},
     },
     registration::{InfoRequest, RegistrationStatus, registration_client::RegistrationClient},
 };
@@ -24,13 +30,14 @@ use std::{
     time::Duration,
 };
 use tokio::{
+    net::UnixListener,
     sync::watch,
     task::{AbortHandle, JoinHandle},
     time::{sleep, timeout},
 };
 use tonic::{
-    Status,
-    transport::{Channel, Endpoint},
+    Request, Response, Status,
+    transport::{Channel, Endpoint, Server},
 };
 
 /// What the kubelet knows of devices: by name why one isn't healthy.
@@ -89,6 +96,21 @@ impl Kubelet {
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.tasks.lock().unwrap().push(tokio::spawn(work));
+    }
+
+    /// Answers who asks which claims pods have: none.
+    pub(super) fn knows_no_claim(&self) {
+        let folder = self.folder.join("pod-resources");
+        fs::create_dir_all(&folder).unwrap();
+        let socket = UnixListener::bind(folder.join("kubelet.sock")).unwrap();
+        let socket = stream::unfold(socket, |socket| async move {
+            let came = socket.accept().await.map(|(stream, _)| stream);
+            Some((came, socket))
+        });
+        let server = Server::builder().add_service(PodResourcesListerServer::new(NoPods));
+        self.spawn(async move {
+            server.serve_with_incoming(socket).await.unwrap();
+        });
     }
 
     /// Ends it as by SIGKILL.
@@ -285,4 +307,31 @@ fn endpoint(path: &Path) -> Endpoint {
 async fn dial(path: &Path) -> Result<Channel, Status> {
     let channel = endpoint(path).connect().await;
     channel.map_err(|error| Status::unavailable(error.to_string()))
+}
+
+/// Pods without claims.
+struct NoPods;
+
+#[tonic::async_trait]
+impl PodResourcesLister for NoPods {
+    async fn list(
+        &self,
+        _: Request<ListPodResourcesRequest>,
+    ) -> Result<Response<ListPodResourcesResponse>, Status> {
+        Ok(Response::new(ListPodResourcesResponse::default()))
+    }
+
+    async fn get_allocatable_resources(
+        &self,
+        _: Request<AllocatableResourcesRequest>,
+    ) -> Result<Response<AllocatableResourcesResponse>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
+
+    async fn get(
+        &self,
+        _: Request<GetPodResourcesRequest>,
+    ) -> Result<Response<GetPodResourcesResponse>, Status> {
+        Err(Status::unimplemented("nobody asks"))
+    }
 }

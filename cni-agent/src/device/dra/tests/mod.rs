@@ -6,7 +6,7 @@ mod kubelet;
 mod publishing;
 mod restarts;
 
-use super::{Dra, Offers, prepared::Claims, serve, slices};
+use super::{Dra, Looked, Offers, prepared::Claims, serve, slices};
 use crate::{
     device::{
         found::{DeviceFile, FileKind},
@@ -83,7 +83,7 @@ fn device(key: &str) -> String {
 
 /// An agent's share in it; its end is as if the agent was killed.
 struct Agent {
-    offers: watch::Sender<Arc<Offers>>,
+    offers: watch::Sender<Looked>,
     standing: watch::Receiver<Standing>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -97,6 +97,11 @@ impl Drop for Agent {
 
 impl Agent {
     fn begin(folder: &Path, api: &FakeApi, first: Offers) -> Self {
+        Self::begin_with(folder, api, Some(Arc::new(first)))
+    }
+
+    /// None: the node wasn't looked at yet.
+    fn begin_with(folder: &Path, api: &FakeApi, first: Looked) -> Self {
         let config = DeviceConfig {
             node_name: "n1".to_owned(),
             kubelet_dir: folder.to_owned(),
@@ -107,7 +112,7 @@ impl Agent {
             cdi_dir: folder.join("cdi"),
             api: None,
         };
-        let offers = watch::Sender::new(Arc::new(first));
+        let offers = watch::Sender::new(first);
         let standing = watch::Sender::default();
         let (stop, shutdown) = Shutdown::new();
         let dra = Dra {
@@ -141,7 +146,7 @@ impl Agent {
     }
 
     fn offer(&self, offers: Offers) {
-        self.offers.send_replace(Arc::new(offers));
+        self.offers.send_replace(Some(Arc::new(offers)));
     }
 
     /// Waits until it stands as wanted.

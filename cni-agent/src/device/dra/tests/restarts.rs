@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::device::cdi;
-use std::fs;
+use std::{collections::BTreeMap, fs};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_kubelet_that_refuses_is_asked_again_and_the_reason_is_kept() {
@@ -90,6 +90,51 @@ async fn an_agent_that_comes_again_answers_for_what_the_one_before_prepared() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_has_not_looked_at_the_node_yet_takes_nothing_back_that_was_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let api = FakeApi::start().await;
+    let kubelet = Kubelet::new(folder.path(), &api);
+    kubelet.start();
+    api.claim("c", UID, json!([result("a", "s000")]));
+    api.claim("d", OTHER, json!([result("a", "s001")]));
+    let agent = Agent::begin(folder.path(), &api, serials(2));
+    kubelet.prepare("c", UID).await.unwrap();
+    api.has(2).await;
+    kubelet.knows("both", |known| known.len() == 2).await;
+    agent.end().await;
+    let written = api.inner().writes.clone();
+    let generation = api.inner().generation();
+
+    let agent = Agent::begin_with(folder.path(), &api, None);
+    let is_watched = |inner: &api::Inner| inner.is_watched().then_some(());
+    api.wait("a watch", is_watched).await;
+    kubelet.has_driver().await;
+    kubelet.prepare("c", UID).await.unwrap();
+    let why = kubelet.prepare("d", OTHER).await.unwrap_err();
+    assert!(why.contains("looks for the node's devices still"), "{why}");
+    // It was told of some change meanwhile, and of no device.
+    api.change(&api.first(), |slice| {
+        slice["metadata"]["labels"] = json!({"a": "b"})
+    });
+    let are_well = |known: &BTreeMap<String, Option<String>>| {
+        known.len() == 2 && known.values().all(Option::is_none)
+    };
+    kubelet.knows("both as before", are_well).await;
+    agent.offer(serials(2));
+    kubelet.prepare("d", OTHER).await.unwrap();
+    kubelet.knows("both still", are_well).await;
+    assert_eq!(api.inner().writes, written);
+    // All are gone, and come again: who reads takes the later ones for the newer.
+    agent.offer(Offers::new());
+    api.has(0).await;
+    agent.offer(serials(2));
+    api.has(2).await;
+    assert!(api.inner().generation() > generation);
+    agent.end().await;
+    kubelet.kill().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn sockets_that_are_removed_are_made_again_and_go_with_the_agent() {
     let folder = tempfile::tempdir().unwrap();
     let api = FakeApi::start().await;
@@ -116,7 +161,7 @@ async fn sockets_that_are_removed_are_made_again_and_go_with_the_agent() {
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_is_asked_for_anything_before_there_is_something_to_serve() {
     let folder = tempfile::tempdir().unwrap();
-    let offers = watch::Sender::<Arc<Offers>>::default();
+    let offers = watch::Sender::<Looked>::default();
     let standing = watch::Sender::default();
     let mut shown = standing.subscribe();
     let (stop, shutdown) = Shutdown::new();
@@ -138,7 +183,9 @@ async fn nobody_is_asked_for_anything_before_there_is_something_to_serve() {
     };
     let task = tokio::spawn(async move { super::super::run(dra, &config, shutdown).await });
     assert!(!shown.has_changed().unwrap());
-    offers.send_replace(Arc::new(serials(1)));
+    offers.send_replace(Some(Arc::default()));
+    assert!(!shown.has_changed().unwrap());
+    offers.send_replace(Some(Arc::new(serials(1))));
     timeout(PATIENCE, shown.changed()).await.unwrap().unwrap();
     let is_told =
         matches!(&*shown.borrow(), Standing::NotTaken(why) if why.contains("--kubeconfig"));
