@@ -270,23 +270,26 @@ fn alike(now: &[Present]) -> Vec<String> {
     several.map(problem).collect()
 }
 
+/// A container sees only what is mounted into it.
+const SEEN: &str = "; an agent in a container has to have its folder mounted at the same path (Helm: devices.hostPaths)";
+
 /// What has to go with it and isn't there.
 fn lacks(rule: &Rule, item: &Item, exists: &dyn Fn(&Path) -> bool) -> Option<String> {
     let nodes = rule
         .give
         .nodes
         .iter()
-        .map(|node| (&node.path, node.optional));
+        .map(|node| (&node.path, node.optional, ""));
     let mounts = rule
         .give
         .mounts
         .iter()
-        .map(|mount| (&mount.host, mount.optional));
-    let needed = nodes.chain(mounts).filter(|(_, optional)| !optional);
+        .map(|mount| (&mount.host, mount.optional, SEEN));
+    let needed = nodes.chain(mounts).filter(|(_, optional, _)| !optional);
     needed
-        .map(|(path, _)| match path.fill_path(&item.fields) {
+        .map(|(path, _, seen)| match path.fill_path(&item.fields) {
             Ok(path) if exists(Path::new(&path)) => None,
-            Ok(path) => Some(format!("{path}, which it is given with, isn't there")),
+            Ok(path) => Some(format!("{path}, which it is given with, isn't there{seen}")),
             Err(field) => Some(format!("it has no {field} that fits the path {path}")),
         })
         .find_map(|lack| lack)

@@ -108,7 +108,7 @@ pub(super) const CASES: &[Case] = &[
             npu.intel.com/accel: 0 devices
             vpu.intel.com/hddl: 1 device
               03e7:2485:03e72485
-                refused: device 03e7:2485:03e72485 of vpu.intel.com/hddl: /var/tmp/hddl_service.sock, which it is given with, isn't there
+                refused: device 03e7:2485:03e72485 of vpu.intel.com/hddl: /var/tmp/hddl_service.sock, which it is given with, isn't there; an agent in a container has to have its folder mounted at the same path (Helm: devices.hostPaths)
         ",
     },
     Case {

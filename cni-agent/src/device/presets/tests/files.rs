@@ -113,7 +113,7 @@ pub(super) const CASES: &[Case] = &[
         expected: "
             amd.com/onload: 1 device, each for 100 containers
               onload-0 to onload-99
-                refused: device onload-0 of amd.com/onload: /opt/onload/usr/lib64, which it is given with, isn't there
+                refused: device onload-0 of amd.com/onload: /opt/onload/usr/lib64, which it is given with, isn't there; an agent in a container has to have its folder mounted at the same path (Helm: devices.hostPaths)
         ",
     },
 ];
