@@ -167,6 +167,7 @@ mod tests {
         let begin = tokio::time::Instant::now();
         let found = snapshot(&slot).await.unwrap();
         assert_eq!(found.problems, 1);
-        assert!(begin.elapsed() < 2 * PATIENCE, "{:?}", begin.elapsed());
+        let taken = begin.elapsed();
+        assert!(taken < Duration::from_secs(2), "{taken:?}");
     }
 }
