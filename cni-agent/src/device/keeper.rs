@@ -9,12 +9,13 @@ use super::{
     health::{Checks, Verdict},
     host::{Host, program::Turns, watch::Changes},
     inventory::{Health, Offer, Witness, items},
-    kept::{Keep, Kept},
+    kept::Keep,
     name::ResourceName,
     options::{DeviceConfig, Registration},
     plan::{Finder, Plan, Rule, Serve},
     plugin::Plugin,
     pods::PodResources,
+    record::Record,
     registration::{self, Served, Standing, Way},
     resource::{Resource, Sight, known, made_up_of, random},
     slot::{Shown, ShownResource},
@@ -42,8 +43,7 @@ const COMPARE: Duration = Duration::from_secs(5);
 /// Everything that the part is made of.
 pub(super) struct Keeper {
     host: Arc<Host>,
-    keep: Keep,
-    kept: Kept,
+    record: Record,
     /// What was there before the machine's start is expected until then.
     expected: Option<Instant>,
     resources: BTreeMap<ResourceName, Resource>,
@@ -84,8 +84,7 @@ impl Keeper {
         Self {
             checks: Checks::new(host.clone(), verdicts),
             host,
-            keep,
-            kept,
+            record: Record::open(keep, kept),
             expected,
             resources: BTreeMap::new(),
             way: way(config),
@@ -178,6 +177,7 @@ impl Keeper {
         for (_, resource) in std::mem::take(&mut self.resources) {
             resource.end(false).await;
         }
+        self.record.end().await;
     }
 
     /// Has the resources be those of the plan. What is the same goes on.
@@ -221,7 +221,7 @@ impl Keeper {
                 }
                 continue;
             }
-            match self.kept.resources.get(name).cloned() {
+            match self.record.known(name) {
                 Some(items) if !items.is_empty() => {
                     let offer = known(rule, items);
                     self.checks.know(&offer);
@@ -230,10 +230,10 @@ impl Keeper {
                 _ => unseen.push(rule),
             }
         }
-        self.kept.resources.retain(|name, _| is_wanted(name));
+        // What is taken away goes from the disk too.
+        self.record.retain(is_wanted);
         if unseen.is_empty() {
-            // What is taken away goes from the disk too.
-            self.write(&[]).await;
+            self.describe(&[]).await;
         }
         self.look_first(unseen).await;
         self.renew(Instant::now()).await;
@@ -265,7 +265,8 @@ impl Keeper {
                 )
             })
             .collect();
-        self.write(&offers).await;
+        self.describe(&offers).await;
+        self.record.note(offers.iter());
         for offer in offers {
             self.begin(offer);
         }
@@ -377,44 +378,38 @@ impl Keeper {
         self.publish(changed).await;
     }
 
-    /// Tells the kubelet of changed resources, after what a runtime and a later start need is on the disk.
+    /// Tells the kubelet of changed resources, after what a runtime needs to give their devices is there. What only a later
+    /// start needs comes last.
     async fn publish(&mut self, changed: Vec<Offer>) {
         if changed.is_empty() {
             return;
         }
-        self.write(&changed).await;
-        for offer in changed {
+        self.describe(&changed).await;
+        let is_kept = |offer: &&Offer| random(&offer.rule).is_none();
+        for offer in &changed {
             if let Some(resource) = self.resources.get(&offer.rule.name) {
-                resource.offer(offer, &self.teller);
+                resource.offer(offer.clone(), &self.teller);
             }
         }
+        self.record.note(changed.iter().filter(is_kept));
     }
 
-    /// Has the disk hold the inventory and the CDI specifications, with what is to be told next.
-    async fn write(&mut self, next: &[Offer]) {
-        for offer in next.iter().filter(|offer| random(&offer.rule).is_none()) {
-            let items = offer.items.clone();
-            self.kept.resources.insert(offer.rule.name.clone(), items);
-        }
+    /// Has the CDI folder describe the devices, with what is to be told next.
+    async fn describe(&self, next: &[Offer]) {
         let is_next = |name: &ResourceName| next.iter().any(|offer| offer.rule.name == *name);
         let others = self.resources.iter().filter(|(name, _)| !is_next(name));
         let others: Vec<Arc<Offer>> = others.map(|(_, of)| of.offers.borrow().clone()).collect();
         // A claim has a specification of its own.
         let all = others.iter().map(AsRef::as_ref).chain(next);
         let specs = cdi::files(all.filter(|offer| offer.rule.serve != Serve::Dra));
-        let (keep, kept, folder) = (self.keep.clone(), self.kept.clone(), self.cdi_dir.clone());
-        let written =
-            tokio::task::spawn_blocking(move || (keep.write(&kept), cdi::write(&folder, &specs)));
+        let folder = self.cdi_dir.clone();
+        let written = tokio::task::spawn_blocking(move || cdi::write(&folder, &specs));
         match written.await {
-            Ok((kept, specs)) => {
-                if let Err(error) = kept {
-                    tracing::warn!(%error, "the inventory of devices can't be kept");
-                }
-                if let Err(error) = specs {
-                    tracing::error!(%error, folder = %self.cdi_dir.display(), "CDI specifications can't be written");
-                }
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::error!(%error, folder = %self.cdi_dir.display(), "CDI specifications can't be written");
             }
-            Err(error) => tracing::error!(%error, "writing the inventory ended badly"),
+            Err(error) => tracing::error!(%error, "writing CDI specifications ended badly"),
         }
     }
 
@@ -518,7 +513,7 @@ impl Keeper {
     fn show(&self) {
         let resources = self.resources.iter().map(|(name, of)| {
             let shown = ShownResource {
-                offer: of.offers.borrow().clone(),
+                offers: of.offers.subscribe(),
                 findings: of.findings.clone(),
                 standing: of.standing.clone(),
             };
@@ -573,3 +568,6 @@ fn now() -> u64 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
     now.map_or(0, |now| now.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

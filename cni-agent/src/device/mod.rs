@@ -27,6 +27,7 @@ mod plugin;
 mod pods;
 mod prefer;
 pub mod presets;
+mod record;
 mod registration;
 mod resource;
 mod rows;

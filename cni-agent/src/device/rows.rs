@@ -34,7 +34,7 @@ fn resource(
     of: &ShownResource,
     held: Option<&BTreeMap<DeviceId, Vec<super::pods::Holder>>>,
 ) -> ResourceRow {
-    let offer = &of.offer;
+    let offer = of.offers.borrow().clone();
     let mut devices: Vec<DeviceRow> = offer
         .devices
         .iter()
@@ -69,7 +69,7 @@ fn resource(
         devices,
         problems: of.findings.problems.clone(),
         looks: of.findings.looks.iter().map(look).collect(),
-        gives: gives(offer),
+        gives: gives(&offer),
     }
 }
 

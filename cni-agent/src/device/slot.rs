@@ -33,7 +33,8 @@ pub(super) struct Shown {
 /// One resource.
 #[derive(Clone, Debug)]
 pub(super) struct ShownResource {
-    pub(super) offer: Arc<Offer>,
+    /// What the kubelet is told.
+    pub(super) offers: watch::Receiver<Arc<Offer>>,
     pub(super) findings: Findings,
     pub(super) standing: watch::Receiver<Standing>,
 }
@@ -123,7 +124,7 @@ pub async fn snapshot(slot: &DeviceSlot) -> Option<DevicesSnapshot> {
 }
 
 fn numbers(name: &ResourceName, of: &ShownResource, holders: Option<&Holders>) -> DeviceNumbers {
-    let offer = &of.offer;
+    let offer = of.offers.borrow().clone();
     let is_healthy = |item: usize| {
         let item = offer.items.get(item);
         item.is_some_and(|item| item.is_healthy())
