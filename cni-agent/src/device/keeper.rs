@@ -2,28 +2,28 @@
 //! the kubelet through each resource's plugin. One task owns all of it, so that a change is told whole.
 
 use super::{
+    announce::Announcer,
     cdi,
     config::watched::Configured,
-    dra::{Looked, Offers},
-    found::Findings,
+    dra::Looked,
     health::{Checks, Verdict},
-    host::{Host, program::Turns, watch::Changes},
-    inventory::{Health, Offer, Witness, items},
+    host::{Host, watch::Changes},
+    inventory::Offer,
     kept::Keep,
+    look::look,
     name::ResourceName,
-    options::{DeviceConfig, Registration},
-    plan::{Finder, Plan, Rule, Serve},
-    plugin::Plugin,
+    options::DeviceConfig,
+    plan::{Plan, Rule, Serve},
     pods::PodResources,
     record::Record,
-    registration::{self, Served, Standing, Way},
-    resource::{Resource, Sight, known, made_up_of, random},
-    slot::{Shown, ShownResource},
+    registration::{Standing, Way},
+    resource::{Resource, Serving, known, made_up_of, random},
+    slot::Shown,
     tell::{News, Teller},
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
@@ -47,22 +47,16 @@ pub(super) struct Keeper {
     /// What was there before the machine's start is expected until then.
     expected: Option<Instant>,
     resources: BTreeMap<ResourceName, Resource>,
-    way: Way,
+    serving: Serving,
     cdi_dir: PathBuf,
     pods: PodResources,
-    counts: DeviceCounts,
-    folder: watch::Receiver<u64>,
     checks: Checks,
     checked: mpsc::Receiver<Verdict>,
     problems: Vec<String>,
     /// What is not seen at once.
     watched: Vec<String>,
-    shown: watch::Sender<Arc<Shown>>,
-    /// What claims may have.
-    claimable: watch::Sender<Looked>,
+    announcer: Announcer,
     teller: Teller,
-    /// How far that is with the kubelet.
-    claims: watch::Receiver<Standing>,
 }
 
 impl Keeper {
@@ -83,36 +77,39 @@ impl Keeper {
         let host = Arc::new(host);
         Self {
             checks: Checks::new(host.clone(), verdicts),
+            serving: Serving {
+                way: Way::of(config),
+                host: host.clone(),
+                counts,
+                folder,
+                claims: watch::Sender::new(Standing::default()).subscribe(),
+            },
             host,
             record: Record::open(keep, kept),
             expected,
             resources: BTreeMap::new(),
-            way: way(config),
             cdi_dir: config.cdi_dir.clone(),
             pods: PodResources::new(&config.kubelet_dir),
-            counts,
-            folder,
             checked,
             problems: Vec::new(),
             watched: Vec::new(),
-            shown,
-            claimable: watch::Sender::default(),
+            announcer: Announcer {
+                shown,
+                claimable: watch::Sender::default(),
+            },
             teller,
-            claims: watch::Sender::new(Standing::default()).subscribe(),
         }
     }
 
     /// The same with who serves resources to claims.
     pub(super) fn with_claims(
-        self,
+        mut self,
         claimable: watch::Sender<Looked>,
         claims: watch::Receiver<Standing>,
     ) -> Self {
-        Self {
-            claimable,
-            claims,
-            ..self
-        }
+        self.serving.claims = claims;
+        self.announcer.claimable = claimable;
+        self
     }
 
     /// The node that it looks at.
@@ -138,8 +135,9 @@ impl Keeper {
                 self.checks
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
             }
-            self.show();
-            self.offer_to_claims();
+            let (problems, watched) = (&self.problems, &self.watched);
+            self.announcer.show(&self.resources, problems, watched);
+            self.announcer.offer_to_claims(&self.resources);
             let renewals = self.resources.values().filter_map(|of| of.renewal);
             let next = renewals
                 .chain(self.expected)
@@ -209,32 +207,38 @@ impl Keeper {
                 tracing::info!(resource = %name, "a resource is taken away");
                 // The kubelet is told that none is left, or it would count them on.
                 resource.end(true).await;
-                self.counts.forget(name.as_str());
+                self.serving.counts.forget(name.as_str());
             }
         }
-        let mut unseen = Vec::new();
+        let (mut next, mut unseen) = (Vec::new(), Vec::new());
         for (name, rule) in &plan.resources {
             let rule = Arc::new(rule.clone());
-            if let Some(resource) = self.resources.get_mut(name) {
-                if resource.change(rule) {
-                    self.checks.know(&resource.offers.borrow());
-                }
-                continue;
+            let served = self.resources.get(name);
+            let items = match served.map(|of| of.offers.borrow().items.clone()) {
+                None => self.record.known(name).filter(|items| !items.is_empty()),
+                served => served,
+            };
+            match items {
+                Some(items) => next.push(known(rule, items)),
+                None => unseen.push(rule),
             }
-            match self.record.known(name) {
-                Some(items) if !items.is_empty() => {
-                    let offer = known(rule, items);
+        }
+        self.describe(&next).await;
+        for offer in next {
+            match self.resources.get_mut(&offer.rule.name) {
+                Some(resource) => {
+                    if resource.change(offer.rule) {
+                        self.checks.know(&resource.offers.borrow());
+                    }
+                }
+                None => {
                     self.checks.know(&offer);
                     self.begin(offer);
                 }
-                _ => unseen.push(rule),
             }
         }
         // What is taken away goes from the disk too.
         self.record.retain(is_wanted);
-        if unseen.is_empty() {
-            self.describe(&[]).await;
-        }
         self.look_first(unseen).await;
         self.renew(Instant::now()).await;
     }
@@ -252,7 +256,8 @@ impl Keeper {
             false => {
                 let unseen = looked_for.iter();
                 let unseen = unseen.map(|rule| Arc::new(Offer::new(rule.clone(), Vec::new())));
-                self.find(unseen.collect()).await.unwrap_or_default().1
+                let looked = look(self.host.clone(), unseen.collect()).await;
+                looked.unwrap_or_default().1
             }
         };
         let offers: Vec<Offer> = looked_for
@@ -282,77 +287,8 @@ impl Keeper {
 
     fn begin(&mut self, offer: Offer) {
         let name = offer.rule.name.clone();
-        tracing::info!(resource = %name, from = offer.rule.origin, devices = offer.devices.len(), "a resource is served");
-        let (stop, stopped) = Shutdown::new();
-        let until = Arc::new(watch::Sender::new(()));
-        let standing = watch::Sender::new(Standing::default());
-        let is_random = random(&offer.rule).is_some();
-        let is_claimed = offer.rule.serve == Serve::Dra;
-        let offers = watch::Sender::new(Arc::new(offer));
-        let served = Served {
-            way: self.way.clone(),
-            plugin: Plugin {
-                offers: offers.subscribe(),
-                host: self.host.clone(),
-                counts: self.counts.clone(),
-                streams: watch::Sender::new(0),
-                until: until.subscribe(),
-                turns: Turns::default(),
-            },
-            until: until.clone(),
-            standing: standing.clone(),
-            changes: self.folder.clone(),
-            counts: self.counts.clone(),
-        };
-        let (standing, task) = match is_claimed {
-            // One driver has all of them.
-            true => (self.claims.clone(), tokio::spawn(std::future::ready(()))),
-            false => (
-                standing.subscribe(),
-                tokio::spawn(registration::run(served, stopped)),
-            ),
-        };
-        let resource = Resource {
-            offers,
-            until,
-            standing,
-            stop,
-            task,
-            findings: Findings::default(),
-            renewal: is_random.then(Instant::now),
-        };
+        let resource = Resource::begin(offer, &self.serving);
         self.resources.insert(name, resource);
-    }
-
-    /// What the node has of these resources, and where changes of it are seen.
-    async fn find(&self, offers: Vec<Arc<Offer>>) -> Option<(BTreeSet<PathBuf>, Vec<Sight>)> {
-        let host = self.host.clone();
-        let looked = tokio::task::spawn_blocking(move || {
-            let finders = offers.iter().flat_map(|offer| offer.rule.find.clone());
-            let finders: Vec<Finder> = finders.collect();
-            let folders = host.folders(&finders);
-            let node = Witness {
-                exists: &|path| host.exists(path),
-                is_there: &|site| host.is_there(site),
-            };
-            let look = |offer: Arc<Offer>| {
-                let rule = &offer.rule;
-                let mut findings = host.find(&rule.find);
-                let found = std::mem::take(&mut findings.found);
-                let (items, problems) = items(rule, found, &offer.items, &node);
-                findings.problems.extend(problems);
-                let name = rule.name.clone();
-                Sight {
-                    name,
-                    findings,
-                    items,
-                }
-            };
-            (folders, offers.into_iter().map(look).collect())
-        });
-        let failed =
-            |error: &_| tracing::error!(%error, "the look at the node's devices ended badly");
-        looked.await.inspect_err(failed).ok()
     }
 
     /// Looks at the node for all resources.
@@ -363,7 +299,7 @@ impl Keeper {
             .filter(|of| of.renewal.is_none())
             .map(|of| of.offers.borrow().clone())
             .collect();
-        let Some((folders, found)) = self.find(offers).await else {
+        let Some((folders, found)) = look(self.host.clone(), offers).await else {
             return;
         };
         self.watched = changes.refresh(&folders);
@@ -415,34 +351,9 @@ impl Keeper {
 
     /// Takes what a look at one device's health said.
     async fn judge(&mut self, verdict: &Verdict) {
-        let Some(resource) = self.resources.get(&verdict.resource) else {
-            return;
-        };
-        let mut offer = Offer::clone(&resource.offers.borrow());
-        if !offer.rule.health.has_look() {
-            // The look began by another rule.
-            return;
-        }
-        let Some(item) = offer.items.iter_mut().find(|item| item.key == verdict.key) else {
-            return;
-        };
-        let health = match (&verdict.problem, &item.health) {
-            // Presence is the look's to say.
-            (_, Health::Gone { .. }) => return,
-            (None, _) => Health::Healthy,
-            (Some(reason), Health::Unhealthy { since, .. }) => Health::Unhealthy {
-                reason: reason.clone(),
-                since: *since,
-            },
-            (Some(reason), Health::Healthy) => Health::Unhealthy {
-                reason: reason.clone(),
-                since: now(),
-            },
-        };
-        if item.health != health {
-            item.health = health;
-            self.publish(vec![offer]).await;
-        }
+        let resource = self.resources.get(&verdict.resource);
+        let changed = resource.and_then(|resource| resource.judged(verdict, now()));
+        self.publish(changed.into_iter().collect()).await;
     }
 
     /// Makes the example's devices anew, where it is time.
@@ -459,11 +370,7 @@ impl Keeper {
     /// Whether the kubelet knows the devices that it was told of. Where it has a resource and knows nothing of its
     /// devices, it is told anew.
     async fn compare(&mut self) {
-        let taken = |of: &Resource| {
-            let is_claimed = of.offers.borrow().rule.serve == Serve::Dra;
-            !is_claimed && *of.standing.borrow() == Standing::Taken
-        };
-        if !self.resources.values().any(taken) {
+        if !self.resources.values().any(Resource::is_taken) {
             return;
         }
         let known = match self.pods.allocatable().await {
@@ -474,93 +381,16 @@ impl Keeper {
             }
         };
         for (name, resource) in &self.resources {
-            let offer = resource.offers.borrow().clone();
-            let healthy = offer.devices.values().any(|place| {
-                let item = offer.items.get(place.item);
-                item.is_some_and(|item| item.is_healthy())
-            });
             let is_known = known.get(name.as_str()).is_some_and(|ids| !ids.is_empty());
-            if taken(resource) && healthy && !is_known {
+            if resource.is_taken() && resource.has_healthy() && !is_known {
                 tracing::warn!(
                     resource = %name,
                     "the kubelet listens and knows none of the devices: it is told anew"
                 );
-                self.counts.mended(name.as_str());
+                self.serving.counts.mended(name.as_str());
                 resource.until.send_replace(());
             }
         }
-    }
-
-    /// What claims may have from now on.
-    fn offer_to_claims(&self) {
-        let offers = self.resources.iter().map(|(name, of)| {
-            let offer = of.offers.borrow().clone();
-            (name.clone(), offer)
-        });
-        let claimable: Offers = offers
-            .filter(|(_, offer)| offer.rule.serve == Serve::Dra)
-            .collect();
-        self.claimable.send_if_modified(|told| {
-            let is_news = told.as_ref().is_none_or(|told| !same(told, &claimable));
-            if is_news {
-                *told = Some(Arc::new(claimable));
-            }
-            is_news
-        });
-    }
-
-    /// What people are shown from now on.
-    fn show(&self) {
-        let resources = self.resources.iter().map(|(name, of)| {
-            let shown = ShownResource {
-                offers: of.offers.subscribe(),
-                findings: of.findings.clone(),
-                standing: of.standing.clone(),
-            };
-            (name.clone(), shown)
-        });
-        self.shown.send_replace(Arc::new(Shown {
-            resources: resources.collect(),
-            problems: self.problems.clone(),
-            warnings: self.watched.clone(),
-        }));
-    }
-}
-
-/// Whether nothing of it was made anew.
-fn same(one: &Offers, other: &Offers) -> bool {
-    one.len() == other.len()
-        && one
-            .iter()
-            .zip(other)
-            .all(|((name, one), (of, other))| name == of && Arc::ptr_eq(one, other))
-}
-
-/// Takes sockets away that an agent left in the kubelet's registry and that this one doesn't make anew.
-pub(super) fn sweep(config: &DeviceConfig, plan: &Plan) {
-    let rules = plan.resources.values().filter(|rule| {
-        rule.serve == Serve::DevicePlugin && config.registration == Registration::Watcher
-    });
-    let wanted = rules.map(|rule| rule.name.socket()).collect();
-    registration::sweep(&registry(config), &wanted);
-}
-
-/// The kubelet's registry of plugins.
-fn registry(config: &DeviceConfig) -> PathBuf {
-    config.kubelet_dir.join("plugins_registry")
-}
-
-/// How the kubelet is told.
-pub(super) fn way(config: &DeviceConfig) -> Way {
-    let kubelet = &config.kubelet_dir;
-    match config.registration {
-        Registration::Register => Way::Register {
-            folder: kubelet.join("device-plugins"),
-        },
-        Registration::Watcher => Way::Watcher {
-            registry: registry(config),
-            folder: kubelet.join("plugins/fairlead-devices"),
-        },
     }
 }
 

@@ -7,6 +7,7 @@
 //! [`allocate`], [`prefer`]).
 
 mod allocate;
+mod announce;
 mod cdi;
 pub mod config;
 pub mod damping;
@@ -18,6 +19,7 @@ mod inventory;
 mod keeper;
 mod kept;
 mod keys;
+mod look;
 pub mod name;
 mod nearest;
 pub mod options;
@@ -42,9 +44,10 @@ use config::watched::Configuration;
 use dra::Dra;
 use host::{Host, watch::Changes};
 use keeper::Keeper;
-use options::DeviceConfig;
+use options::{DeviceConfig, Registration};
+use plan::{Plan, Serve};
 use pods::PodResources;
-use registration::Standing;
+use registration::{Standing, Way};
 use std::{collections::BTreeSet, path::PathBuf, sync::Arc, time::Duration};
 use tell::Teller;
 use tokio::{
@@ -82,7 +85,7 @@ async fn run_on(
 ) -> Result<(), String> {
     let configuration = Configuration::watch(&config.devices, &config.presets, &config.state_dir);
     let configured = configuration.subscribe();
-    keeper::sweep(&config, &configured.borrow().plan);
+    sweep(&config, &configured.borrow().plan);
     let (shown, showing) = watch::channel(Arc::default());
     let _running = slot.run(showing, PodResources::new(&config.kubelet_dir));
     let changes = Changes::open(&host);
@@ -108,7 +111,7 @@ async fn run_on(
         standing,
     };
     let claims = dra::run(dra, &config, shutdown.clone());
-    let eyes = watch_kubelet(keeper::way(&config).watched().to_owned(), folder);
+    let eyes = watch_kubelet(Way::of(&config).watched().to_owned(), folder);
     let keeping = keeper.run(configured, changes, shutdown.clone());
     tokio::select! {
         () = eyes => {}
@@ -117,6 +120,15 @@ async fn run_on(
     }
     shutdown.requested().await;
     Ok(())
+}
+
+/// Takes sockets away that an agent left in the kubelet's registry and that this one doesn't make anew.
+fn sweep(config: &DeviceConfig, plan: &Plan) {
+    let rules = plan.resources.values().filter(|rule| {
+        rule.serve == Serve::DevicePlugin && config.registration == Registration::Watcher
+    });
+    let wanted = rules.map(|rule| rule.name.socket()).collect();
+    registration::sweep(&registration::registry(config), &wanted);
 }
 
 /// Counts on whenever something in the folder may have changed: a kubelet that starts, sockets that are removed.

@@ -7,6 +7,7 @@
 
 use super::{
     inventory::Offer,
+    options::{DeviceConfig, Registration},
     plugin::{self, Plugin},
 };
 use crate::{
@@ -69,7 +70,26 @@ pub(super) enum Way {
     Watcher { registry: PathBuf, folder: PathBuf },
 }
 
+/// The kubelet's registry of plugins.
+pub(super) fn registry(config: &DeviceConfig) -> PathBuf {
+    config.kubelet_dir.join("plugins_registry")
+}
+
 impl Way {
+    /// That of the configuration.
+    pub(super) fn of(config: &DeviceConfig) -> Self {
+        let kubelet = &config.kubelet_dir;
+        match config.registration {
+            Registration::Register => Self::Register {
+                folder: kubelet.join("device-plugins"),
+            },
+            Registration::Watcher => Self::Watcher {
+                registry: registry(config),
+                folder: kubelet.join("plugins/fairlead-devices"),
+            },
+        }
+    }
+
     /// Where our sockets are.
     fn folder(&self) -> &Path {
         match self {

@@ -2,21 +2,28 @@
 
 use super::{
     found::{Findings, Found},
+    health::Verdict,
+    host::{Host, program::Turns},
     inventory::{Health, Item, Offer, Witness, id_of, items, merge},
-    name::ResourceName,
-    plan::{By, Rule},
-    plugin,
-    registration::Standing,
+    look::Sight,
+    plan::{By, Rule, Serve},
+    plugin::{self, Plugin},
+    registration::{self, Served, Standing, Way},
     tell::{News, Teller},
 };
+use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
-/// What a look found of one resource.
-pub(super) struct Sight {
-    pub(super) name: ResourceName,
-    pub(super) findings: Findings,
-    pub(super) items: Vec<Item>,
+/// What every resource is served with.
+pub(super) struct Serving {
+    pub(super) way: Way,
+    pub(super) host: Arc<Host>,
+    pub(super) counts: DeviceCounts,
+    /// Counts on when something in the kubelet's folder changed.
+    pub(super) folder: watch::Receiver<u64>,
+    /// How far what serves claims is with the kubelet.
+    pub(super) claims: watch::Receiver<Standing>,
 }
 
 /// One resource while it is served.
@@ -32,6 +39,62 @@ pub(super) struct Resource {
 }
 
 impl Resource {
+    /// Begins to serve it.
+    pub(super) fn begin(offer: Offer, with: &Serving) -> Self {
+        tracing::info!(resource = %offer.rule.name, from = offer.rule.origin, devices = offer.devices.len(), "a resource is served");
+        let (stop, stopped) = Shutdown::new();
+        let until = Arc::new(watch::Sender::new(()));
+        let standing = watch::Sender::new(Standing::default());
+        let is_random = random(&offer.rule).is_some();
+        let is_claimed = offer.rule.serve == Serve::Dra;
+        let offers = watch::Sender::new(Arc::new(offer));
+        let served = Served {
+            way: with.way.clone(),
+            plugin: Plugin {
+                offers: offers.subscribe(),
+                host: with.host.clone(),
+                counts: with.counts.clone(),
+                streams: watch::Sender::new(0),
+                until: until.subscribe(),
+                turns: Turns::default(),
+            },
+            until: until.clone(),
+            standing: standing.clone(),
+            changes: with.folder.clone(),
+            counts: with.counts.clone(),
+        };
+        let (standing, task) = match is_claimed {
+            // One driver has all of them.
+            true => (with.claims.clone(), tokio::spawn(std::future::ready(()))),
+            false => (
+                standing.subscribe(),
+                tokio::spawn(registration::run(served, stopped)),
+            ),
+        };
+        Self {
+            offers,
+            until,
+            standing,
+            stop,
+            task,
+            findings: Findings::default(),
+            renewal: is_random.then(Instant::now),
+        }
+    }
+
+    /// Whether the kubelet has it from a plugin of ours.
+    pub(super) fn is_taken(&self) -> bool {
+        let is_claimed = self.offers.borrow().rule.serve == Serve::Dra;
+        !is_claimed && *self.standing.borrow() == Standing::Taken
+    }
+
+    /// Whether there is something to give.
+    pub(super) fn has_healthy(&self) -> bool {
+        let offer = self.offers.borrow();
+        let mut items = offer.devices.values().map(|place| &offer.items[place.item]);
+        items.any(Item::is_healthy)
+    }
+
     /// Tells the kubelet what there is from now on.
     pub(super) fn offer(&self, offer: Offer, teller: &Teller) {
         self.offers.send_if_modified(|current| {
@@ -89,6 +152,33 @@ impl Resource {
         }
         let offer = Offer::new(rule, merged);
         (offer != *before).then_some(offer)
+    }
+
+    /// Takes what a look at one device's health said; what changed by it.
+    pub(super) fn judged(&self, verdict: &Verdict, at: u64) -> Option<Offer> {
+        let mut offer = Offer::clone(&self.offers.borrow());
+        if !offer.rule.health.has_look() {
+            // The look began by another rule.
+            return None;
+        }
+        let mut items = offer.items.iter_mut();
+        let item = items.find(|item| item.key == verdict.key)?;
+        let health = match (&verdict.problem, &item.health) {
+            // Presence is the look's to say.
+            (_, Health::Gone { .. }) => return None,
+            (None, _) => Health::Healthy,
+            (Some(reason), Health::Unhealthy { since, .. }) => Health::Unhealthy {
+                reason: reason.clone(),
+                since: *since,
+            },
+            (Some(reason), Health::Healthy) => Health::Unhealthy {
+                reason: reason.clone(),
+                since: at,
+            },
+        };
+        let is_news = item.health != health;
+        item.health = health;
+        is_news.then_some(offer)
     }
 
     /// Others in place of the example's devices.

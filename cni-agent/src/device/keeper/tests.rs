@@ -2,12 +2,28 @@
 
 use super::*;
 use crate::device::{
+    found::{DeviceFile, FileKind},
     host::fake::Tree,
+    inventory::Item,
     kept::Kept,
+    options::Registration,
     tests::{item, rule},
 };
 use std::sync::{Mutex, mpsc as blocking};
 use tokio::time::timeout;
+
+fn device(key: &str, minor: u32) -> Item {
+    Item {
+        files: vec![DeviceFile {
+            path: format!("/dev/{key}").into(),
+            kind: FileKind::Character,
+            major: 188,
+            minor,
+            group: 20,
+        }],
+        ..item(key)
+    }
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_kubelet_is_told_once_a_runtime_can_give_and_before_the_disk_has_it() {
@@ -33,7 +49,8 @@ async fn the_kubelet_is_told_once_a_runtime_can_give_and_before_the_disk_has_it(
     // A disk that takes its time.
     keeper.record = Record::with(Kept::default(), move |kept| {
         begun.send(kept.clone()).unwrap();
-        wait.lock().unwrap().recv().unwrap();
+        // It answers when the test is over.
+        let _over = wait.lock().unwrap().recv();
         Ok(())
     });
     let mut rule = rule("a.io/x");
@@ -51,8 +68,8 @@ async fn the_kubelet_is_told_once_a_runtime_can_give_and_before_the_disk_has_it(
     // It is busy from here on.
     assert!(begins.recv().unwrap().resources.is_empty());
     for count in 1..=3 {
-        let items = (0..count).map(|n| item(&format!("d{n}"))).collect();
-        let publish = keeper.publish(vec![Offer::new(rule.clone(), items)]);
+        let items = (0..count).map(|minor| device(&format!("d{minor}"), minor));
+        let publish = keeper.publish(vec![Offer::new(rule.clone(), items.collect())]);
         timeout(Duration::from_secs(20), publish)
             .await
             .expect("told while the disk is busy");
