@@ -182,6 +182,9 @@ pub(super) fn orphaned(cluster: &Cluster) -> Result<String> {
     Ok(format!("{} is free again", subject.told))
 }
 
+/// Where the agents' one is made.
+const DAEMON_SETS: &str = "/apis/apps/v1/namespaces/kube-system/daemonsets";
+
 /// The agent of the node goes, and its DaemonSet brings none until this ends.
 pub(super) struct Away<'a> {
     cluster: &'a Cluster,
@@ -220,7 +223,10 @@ impl<'a> Away<'a> {
 impl Drop for Away<'_> {
     fn drop(&mut self) {
         let file = self.file.to_string_lossy();
-        if let Err(error) = self.cluster.ask(&["create", "-f", &file]) {
+        // As it was: else kubectl would note down all of it as applied, and the next `apply` would take from it what others
+        // set, as the API server's address.
+        let words = ["create", "--raw", DAEMON_SETS, "-f", &file];
+        if let Err(error) = self.cluster.ask(&words) {
             eprintln!("clean-up: the agents' DaemonSet is not back: {error:#}");
         }
     }
