@@ -1,11 +1,12 @@
 //! Kubernetes' own scenarios of device plugins (test/e2e_node: device_plugin_test.go, device_plugin_failures_test.go,
 //! device_plugin_failures_pod_status_test.go), by their names, with our resources in place of its sample's.
 
-use super::{super::place::Cluster, beside, consumer, failures, lives};
-use anyhow::{Result, ensure};
-use std::time::Instant;
-
-type Scenario = (&'static str, fn(&Cluster) -> Result<String>);
+use super::{
+    super::place::Cluster,
+    beside, consumer, failures, lives,
+    scenarios::{self, Scenario},
+};
+use anyhow::Result;
 
 /// Those of `testdeviceplugin` that make a plugin answer badly are no question to ours, and left out.
 const SCENARIOS: [Scenario; 17] = [
@@ -78,31 +79,5 @@ const SCENARIOS: [Scenario; 17] = [
 
 /// All of them, or those with these words in their name.
 pub(super) fn run(cluster: &Cluster, words: Option<&str>) -> Result<Vec<String>> {
-    let mut seen = Vec::new();
-    let mut failed = Vec::new();
-    let wanted = SCENARIOS
-        .iter()
-        .filter(|(name, _)| words.is_none_or(|words| name.contains(words)));
-    for (name, scenario) in wanted {
-        let start = Instant::now();
-        let done = scenario(cluster);
-        let seconds = start.elapsed().as_secs_f64();
-        match done {
-            Ok(said) => seen.push(format!("{name} ({seconds:.1} s): {said}")),
-            Err(error) => failed.push(format!("{name} ({seconds:.1} s): {error:#}")),
-        }
-        // The next one finds every device free.
-        consumer::none(cluster)?;
-    }
-    ensure!(
-        failed.is_empty(),
-        "{} of {} scenarios do not hold:\n        {}\nthese do:\n        {}",
-        failed.len(),
-        failed.len() + seen.len(),
-        failed.join("\n        "),
-        seen.join("\n        ")
-    );
-    ensure!(!seen.is_empty(), "no scenario has such a name");
-    seen.insert(0, format!("{} scenarios", seen.len()));
-    Ok(seen)
+    scenarios::run(cluster, &SCENARIOS, words, consumer::none)
 }

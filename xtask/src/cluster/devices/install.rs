@@ -5,7 +5,7 @@ use super::{
         parts,
         place::{Cluster, until},
     },
-    LIMIT, NODE,
+    LIMIT, NODE, claims,
     kubelet::Kubelet,
     node,
 };
@@ -20,6 +20,14 @@ pub(super) const CDI: &str = "fairlead.test/cdi";
 pub(super) const SINGLE: &str = "fairlead.test/single";
 /// Its file.
 pub(super) const SINGLE_FILE: &str = "/dev/net/single0";
+/// Devices for claims, each for one of them.
+pub(super) const CLAIMED: &str = "fairlead.test/claimed";
+/// A device for several claims, and there is only one.
+pub(super) const SHARED: &str = "fairlead.test/shared";
+/// Its file.
+pub(super) const SHARED_FILE: &str = "/dev/net/shared0";
+/// How many claims may have it at once.
+pub(super) const SHARES: usize = 3;
 /// What pods are told of one.
 pub(super) const TOLD: &str = "FAIRLEAD_TEST_DEVICE";
 /// How many there are of each.
@@ -36,7 +44,7 @@ pub(super) fn run(cluster: &Cluster, volumes: bool) -> Result<()> {
         node::plug(cluster, &name)?;
     }
     // Devices before volumes or after: the order doesn't matter.
-    let parts = [&["devices"], others(volumes)].concat();
+    let parts = [&["devices", "devices/dra"], others(volumes)].concat();
     parts::apply(cluster, "devices", &parts, LIMIT)?;
     configure(cluster, &whole())?;
     parts::rolled_out(cluster, "daemonset/fairlead", LIMIT)?;
@@ -63,8 +71,11 @@ pub(super) fn names(kind: &str) -> impl Iterator<Item = String> {
 
 /// All files of devices that are made.
 fn files() -> impl Iterator<Item = String> {
-    let single = std::iter::once(SINGLE_FILE.to_owned());
-    names("null").chain(names("cdi")).chain(single)
+    let single = [SINGLE_FILE, SHARED_FILE].map(str::to_owned);
+    ["null", "cdi", "claimed"]
+        .into_iter()
+        .flat_map(names)
+        .chain(single)
 }
 
 /// The resources of the walk.
@@ -76,11 +87,19 @@ pub(super) fn whole() -> Value {
             "give": { "writeCdi": cdi, "environment": { TOLD: "{path}" } },
         })
     };
+    let claimed = |name: &str, kind: &str, count: usize| {
+        let mut resource = resource(name, kind, true);
+        resource["serve"] = "dra".into();
+        resource["count"] = count.into();
+        resource
+    };
     let preset = |name: &str| json!({ "preset": name, "give": { "writeCdi": true } });
     json!([
         resource(NULL, "null", false),
         resource(CDI, "cdi", true),
         resource(SINGLE, "single", false),
+        claimed(CLAIMED, "claimed", 1),
+        claimed(SHARED, "shared", SHARES),
         preset("kvm"),
         preset("tun"),
         preset("fuse"),
@@ -108,9 +127,14 @@ pub(super) fn undo(cluster: &Cluster, volumes: bool) -> Result<()> {
             .has(resource, 0)
             .context("after the configuration was emptied")?;
     }
+    until(LIMIT, "the node has no slices", || {
+        Ok(claims::slices(cluster)?.is_empty().then_some(()))
+    })?;
     let mut left = Vec::new();
     until(LIMIT, "nothing of devices is left on the node", || {
         left = node::left(cluster)?;
+        // The driver of claims stays as long as its agent: claims may have to be taken back.
+        left.retain(|name| !name.contains("devices.fairlead.dev"));
         Ok(left.is_empty().then_some(()))
     })
     .with_context(|| format!("left: {left:?}"))?;
@@ -123,6 +147,12 @@ pub(super) fn undo(cluster: &Cluster, volumes: bool) -> Result<()> {
         "kube-system",
     ];
     cluster.ask(&words)?;
+    for kinds in [
+        "clusterrole,clusterrolebinding",
+        "validatingadmissionpolicy,validatingadmissionpolicybinding",
+    ] {
+        cluster.ask(&["delete", kinds, "fairlead-dra", "--ignore-not-found"])?;
+    }
     parts::rolled_out(cluster, "daemonset/fairlead", LIMIT)?;
     for name in files() {
         node::unplug(cluster, &name)?;

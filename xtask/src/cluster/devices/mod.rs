@@ -3,6 +3,7 @@
 
 mod assigned;
 mod beside;
+mod claims;
 mod consumer;
 mod example;
 mod failures;
@@ -12,6 +13,7 @@ mod lives;
 mod node;
 mod privilege;
 mod restarts;
+mod scenarios;
 mod unplug;
 mod watch;
 
@@ -33,7 +35,7 @@ pub(crate) struct Args {
     /// Only these, separated by commas.
     #[arg(long, value_enum, value_delimiter = ',', value_name = "NAME")]
     only: Vec<Step>,
-    /// Of `assignments`, only those whose name has this in it.
+    /// Of `assignments` and `claims`, only those whose name has this in it.
     #[arg(long)]
     scenario: Option<String>,
     /// How often kubelet and agent are ended in `restarts`.
@@ -75,6 +77,8 @@ enum Step {
     Privilege,
     /// What Kubernetes' own tests of device plugins ask for.
     Assignments,
+    /// Devices by claims (Dynamic Resource Allocation), from slices to what is left of them.
+    Claims,
     /// Kubelets and agents that end at random moments.
     Restarts,
 }
@@ -87,6 +91,7 @@ impl Step {
             Self::Unplug => unplug::run(cluster),
             Self::Privilege => privilege::run(cluster),
             Self::Assignments => assigned::run(cluster, args.scenario.as_deref()),
+            Self::Claims => claims::run(cluster, args.scenario.as_deref()),
             Self::Restarts => restarts::run(cluster, args.rounds, args.seed),
         }
     }

@@ -51,7 +51,7 @@ pub(super) fn unplug(cluster: &Cluster, path: &str) -> Result<()> {
 /// folders.
 pub(super) fn left(cluster: &Cluster) -> Result<Vec<String>> {
     let script = "cd /var/lib/kubelet; \
-        for file in device-plugins/*.sock plugins_registry/*fairlead* plugins/fairlead-devices/* /run/cdi/fairlead-*; do \
+        for file in device-plugins/*.sock plugins_registry/*fairlead* plugins/fairlead-devices/* plugins/devices.fairlead.dev/* /run/cdi/fairlead-*; do \
             [ ! -e \"$file\" ] || echo \"$file\"; \
         done; \
         grep -o ' /var/lib/kubelet/[a-z_-]* ' /proc/self/mountinfo || true";
