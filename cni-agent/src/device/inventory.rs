@@ -96,6 +96,14 @@ impl Health {
         }
     }
 
+    /// Since when it isn't there any more.
+    fn gone_since(&self) -> Option<u64> {
+        match self {
+            Self::Gone { since } => Some(*since),
+            _ => None,
+        }
+    }
+
     /// Since when it is not, Unix time in seconds.
     pub(super) fn since(&self) -> Option<u64> {
         match self {
@@ -127,7 +135,9 @@ impl Offer {
     /// Of a resource with these items.
     pub(super) fn new(rule: Arc<Rule>, items: Vec<Item>) -> Self {
         let mut devices = BTreeMap::new();
-        for (item, of) in items.iter().enumerate() {
+        // By a count that has just grown they may be too many until the next look.
+        let most = most(&rule);
+        for (item, of) in items.iter().enumerate().take(most) {
             for share in 0..rule.count {
                 let id = id_of(&rule, &of.key, share);
                 devices.entry(id).or_insert(Place { item, share });
@@ -152,6 +162,11 @@ impl Offer {
         let is_it = |item: &&Item| id_of(&self.rule, &item.key, 0) == *id;
         self.item(id).or_else(|| self.passing.iter().find(is_it))
     }
+}
+
+/// Most items of a resource.
+fn most(rule: &Rule) -> usize {
+    MOST / rule.count.max(1) as usize
 }
 
 /// The id of a share; one that isn't shared has none.
@@ -225,7 +240,7 @@ pub(super) fn items(
     if rule.id.is_some() {
         problems.extend(alike(&now));
     }
-    let most = MOST / rule.count.max(1) as usize;
+    let most = most(rule);
     if now.len() > most {
         problems.push(format!(
             "{} devices of {} are more than the {MOST} that a resource may have: the first {most} are taken; find fewer, or lower count",
@@ -319,8 +334,10 @@ fn join(item: &mut Item, rule: &Rule, found: Found) {
 }
 
 /// What was there before and what is there now. One that has gone stays, as gone, until `forget` seconds are over; how one
-/// was that is still there, it stays until it is looked at.
-pub(super) fn merge(before: &[Item], now: Vec<Item>, at: u64, forget: u64) -> Vec<Item> {
+/// was that is still there, it stays until it is looked at. Of more than a resource may have, those are forgotten that went
+/// first.
+pub(super) fn merge(before: &[Item], now: Vec<Item>, at: u64, rule: &Rule) -> Vec<Item> {
+    let forget = rule.health.forget.as_secs();
     let known: BTreeMap<&str, &Item> = before.iter().map(|item| (&*item.key, item)).collect();
     let here: BTreeSet<String> = now.iter().map(|item| item.key.clone()).collect();
     let mut merged: Vec<Item> = now
@@ -333,18 +350,17 @@ pub(super) fn merge(before: &[Item], now: Vec<Item>, at: u64, forget: u64) -> Ve
             item
         })
         .collect();
-    for gone in before.iter().filter(|item| !here.contains(&item.key)) {
-        let since = match gone.health {
-            Health::Gone { since } => since,
-            _ => at,
-        };
-        if at.saturating_sub(since) < forget {
-            merged.push(Item {
-                health: Health::Gone { since },
-                ..gone.clone()
-            });
-        }
-    }
+    let gone = before.iter().filter(|item| !here.contains(&item.key));
+    let mut gone: Vec<(u64, &Item)> = gone
+        .map(|item| (item.health.gone_since().unwrap_or(at), item))
+        .filter(|(since, _)| at.saturating_sub(*since) < forget)
+        .collect();
+    gone.sort_by_key(|(since, _)| std::cmp::Reverse(*since));
+    gone.truncate(most(rule).saturating_sub(merged.len()));
+    merged.extend(gone.into_iter().map(|(since, item)| Item {
+        health: Health::Gone { since },
+        ..item.clone()
+    }));
     merged.sort_by(|a, b| a.key.cmp(&b.key));
     merged
 }

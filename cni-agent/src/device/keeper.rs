@@ -10,7 +10,7 @@ use super::{
     host::{Host, watch::Changes},
     inventory::Offer,
     kept::Keep,
-    look::look,
+    look::Looker,
     name::ResourceName,
     options::DeviceConfig,
     plan::{Plan, Rule, Serve},
@@ -23,14 +23,14 @@ use super::{
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 use tokio::{
     sync::{mpsc, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 
 /// What no event tells is seen after so long.
@@ -39,6 +39,9 @@ const LOOK: Duration = Duration::from_secs(30);
 const SETTLE: Duration = Duration::from_secs(60);
 /// Between two comparisons with what the kubelet knows.
 const COMPARE: Duration = Duration::from_secs(5);
+
+/// So long the kubelet may think about what it knows.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Everything that the part is made of.
 pub(super) struct Keeper {
@@ -53,8 +56,13 @@ pub(super) struct Keeper {
     checks: Checks,
     checked: mpsc::Receiver<Verdict>,
     problems: Vec<String>,
+    looker: Looker,
+    /// Where changes are seen.
+    folders: BTreeSet<PathBuf>,
     /// What is not seen at once.
     watched: Vec<String>,
+    /// Of what the kubelet knew nothing when it was last asked.
+    suspects: BTreeSet<ResourceName>,
     announcer: Announcer,
     teller: Teller,
 }
@@ -92,7 +100,10 @@ impl Keeper {
             pods: PodResources::new(&config.kubelet_dir),
             checked,
             problems: Vec::new(),
+            looker: Looker::default(),
+            folders: BTreeSet::new(),
             watched: Vec::new(),
+            suspects: BTreeSet::new(),
             announcer: Announcer {
                 shown,
                 claimable: watch::Sender::default(),
@@ -130,8 +141,9 @@ impl Keeper {
         let mut compare = Instant::now() + COMPARE;
         loop {
             if look <= Instant::now() {
-                self.look(&mut changes).await;
-                look = Instant::now() + LOOK;
+                let is_news = self.look(&mut changes).await;
+                // What came into a folder before it was watched, nobody tells.
+                look = Instant::now() + if is_news { Duration::ZERO } else { LOOK };
                 self.checks
                     .start(self.resources.iter().map(|(name, of)| (name, &of.offers)));
             }
@@ -256,7 +268,7 @@ impl Keeper {
             false => {
                 let unseen = looked_for.iter();
                 let unseen = unseen.map(|rule| Arc::new(Offer::new(rule.clone(), Vec::new())));
-                let looked = look(self.host.clone(), unseen.collect()).await;
+                let looked = self.looker.look(self.host.clone(), unseen.collect()).await;
                 looked.unwrap_or_default().1
             }
         };
@@ -291,18 +303,21 @@ impl Keeper {
         self.resources.insert(name, resource);
     }
 
-    /// Looks at the node for all resources.
-    async fn look(&mut self, changes: &mut Changes) {
+    /// Looks at the node for all resources; whether changes are seen in other places from now on.
+    async fn look(&mut self, changes: &mut Changes) -> bool {
         let offers: Vec<Arc<Offer>> = self
             .resources
             .values()
             .filter(|of| of.renewal.is_none())
             .map(|of| of.offers.borrow().clone())
             .collect();
-        let Some((folders, found)) = look(self.host.clone(), offers).await else {
-            return;
+        let Some((folders, found)) = self.looker.look(self.host.clone(), offers).await else {
+            self.watched = self.looker.problem().into_iter().collect();
+            return false;
         };
         self.watched = changes.refresh(&folders);
+        let is_news = folders != self.folders;
+        self.folders = folders;
         let is_expected = self.expected.is_some();
         let at = now();
         let mut changed = Vec::new();
@@ -311,7 +326,12 @@ impl Keeper {
                 changed.extend(resource.found(sight, at, is_expected));
             }
         }
-        self.publish(changed).await;
+        match changed.is_empty() {
+            // Somebody may have emptied the folder, or it could not be written before.
+            true => self.describe(&[]).await,
+            false => self.publish(changed).await,
+        }
+        is_news
     }
 
     /// Tells the kubelet of changed resources, after what a runtime needs to give their devices is there. What only a later
@@ -368,21 +388,30 @@ impl Keeper {
     }
 
     /// Whether the kubelet knows the devices that it was told of. Where it has a resource and knows nothing of its
-    /// devices, it is told anew.
+    /// devices, twice in a row, it is told anew: once may be before it has read what it was told.
     async fn compare(&mut self) {
-        if !self.resources.values().any(Resource::is_taken) {
+        let before = std::mem::take(&mut self.suspects);
+        let asked = self.resources.iter();
+        let asked: Vec<ResourceName> = asked
+            .filter(|(_, resource)| resource.is_taken() && resource.has_healthy())
+            .map(|(name, _)| name.clone())
+            .collect();
+        if asked.is_empty() {
             return;
         }
-        let known = match self.pods.allocatable().await {
+        let known = timeout(PATIENCE, self.pods.allocatable()).await;
+        let known = match known.unwrap_or_else(|_| Err("it doesn't answer".to_owned())) {
             Ok(known) => known,
             Err(why) => {
                 tracing::debug!(why, "what the kubelet knows of devices can't be compared");
                 return;
             }
         };
-        for (name, resource) in &self.resources {
-            let is_known = known.get(name.as_str()).is_some_and(|ids| !ids.is_empty());
-            if resource.is_taken() && resource.has_healthy() && !is_known {
+        let is_known =
+            |name: &ResourceName| known.get(name.as_str()).is_some_and(|ids| !ids.is_empty());
+        self.suspects = asked.into_iter().filter(|name| !is_known(name)).collect();
+        for name in self.suspects.intersection(&before) {
+            if let Some(resource) = self.resources.get(name).filter(|of| of.is_taken()) {
                 tracing::warn!(
                     resource = %name,
                     "the kubelet listens and knows none of the devices: it is told anew"

@@ -12,7 +12,12 @@ use super::{
     tell::{News, Teller},
 };
 use crate::{metrics::DeviceCounts, parts::Shutdown};
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, task::JoinHandle, time::Instant};
 
 /// What every resource is served with.
@@ -140,10 +145,18 @@ impl Resource {
             }
         }
         self.findings = findings;
-        let mut merged = merge(&before.items, now, at, rule.health.forget.as_secs());
-        if is_expected {
+        let mut merged = merge(&before.items, now, at, &rule);
+        // The kubelet asks again for claims, and not for what it gave by a device plugin.
+        if is_expected && rule.serve == Serve::DevicePlugin {
+            let is_anothers = files_of_present(&merged);
             // Its driver may come to it yet.
-            for item in &mut merged {
+            let waits = |item: &Item| {
+                !item
+                    .files
+                    .iter()
+                    .any(|file| is_anothers.contains(&file.path))
+            };
+            for item in merged.iter_mut().filter(|item| waits(item)) {
                 let was = before.items.iter().find(|one| one.key == item.key);
                 if let (Health::Gone { .. }, Some(was)) = (&item.health, was) {
                     item.health.clone_from(&was.health);
@@ -200,6 +213,15 @@ impl Resource {
             tracing::error!(%error, "a resource's plugin ended badly");
         }
     }
+}
+
+/// Files that something has which is there: a name that was another's before the machine's start may be among them.
+fn files_of_present(items: &[Item]) -> BTreeSet<PathBuf> {
+    let present = items
+        .iter()
+        .filter(|item| !matches!(item.health, Health::Gone { .. }));
+    let files = present.flat_map(|item| &item.files);
+    files.map(|file| file.path.clone()).collect()
 }
 
 /// What is known of a resource, by the rule that it has now: nobody is ill where nobody looks, for nobody would say that it
@@ -283,7 +305,10 @@ fn tell(before: &Offer, now: &Offer, teller: &Teller) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::device::tests::{item, rule, unhealthy};
+    use crate::device::{
+        found::{DeviceFile, FileKind},
+        tests::{item, rule, unhealthy},
+    };
 
     #[test]
     fn where_nobody_looks_nobody_is_ill() {
@@ -302,5 +327,61 @@ mod tests {
         assert_eq!(known(Arc::new(looked), items.clone()).items, items);
         let offer = known(Arc::new(rule("a.io/x")), items.clone());
         assert_eq!(offer.items, [item("a"), items[1].clone()]);
+    }
+
+    #[tokio::test]
+    async fn what_a_driver_may_come_to_yet_is_expected_unless_its_file_is_anothers_or_claims_are_asked_again()
+     {
+        let with_file = |key: &str, path: &str| Item {
+            files: vec![DeviceFile {
+                path: path.into(),
+                kind: FileKind::Character,
+                major: 188,
+                minor: 0,
+                group: 0,
+            }],
+            ..item(key)
+        };
+        for serve in [Serve::DevicePlugin, Serve::Dra] {
+            let rule = Arc::new(Rule {
+                serve,
+                ..rule("a.io/x")
+            });
+            let before = ["a", "b", "c"].map(|key| with_file(key, &format!("/dev/{key}")));
+            let mut resource = resource(Offer::new(rule.clone(), before.to_vec()));
+            // The first file that is there now is the second's, which had the name of the first before.
+            let sight = || Sight {
+                name: rule.name.clone(),
+                findings: Findings::default(),
+                items: vec![with_file("b", "/dev/a")],
+            };
+            let healthy = |offer: Option<Offer>| -> Vec<String> {
+                let items = offer.unwrap().items.into_iter();
+                items
+                    .filter(Item::is_healthy)
+                    .map(|item| item.key)
+                    .collect()
+            };
+            let expected = healthy(resource.found(sight(), 5, true));
+            match serve {
+                Serve::DevicePlugin => assert_eq!(expected, ["b", "c"]),
+                Serve::Dra => assert_eq!(expected, ["b"]),
+            }
+            assert_eq!(healthy(resource.found(sight(), 5, false)), ["b"]);
+        }
+    }
+
+    /// One that nobody serves.
+    fn resource(offer: Offer) -> Resource {
+        let offers = watch::Sender::new(Arc::new(offer));
+        Resource {
+            offers,
+            until: Arc::default(),
+            standing: watch::Sender::new(Standing::default()).subscribe(),
+            stop: watch::Sender::new(false),
+            task: tokio::spawn(std::future::ready(())),
+            findings: Findings::default(),
+            renewal: None,
+        }
     }
 }

@@ -8,6 +8,7 @@ use crate::device::{
     tests::{item, rule},
 };
 use proptest::prelude::*;
+use std::time::Duration;
 
 fn found(key: &str, fields: &[(&str, &str)], files: &[(&str, u32)]) -> Found {
     Found {
@@ -143,15 +144,46 @@ fn no_resource_is_larger_than_the_kubelet_likes() {
 #[test]
 fn one_that_is_pulled_out_is_gone_and_is_itself_again_when_it_is_back() {
     let before = [item("a"), item("b")];
-    let gone = merge(&before, vec![item("b")], 100, 60);
+    let gone = merge(&before, vec![item("b")], 100, &forgets(60));
     assert_eq!(gone[0].health, Health::Gone { since: 100 });
     assert_eq!(gone[1].health, Health::Healthy);
     // It stays as long as is said, from when it went.
-    let still = merge(&gone, vec![item("b")], 159, 60);
+    let still = merge(&gone, vec![item("b")], 159, &forgets(60));
     assert_eq!(still[0].health, Health::Gone { since: 100 });
-    assert_eq!(keys(&merge(&still, vec![item("b")], 160, 60)), ["b"]);
-    let back = merge(&still, vec![item("a"), item("b")], 159, 60);
+    assert_eq!(
+        keys(&merge(&still, vec![item("b")], 160, &forgets(60))),
+        ["b"]
+    );
+    let back = merge(&still, vec![item("a"), item("b")], 159, &forgets(60));
     assert_eq!(back, before);
+}
+
+/// A rule that forgets after so many seconds.
+fn forgets(seconds: u64) -> Rule {
+    let mut rule = rule("a.io/x");
+    rule.health.forget = Duration::from_secs(seconds);
+    rule
+}
+
+#[test]
+fn however_many_go_no_more_are_told_of_than_a_resource_may_have() {
+    let rule = Rule {
+        count: 1_000,
+        ..forgets(3600)
+    };
+    let mut items = Vec::new();
+    for second in 0..50 {
+        let now = vec![item("stays"), item(&format!("d{second:02}"))];
+        items = merge(&items, now, second, &rule);
+        assert!(items.len() <= 10);
+    }
+    // Those that went last are known still.
+    let last: Vec<String> = (41..50).map(|second| format!("d{second}")).collect();
+    let known = last.iter().map(String::as_str).chain(["stays"]);
+    assert_eq!(keys(&items), known.collect::<Vec<_>>());
+    // By a count that grows there are no more either.
+    let many = (0..30).map(|n| item(&format!("d{n:02}"))).collect();
+    assert_eq!(Offer::new(Arc::new(rule), many).devices.len(), 10_000);
 }
 
 #[test]
@@ -163,7 +195,12 @@ fn what_is_unhealthy_stays_so_until_it_is_looked_at() {
         },
         ..item("a")
     };
-    let merged = merge(std::slice::from_ref(&ill), vec![item("a")], 100, 60);
+    let merged = merge(
+        std::slice::from_ref(&ill),
+        vec![item("a")],
+        100,
+        &forgets(60),
+    );
     assert_eq!(merged, [ill]);
 }
 
@@ -177,7 +214,7 @@ proptest! {
         let mut items: Vec<Item> = Vec::new();
         for (step, here) in steps.iter().enumerate() {
             let now = here.iter().map(|n| item(&format!("d{n}"))).collect();
-            items = merge(&items, now, step as u64 * 10, 25);
+            items = merge(&items, now, step as u64 * 10, &forgets(25));
             let healthy: BTreeSet<String> = items
                 .iter()
                 .filter(|item| item.is_healthy())

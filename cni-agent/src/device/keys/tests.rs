@@ -43,7 +43,7 @@ impl Node {
             is_there: &|site| self.host.is_there(site),
         };
         let (now, _) = items(&self.rule, found, &self.told, &node);
-        self.told = merge(&self.told, now, 0, 3600);
+        self.told = merge(&self.told, now, 0, &self.rule);
         let here = self.told.iter().filter(|item| item.is_healthy());
         here.map(|item| (item.key.clone(), item.files[0].path.display().to_string()))
             .collect()

@@ -33,7 +33,7 @@ fn next(tree: &Tree, preset: &str, before: &[Item], at: u64) -> Vec<Item> {
     let [rule] = rules(preset).try_into().unwrap();
     let (now, problems) = look(tree, &rule, &[]);
     assert_eq!(problems, [""; 0]);
-    merge(before, now, at, 3600)
+    merge(before, now, at, &rule)
 }
 
 fn keys(items: &[Item]) -> Vec<&str> {
