@@ -123,7 +123,7 @@ mod tests {
         assert_eq!(looker.run(patient, || 1).await, Some(1));
         assert_eq!(looker.problem(), None);
         let (go, wait) = mpsc::channel::<()>();
-        let hang = move || drop(wait.recv());
+        let hang = move || assert!(wait.recv().is_err());
         assert_eq!(looker.run(Duration::from_millis(20), hang).await, None);
         for _ in 0..3 {
             let never = || panic!("beside one that hangs");

@@ -89,6 +89,17 @@ impl Tree {
 
     /// A USB device at a port, by its bus and number there. What is plugged into a hub is beneath the hub.
     pub(crate) fn usb(&self, port: &str, bus: u32, number: u32) -> Device<'_> {
+        self.usb_with(port, bus, number, &[])
+    }
+
+    /// A USB device that has its attributes before anybody hears of it, as the kernel does it.
+    pub(crate) fn usb_with(
+        &self,
+        port: &str,
+        bus: u32,
+        number: u32,
+        attributes: &[(&str, &str)],
+    ) -> Device<'_> {
         // 1-2.3.1 is in 1-2.3 is in 1-2.
         let mut place = format!("devices/pci0000:00/0000:00:14.0/usb{bus}");
         let (root, ports) = port.split_once('-').unwrap();
@@ -98,6 +109,10 @@ impl Tree {
             write!(place, "/{name}").unwrap();
         }
         let folder = self.sys(&place);
+        fs::create_dir_all(&folder).unwrap();
+        for (name, value) in attributes {
+            fs::write(folder.join(name), format!("{value}\n")).unwrap();
+        }
         let device = self.device(folder, "bus", "usb");
         let minor = (bus - 1) * 128 + number - 1;
         device

@@ -173,8 +173,15 @@ resources:
     let process = place.kubelet.start();
     let tree = Tree::new();
     let plug = |port, number| {
-        let adapter = tree.usb(port, 1, number).ids("10c4", "ea60");
-        adapter.serial("0001")
+        let all = [
+            ("idVendor", "10c4"),
+            ("idProduct", "ea60"),
+            ("serial", "0001"),
+        ];
+        let adapter = tree.usb_with(port, 1, number, &all);
+        // The tree has no messages of the kernel: this is what tells.
+        tree.file(&format!("comes-{number}"), 188, number);
+        adapter
     };
     let _first = plug("1-3", 5);
     let part = place.part(tree.host(), &[]);
