@@ -13,6 +13,7 @@ mod deny;
 mod device_use;
 #[expect(unreachable_pub, reason = "shared with the agent's build script")]
 mod ebpf_object;
+mod hostpath_proxy;
 mod image;
 mod lab;
 #[cfg(test)]
@@ -62,6 +63,8 @@ enum Verb {
     #[command(hide = true)]
     Sctp(sctp::Args),
     #[command(hide = true)]
+    HostpathProxy(hostpath_proxy::Args),
+    #[command(hide = true)]
     Attack(attack::Args),
 }
 
@@ -85,6 +88,7 @@ impl Verb {
             Self::LabProbe(args) => bench::worker::run(args),
             Self::DeviceUse(args) => device_use::run(&args),
             Self::Sctp(args) => sctp::run(&args),
+            Self::HostpathProxy(args) => hostpath_proxy::run(&args),
             Self::Attack(args) => attack::run(&args),
         }
     }

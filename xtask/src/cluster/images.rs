@@ -126,6 +126,25 @@ pub(super) fn of_devices() -> Result<PathBuf> {
 /// Its name.
 pub(super) const DEVICES: &str = "fairlead.test/devices:1";
 
+/// What the tests of claims for devices run as hostpathplugin: a shell, and `xtask hostpath-proxy`.
+///
+/// # Errors
+/// When a program is missing or the cache cannot be written.
+pub(super) fn of_device_tests() -> Result<PathBuf> {
+    let busybox = workspace::find("busybox").context("there is no busybox")?;
+    let config = json!({ "Cmd": ["/bin/sh"], "Env": ["PATH=/usr/bin:/bin"] });
+    cached(HOSTPATH, &config, &[&busybox], || {
+        let mut files = base(&busybox)?;
+        files.program(&std::env::current_exe()?, "usr/bin/xtask")?;
+        let proxy = "#!/bin/sh\nexec xtask hostpath-proxy \"$@\"\n";
+        files.file("hostpathplugin", proxy.into(), 0o755);
+        Ok(files)
+    })
+}
+
+/// As the pinned tests write it.
+const HOSTPATH: &str = "registry.k8s.io/sig-storage/hostpathplugin:v1.17.1";
+
 /// agnhost under the name that the conformance tests of cluster-wide policies have for it. They want a server
 /// for SCTP in every pod: where the kernel has none, `xtask sctp` plays both ends.
 ///

@@ -1,5 +1,6 @@
 //! Kubernetes' own end-to-end tests, and what came of each.
 
+mod devices;
 mod expected;
 mod report;
 mod storage;
@@ -31,7 +32,7 @@ pub(crate) struct Args {
     #[arg(
         long,
         value_name = "REGEX",
-        required_unless_present_any = ["all", "storage"],
+        required_unless_present_any = ["all", "storage", "devices"],
         conflicts_with = "all"
     )]
     focus: Option<String>,
@@ -46,11 +47,15 @@ pub(crate) struct Args {
     /// them].
     #[arg(long, conflicts_with = "all")]
     storage: bool,
+    /// The tests of claims for devices that can run here, with the driver that they bring along [default focus: all of
+    /// them].
+    #[arg(long, conflicts_with_all = ["all", "storage"])]
+    devices: bool,
     /// With --all: the network of that cluster.
     #[arg(long, value_enum, default_value_t = Cni::Fairlead, requires = "all")]
     pub(super) cni: Cni,
     /// With --all: take the results as what is expected from now on. With --storage: write them to
-    /// docs/e2e-storage.md.
+    /// docs/e2e-storage.md. With --devices: write them to docs/e2e-devices.md.
     #[arg(long)]
     accept: bool,
     /// How many specs run at a time.
@@ -66,12 +71,29 @@ pub(crate) struct Args {
 
 impl Args {
     fn focus(&self) -> &str {
-        let all = if self.storage {
-            storage::FOCUS
-        } else {
-            NETWORK
+        let all = match self {
+            Self { storage: true, .. } => storage::FOCUS,
+            Self { devices: true, .. } => devices::FOCUS,
+            _ => NETWORK,
         };
         self.focus.as_deref().unwrap_or(all)
+    }
+
+    /// What of the focus is left out.
+    fn left_out(&self) -> Option<String> {
+        let parts = |parts: &[(&str, &str)]| {
+            let quoted: Vec<_> = parts.iter().map(|(part, _)| quote(part)).collect();
+            quoted.join("|")
+        };
+        match self {
+            Self { all: true, .. } => Some(parts(&LEFT_OUT)),
+            Self {
+                devices: true,
+                skip: None,
+                ..
+            } => Some(parts(&devices::LEFT_OUT)),
+            _ => self.skip.clone(),
+        }
     }
 }
 
@@ -101,26 +123,16 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
         report::left_out(&report).len(),
     );
     ensure!(
-        args.all || args.storage || !args.accept,
-        "--accept goes with --all or --storage"
+        args.all || args.storage || args.devices || !args.accept,
+        "--accept goes with --all, --storage or --devices"
     );
     ensure!(
         !specs.is_empty(),
         "no spec matches --focus {:?}: nothing was tested",
         args.focus()
     );
-    if args.storage && args.accept {
-        let git = ["rev-parse", "--short", "HEAD"];
-        let commit =
-            workspace::output(Command::new("git").args(git).current_dir(workspace::root()))?;
-        let seen = storage::Seen {
-            day: &report::day(&report),
-            kubernetes: &kubernetes_version(cluster)?,
-            commit: commit.trim(),
-            sidecars: storage::has_sidecars(cluster)?,
-        };
-        let page = storage::page(&seen, &specs);
-        write(&from_root(storage::PAGE), &page)?;
+    if args.accept && !args.all {
+        accept(cluster, args, &report, &specs)?;
     }
     match args.all {
         true => judge(cluster, args, &report, &specs),
@@ -132,6 +144,29 @@ pub(super) fn run(cluster: &Cluster, args: &Args) -> Result<()> {
     }
 }
 
+/// Writes the page of what ran.
+fn accept(cluster: &Cluster, args: &Args, report: &Value, specs: &[Spec]) -> Result<()> {
+    let git = ["rev-parse", "--short", "HEAD"];
+    let commit = workspace::output(Command::new("git").args(git).current_dir(workspace::root()))?;
+    let (day, kubernetes) = (&report::day(report), &kubernetes_version(cluster)?);
+    let commit = commit.trim();
+    if args.devices {
+        let seen = devices::Seen {
+            day,
+            kubernetes,
+            commit,
+        };
+        return write(&from_root(devices::PAGE), &devices::page(&seen, specs));
+    }
+    let seen = storage::Seen {
+        day,
+        kubernetes,
+        commit,
+        sidecars: storage::has_sidecars(cluster)?,
+    };
+    write(&from_root(storage::PAGE), &storage::page(&seen, specs))
+}
+
 /// Runs Ginkgo and returns its report.
 fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
     // Outlives the cluster.
@@ -141,10 +176,7 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
     if path.exists() {
         fs::remove_file(&path)?;
     }
-    let skip = match args.all {
-        true => Some(LEFT_OUT.map(|(part, _)| quote(part)).join("|")),
-        false => args.skip.clone(),
-    };
+    let skip = args.left_out();
     // Ginkgo lists only where nothing runs side by side.
     let procs = if args.dry_run { 1 } else { args.procs };
     let mut ginkgo = cluster.inside(Member::ControlPlane, setup::ginkgo()?);
@@ -169,6 +201,9 @@ fn ask_ginkgo(cluster: &Cluster, args: &Args, nodes: usize) -> Result<Value> {
         node::give(cluster, &cluster.plan()?, &images::of_storage_tests()?)?;
         let driver = storage::driver(cluster)?;
         ginkgo.arg(format!("-storage.testdriver={}", driver.display()));
+    }
+    if args.devices {
+        node::give(cluster, &cluster.plan()?, &images::of_device_tests()?)?;
     }
     ginkgo.args(&args.words);
     let status = workspace::status(&mut ginkgo)?;

@@ -64,6 +64,21 @@ pub(super) fn day(report: &Value) -> String {
     first.unwrap_or("unknown").to_owned()
 }
 
+/// Rows of a table, by what each spec is called in it: result, seconds, why it did not pass.
+pub(super) fn rows<'a>(specs: impl IntoIterator<Item = (&'a str, &'a Spec)>) -> String {
+    let cell = |text: &str| text.replace('|', "\\|");
+    let row = |(name, spec): (&str, &Spec)| {
+        format!(
+            "| {} | {} | {} | {} |\n",
+            cell(name),
+            spec.outcome.name(),
+            spec.millis / 1000,
+            cell(&spec.reason)
+        )
+    };
+    specs.into_iter().map(row).collect()
+}
+
 fn specs(report: &Value) -> impl Iterator<Item = &Value> {
     let suites = report.as_array().into_iter().flatten();
     let all = suites.flat_map(|suite| suite["SpecReports"].as_array().into_iter().flatten());

@@ -2,10 +2,10 @@
 
 use super::{
     super::place::Cluster,
-    report::{Outcome, Spec},
+    report::{Outcome, Spec, rows},
 };
 use anyhow::{Context, Result};
-use std::{collections::BTreeMap, fmt::Write as _, fs, path::PathBuf};
+use std::{collections::BTreeMap, fs, path::PathBuf};
 
 /// All specs of external drivers; the driver's file decides which there are.
 pub(super) const FOCUS: &str = "External.Storage";
@@ -55,37 +55,20 @@ pub(super) fn page(seen: &Seen<'_>, specs: &[Spec]) -> String {
         false => "the agents",
     };
     let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
-    let mut page = String::from(HEAD);
-    write(
-        &mut page,
-        format_args!(
-            "Seen on {day} with Kubernetes {kubernetes} and commit {commit}; {who} made volumes: {} specs ran, {} passed, \
-             {} failed, {} skipped themselves.\n\n\
-             | spec | result | seconds | why not passed |\n|---|---|---|---|\n",
-            specs.len(),
-            count(Outcome::Passed),
-            count(Outcome::Failed),
-            count(Outcome::Skipped),
-        ),
-    );
-    let by_name: BTreeMap<_, _> = specs.iter().map(|spec| (&spec.name, spec)).collect();
-    for (name, spec) in by_name {
-        let cell = |text: &str| text.replace('|', "\\|");
-        let name = cell(name.trim_start_matches("External Storage "));
-        let (outcome, seconds) = (spec.outcome.name(), spec.millis / 1000);
-        let row = format_args!(
-            "| {name} | {outcome} | {seconds} | {} |\n",
-            cell(&spec.reason)
-        );
-        write(&mut page, row);
-    }
-    page
-}
-
-fn write(page: &mut String, text: std::fmt::Arguments<'_>) {
-    // Writing to a String can't fail.
-    let written = page.write_fmt(text);
-    debug_assert!(written.is_ok());
+    let names: BTreeMap<_, _> = specs
+        .iter()
+        .map(|spec| (spec.name.trim_start_matches("External Storage "), spec))
+        .collect();
+    format!(
+        "{HEAD}Seen on {day} with Kubernetes {kubernetes} and commit {commit}; {who} made volumes: {} specs ran, {} passed, \
+         {} failed, {} skipped themselves.\n\n\
+         | spec | result | seconds | why not passed |\n|---|---|---|---|\n{}",
+        specs.len(),
+        count(Outcome::Passed),
+        count(Outcome::Failed),
+        count(Outcome::Skipped),
+        rows(names)
+    )
 }
 
 const HEAD: &str = "\
