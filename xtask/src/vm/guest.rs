@@ -96,8 +96,14 @@ impl Guest {
     /// What the shell of the guest runs.
     fn script(&self) -> Result<Vec<u8>> {
         ensure!(!self.command.is_empty(), "a guest needs a command");
+        let here = std::env::current_dir()?;
+        ensure!(
+            !["/tmp", "/run"].iter().any(|own| here.starts_with(own)),
+            "a guest has a /tmp and a /run of its own, and {} is not in them: work in a folder elsewhere",
+            here.display()
+        );
         let mut script = b"cd ".to_vec();
-        script.extend(initramfs::quoted(std::env::current_dir()?.as_os_str()));
+        script.extend(initramfs::quoted(here.as_os_str()));
         script.extend(b" || exit\n");
         for (name, value) in &self.env {
             script.extend(format!("export {name}=").as_bytes());
