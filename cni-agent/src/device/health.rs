@@ -74,10 +74,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn is_gone(item: &Item) -> bool {
-    matches!(item.health, Health::Gone { .. })
-}
-
 /// Of an item that the kubelet was told of so.
 fn as_told(item: &Item) -> Damping {
     match &item.health {
@@ -94,12 +90,12 @@ impl Check {
         let mut is_news = false;
         for item in items {
             match watches.get_mut(&item.key) {
-                Some(watch) if is_gone(item) => {
+                Some(watch) if item.is_gone() => {
                     watch.damping = None;
                     watch.is_looked_at = false;
                 }
                 Some(watch) => is_news |= !watch.is_looked_at,
-                None => is_news |= !is_gone(item),
+                None => is_news |= !item.is_gone(),
             }
         }
         is_news
@@ -124,7 +120,7 @@ impl Checks {
         }
         let check = self.of.entry(offer.rule.name.clone()).or_default();
         let mut watches = lock(&check.watches);
-        for item in offer.items.iter().filter(|item| !is_gone(item)) {
+        for item in offer.items.iter().filter(|item| !item.is_gone()) {
             let watch = watches.entry(item.key.clone()).or_default();
             watch.damping.get_or_insert_with(|| as_told(item));
         }
@@ -211,7 +207,7 @@ impl Round {
                 let watch = watches.get(&item.key);
                 watch.is_none_or(|watch| !watch.is_looked_at)
             };
-            let items = self.offer.items.iter().filter(|item| !is_gone(item));
+            let items = self.offer.items.iter().filter(|item| !item.is_gone());
             items
                 .filter(|item| self.others.is_none() || is_new(item))
                 .collect()

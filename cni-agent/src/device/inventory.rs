@@ -61,6 +61,11 @@ impl Item {
         }
     }
 
+    /// Whether it isn't there any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.health.gone_since().is_some()
+    }
+
     /// Whether a container may get it.
     pub(super) fn is_healthy(&self) -> bool {
         self.health == Health::Healthy && self.lacks.is_none()

@@ -3,7 +3,7 @@
 
 use super::name::{DeviceId, ResourceName};
 use node_api::pod_resources::{
-    AllocatableResourcesRequest, ListPodResourcesRequest,
+    AllocatableResourcesRequest, ListPodResourcesRequest, PodResources as PodInfo,
     pod_resources_lister_client::PodResourcesListerClient,
 };
 use serde::{Deserialize, Serialize};
@@ -56,15 +56,20 @@ impl PodResources {
         Ok(PodResourcesListerClient::new(channel).max_decoding_message_size(LONGEST))
     }
 
+    /// The pods of the node, with what each container has.
+    async fn pods(&self) -> Result<Vec<PodInfo>, String> {
+        let answer = self.client().await?.list(ListPodResourcesRequest {}).await;
+        let answer = answer.map_err(|status| status.message().to_owned())?;
+        Ok(answer.into_inner().pod_resources)
+    }
+
     /// Who holds what.
     ///
     /// # Errors
     /// When the kubelet doesn't answer, worded for people.
     pub(super) async fn holders(&self) -> Result<Holders, String> {
-        let answer = self.client().await?.list(ListPodResourcesRequest {}).await;
-        let answer = answer.map_err(|status| status.message().to_owned())?;
         let mut holders = Holders::new();
-        for pod in answer.into_inner().pod_resources {
+        for pod in self.pods().await? {
             for container in pod.containers {
                 for devices in container.devices {
                     let Ok(name) = ResourceName::try_from(devices.resource_name) else {
@@ -89,9 +94,7 @@ impl PodResources {
     /// # Errors
     /// When the kubelet doesn't answer, worded for people.
     pub(super) async fn claims(&self) -> Result<BTreeSet<(String, String)>, String> {
-        let answer = self.client().await?.list(ListPodResourcesRequest {}).await;
-        let answer = answer.map_err(|status| status.message().to_owned())?;
-        let pods = answer.into_inner().pod_resources.into_iter();
+        let pods = self.pods().await?.into_iter();
         let containers = pods.flat_map(|pod| pod.containers);
         let claims = containers.flat_map(|container| container.dynamic_resources);
         Ok(claims

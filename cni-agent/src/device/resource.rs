@@ -217,9 +217,7 @@ impl Resource {
 
 /// Files that something has which is there: a name that was another's before the machine's start may be among them.
 fn files_of_present(items: &[Item]) -> BTreeSet<PathBuf> {
-    let present = items
-        .iter()
-        .filter(|item| !matches!(item.health, Health::Gone { .. }));
+    let present = items.iter().filter(|item| !item.is_gone());
     let files = present.flat_map(|item| &item.files);
     files.map(|file| file.path.clone()).collect()
 }

@@ -10,7 +10,6 @@ use super::{
     node::{AGENT, Configured, Process, REGISTRATION, anew, born, process},
 };
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
 use std::{
     thread,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -28,9 +27,7 @@ pub(super) fn run(cluster: &Cluster, rounds: usize, seed: Option<u64>) -> Result
     let seed = seed.unwrap_or(u64::from(now.subsec_nanos()));
     println!("        restarts: --seed {seed} has the same moments again");
     let mut chance = Chance(seed);
-    // Else it waits longer each time, up to five minutes, and the trial would be one of its patience.
-    let quick = json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } });
-    let quick = Configured::begin(cluster, &quick)?;
+    let quick = Configured::quick(cluster)?;
     let kubelet = Kubelet::of(cluster, NODE)?;
     kubelet.has(NULL, COUNT)?;
     for (name, resource, count) in PODS {

@@ -1,8 +1,7 @@
 //! Kubernetes' tests of Dynamic Resource Allocation: its control plane and kubelet, with the driver that the tests bring along.
 //! Pure.
 
-use super::report::{Outcome, Spec, rows};
-use std::collections::BTreeMap;
+use super::report::{Spec, summary};
 
 /// All specs of it.
 pub(super) const FOCUS: &str = r"\[DRA\]";
@@ -39,23 +38,13 @@ pub(super) fn page(seen: &Seen<'_>, specs: &[Spec]) -> String {
         kubernetes,
         commit,
     } = seen;
-    let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
     let left_out: String = LEFT_OUT
         .iter()
         .map(|(part, why)| format!("- `{part}`: {why}\n"))
         .collect();
-    let names: BTreeMap<_, _> = specs
-        .iter()
-        .map(|spec| (spec.name.trim_start_matches("[sig-node] [DRA] "), spec))
-        .collect();
     format!(
-        "{HEAD}{left_out}\nSeen on {day} with Kubernetes {kubernetes} and commit {commit}: {} specs ran, {} passed, {} failed, \
-         {} skipped themselves.\n\n| spec | result | seconds | why not passed |\n|---|---|---|---|\n{}",
-        specs.len(),
-        count(Outcome::Passed),
-        count(Outcome::Failed),
-        count(Outcome::Skipped),
-        rows(names)
+        "{HEAD}{left_out}\nSeen on {day} with Kubernetes {kubernetes} and commit {commit}: {}",
+        summary(specs, "[sig-node] [DRA] ")
     )
 }
 
@@ -79,7 +68,7 @@ Left out:
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::report::Outcome, *};
 
     #[test]
     fn a_page_counts_and_names_each_spec() {

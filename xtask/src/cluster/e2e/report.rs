@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// How a spec ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,7 +66,7 @@ pub(super) fn day(report: &Value) -> String {
 }
 
 /// Rows of a table, by what each spec is called in it: result, seconds, why it did not pass.
-pub(super) fn rows<'a>(specs: impl IntoIterator<Item = (&'a str, &'a Spec)>) -> String {
+fn rows<'a>(specs: impl IntoIterator<Item = (&'a str, &'a Spec)>) -> String {
     let cell = |text: &str| text.replace('|', "\\|");
     let row = |(name, spec): (&str, &Spec)| {
         format!(
@@ -77,6 +78,24 @@ pub(super) fn rows<'a>(specs: impl IntoIterator<Item = (&'a str, &'a Spec)>) -> 
         )
     };
     specs.into_iter().map(row).collect()
+}
+
+/// How many specs ran and how each ended, with a row for each, by its name without `prefix`.
+pub(super) fn summary(specs: &[Spec], prefix: &str) -> String {
+    let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
+    let names: BTreeMap<_, _> = specs
+        .iter()
+        .map(|spec| (spec.name.trim_start_matches(prefix), spec))
+        .collect();
+    format!(
+        "{} specs ran, {} passed, {} failed, {} skipped themselves.\n\n\
+         | spec | result | seconds | why not passed |\n|---|---|---|---|\n{}",
+        specs.len(),
+        count(Outcome::Passed),
+        count(Outcome::Failed),
+        count(Outcome::Skipped),
+        rows(names)
+    )
 }
 
 fn specs(report: &Value) -> impl Iterator<Item = &Value> {

@@ -2,10 +2,10 @@
 
 use super::{
     super::place::Cluster,
-    report::{Outcome, Spec, rows},
+    report::{Spec, summary},
 };
 use anyhow::{Context, Result};
-use std::{collections::BTreeMap, fs, path::PathBuf};
+use std::{fs, path::PathBuf};
 
 /// All specs of external drivers; the driver's file decides which there are.
 pub(super) const FOCUS: &str = "External.Storage";
@@ -54,20 +54,9 @@ pub(super) fn page(seen: &Seen<'_>, specs: &[Spec]) -> String {
         true => "the sidecars, unchanged",
         false => "the agents",
     };
-    let count = |outcome| specs.iter().filter(|spec| spec.outcome == outcome).count();
-    let names: BTreeMap<_, _> = specs
-        .iter()
-        .map(|spec| (spec.name.trim_start_matches("External Storage "), spec))
-        .collect();
     format!(
-        "{HEAD}Seen on {day} with Kubernetes {kubernetes} and commit {commit}; {who} made volumes: {} specs ran, {} passed, \
-         {} failed, {} skipped themselves.\n\n\
-         | spec | result | seconds | why not passed |\n|---|---|---|---|\n{}",
-        specs.len(),
-        count(Outcome::Passed),
-        count(Outcome::Failed),
-        count(Outcome::Skipped),
-        rows(names)
+        "{HEAD}Seen on {day} with Kubernetes {kubernetes} and commit {commit}; {who} made volumes: {}",
+        summary(specs, "External Storage ")
     )
 }
 
@@ -95,7 +84,7 @@ ran is in the table: the whole suite, or what `--focus` and `--skip` left of it.
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::report::Outcome, *};
 
     #[test]
     fn a_page_has_a_row_for_each_spec() {

@@ -18,7 +18,7 @@ use super::{
     scenarios::{self, Scenario},
 };
 use anyhow::{Context, Result};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 const SCENARIOS: [Scenario; 27] = [
     (
@@ -114,9 +114,7 @@ const SCENARIOS: [Scenario; 27] = [
 /// All of them, or those with these words in their name.
 pub(super) fn run(cluster: &Cluster, words: Option<&str>) -> Result<Vec<String>> {
     let _classes = Classes::begin(cluster)?;
-    // Else it waits longer each time until it starts an agent anew that was killed.
-    let quick = json!({ "crashLoopBackOff": { "maxContainerRestartPeriod": "1s" } });
-    let quick = Configured::begin(cluster, &quick)?;
+    let quick = Configured::quick(cluster)?;
     slices::are_whole(cluster)?;
     let seen = scenarios::run(cluster, &SCENARIOS, words, clear)?;
     quick.end(cluster)?;
